@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * edt: earliest departure time. Delays instead of dropping.
+ *
+ * Every packet is stamped with the moment at which the one before it has left a link of RATE;
+ * the `fq` qdisc of the interface then holds it until that moment. Without fq a stamp changes
+ * nothing, so podmgr attaches this program only where fq is. A packet that would have to wait
+ * longer than HORIZON is dropped.
+ */
+#include "podmgr.h"
+
+#ifndef RATE /* bits per second, 8000 .. 400000000000 */
+#define RATE 10000000ULL
+#endif
+#ifndef HORIZON /* nanoseconds, at least 20000000: less starves 1 Mbit/s */
+#define HORIZON 250000000ULL
+#endif
+
+struct clock {
+	struct bpf_spin_lock lock;
+	__u64 free_at_ns; /* when the link has sent all that was admitted */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct clock);
+} podmgr_clock SEC(".maps");
+
+SEC("cgroup_skb/" INTERFACE)
+int podmgr_edt(struct __sk_buff *skb)
+{
+	__u32 key = 0;
+	struct clock *clock = bpf_map_lookup_elem(&podmgr_clock, &key);
+	struct wire wire;
+	__u64 cost_ns, now, departure_ns;
+	int verdict = VERDICT_DROP;
+
+	if (!clock || is_exempt(skb))
+		return VERDICT_PASS;
+	wire = wire_of(skb);
+	cost_ns = wire.bytes * (8 * NS_PER_SECOND) / RATE;
+	now = bpf_ktime_get_ns(); /* no helper may be called under the lock */
+	departure_ns = now;
+
+	bpf_spin_lock(&clock->lock);
+	if (clock->free_at_ns > departure_ns)
+		departure_ns = clock->free_at_ns;
+	if (departure_ns - now <= HORIZON) {
+		clock->free_at_ns = departure_ns + cost_ns;
+		verdict = VERDICT_PASS;
+	}
+	bpf_spin_unlock(&clock->lock);
+
+#if DIRECTION_EGRESS
+	/* A socket may have paced itself already (SO_TXTIME, TCP): the later moment holds. */
+	if (verdict == VERDICT_PASS && skb->tstamp < departure_ns)
+		skb->tstamp = departure_ns;
+#endif
+	return count(wire, verdict);
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What every podmgr program shares: verdicts, the size of a packet on the wire, counters.
+ * Written for programs in SEC("cgroup_skb/" INTERFACE).
+ *
+ * podmgr sets, for every program and before this header is read:
+ *   INTERFACE         "egress" (leaves the pod) or "ingress" (reaches the pod)
+ *   DIRECTION_EGRESS  1 or 0, the same for the preprocessor
+ *   PODMGR_LOOPBACK   1 if packets on the loopback interface count, else 0
+ */
+#ifndef PODMGR_H
+#define PODMGR_H
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+
+/* Defaults, so that a program also compiles by hand: clang -O2 -g -target bpf -c loss.bpf.c */
+#ifndef INTERFACE
+#define INTERFACE "egress"
+#define DIRECTION_EGRESS 1
+#endif
+#ifndef PODMGR_LOOPBACK
+#define PODMGR_LOOPBACK 1
+#endif
+
+/*
+ * Verdicts of a cgroup_skb program. At egress, 0 would make the sender's sendto() fail with
+ * EPERM; 2 (bit 0 "keep" clear, bit 1 "congestion" set) drops silently for UDP and tells TCP of
+ * congestion. At ingress only 0 and 1 exist, and 0 is silent.
+ */
+#define VERDICT_PASS 1
+#define VERDICT_DROP (DIRECTION_EGRESS ? 2 : 0)
+
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
+#define ETHERNET_HEADER_BYTES 14
+#define NS_PER_SECOND 1000000000ULL
+
+/* The layout that `podmgr list` reads, one row per CPU. */
+struct podmgr_counters {
+	__u64 passed_packets;
+	__u64 passed_bytes;
+	__u64 dropped_packets;
+	__u64 dropped_bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct podmgr_counters);
+} podmgr_counters SEC(".maps");
+
+/* A packet as the wire sees it: a GSO packet is gso_segs packets, each with headers of its own. */
+struct wire {
+	__u32 packets;
+	__u32 bytes;
+};
+
+/* Bytes of the IP and transport header at the front of each segment of a GSO packet. */
+static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
+{
+	__u8 version_ihl = 0, protocol = 0, data_offset = 0;
+	__u32 ip_bytes, protocol_offset;
+
+	bpf_skb_load_bytes_relative(skb, 0, &version_ihl, 1, BPF_HDR_START_NET);
+	if (version_ihl >> 4 == 4) {
+		ip_bytes = (version_ihl & 0x0f) * 4;
+		protocol_offset = 9;
+	} else {
+		ip_bytes = 40;
+		protocol_offset = 6;
+	}
+	bpf_skb_load_bytes_relative(skb, protocol_offset, &protocol, 1, BPF_HDR_START_NET);
+	if (protocol != IPPROTO_TCP)
+		return ip_bytes + 8; /* UDP segmentation offload */
+	bpf_skb_load_bytes_relative(skb, ip_bytes + 12, &data_offset, 1, BPF_HDR_START_NET);
+	return ip_bytes + (data_offset >> 4) * 4;
+}
+
+static __always_inline struct wire wire_of(struct __sk_buff *skb)
+{
+	struct wire wire = { .packets = 1, .bytes = ETHERNET_HEADER_BYTES + skb->len };
+	__u32 segments = skb->gso_segs;
+
+	if (segments > 1) {
+		wire.packets = segments;
+		wire.bytes += (segments - 1) *
+			      (ETHERNET_HEADER_BYTES + segment_header_bytes(skb));
+	}
+	return wire;
+}
+
+/* A pod's own loopback traffic is not its network. */
+static __always_inline int is_exempt(struct __sk_buff *skb)
+{
+	return !PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX;
+}
+
+/* Count the packet under its verdict, and return the verdict. */
+static __always_inline int count(struct wire wire, int verdict)
+{
+	__u32 key = 0;
+	struct podmgr_counters *counters = bpf_map_lookup_elem(&podmgr_counters, &key);
+
+	if (!counters)
+		return verdict;
+	if (verdict == VERDICT_PASS) {
+		counters->passed_packets += wire.packets;
+		counters->passed_bytes += wire.bytes;
+	} else {
+		counters->dropped_packets += wire.packets;
+		counters->dropped_bytes += wire.bytes;
+	}
+	return verdict;
+}
+
+#endif

@@ -1,0 +1,102 @@
+"""The few exceptions that podmgr raises on purpose, each with an exit code and a tip.
+
+Everything below `cli` raises one of these; `cli` turns them into text. Anything else that
+reaches the user is a bug.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PARTLY = 3
+
+_EXCERPT_COLUMNS = 100  # of a long value, what an error shows around the caret
+
+
+class PodmgrError(Exception):
+    """It failed. `message` is one line; `tip` says what to do next; `detail` may be long."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, tip: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.tip = tip
+        self.detail = detail
+
+
+class UsageError(PodmgrError):
+    """The command line asks for something that cannot be meant."""
+
+    exit_code = EXIT_USAGE
+
+
+class RuleError(UsageError):
+    """A rule that cannot be read: which key and value, at which column, and what would be right.
+
+    `column` counts from 1 in `value`; `where` names the object that carries the annotation.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        key: str,
+        value: str,
+        column: int,
+        expected: str,
+        where: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.key = key
+        self.value = value
+        self.column = column
+        self.expected = expected
+        self.where = where
+        prefix = f"{where}: " if where else ""
+        shown, offset = _excerpt(printable(value), column)
+        super().__init__(
+            f"{prefix}{printable(key)}: {printable(problem)} (column {column})",
+            tip=expected,
+            detail=f"{printable(key)}={shown}\n{' ' * (len(printable(key)) + 1 + offset)}^",
+        )
+
+    def on(self, where: str) -> RuleError:
+        """The same error, saying which object carries the annotation."""
+        return RuleError(
+            self.problem,
+            key=self.key,
+            value=self.value,
+            column=self.column,
+            expected=self.expected,
+            where=where,
+        )
+
+
+class MissingToolError(PodmgrError):
+    """A program that podmgr needs is not installed."""
+
+
+class PermissionDeniedError(PodmgrError):
+    """The kernel does not let us look or act. Never to be read as "nothing is there"."""
+
+
+def printable(text: str) -> str:
+    """`text` fit for a terminal: control characters, one for one, become a middle dot.
+
+    Annotations are written by strangers; their escape sequences must not reach the screen.
+    """
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def _excerpt(value: str, column: int) -> tuple[str, int]:
+    """At most a screen's width of `value`, and the caret's offset in what is shown."""
+    offset = column - 1
+    if len(value) <= _EXCERPT_COLUMNS:
+        return value, offset
+    start = max(0, offset - _EXCERPT_COLUMNS // 2)
+    shown = value[start : start + _EXCERPT_COLUMNS]
+    head = "…" if start else ""
+    tail = "…" if start + _EXCERPT_COLUMNS < len(value) else ""
+    return head + shown + tail, offset - start + len(head)

@@ -1,0 +1,85 @@
+"""Desired attachments minus actual attachments = actions. Pure data, pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from podmgr.rules import Direction, collision_key, parse_rule_option
+
+
+@dataclass(frozen=True, slots=True)
+class PodRef:
+    """A pod's names. `uid` is "" when a manifest was applied that no API server has seen."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One program on one cgroup. The rows of the ledger; with `program_id` None, a wish.
+
+    `owner` names the directory on bpffs (pod UID, or cgroup id), `digest` the pin in it,
+    `object_digest` the object file. `target` is what the user calls it. An attachment whose
+    `rule` is "" was found by its pin alone: the ledger does not know it.
+    """
+
+    target: str
+    owner: str
+    cgroup_path: str
+    cgroup_id: int
+    rule: str
+    kind: str
+    direction: Direction
+    hook: str
+    source: str
+    digest: str
+    object_digest: str
+    pod: PodRef | None = None
+    program_id: int | None = None
+
+    @property
+    def identity(self) -> tuple[int, str, Direction]:
+        """Equal for the same rule with the same program on the same cgroup."""
+        return (self.cgroup_id, self.digest, self.direction)
+
+    @property
+    def slot(self) -> tuple[object, ...]:
+        """Equal for two attachments of which one replaces the other."""
+        if not self.rule:
+            return self.identity
+        return (self.cgroup_id, *collision_key(parse_rule_option(self.rule)[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. `unchanged` are the wanted rows with the program ids that they already have."""
+
+    attach: tuple[Attachment, ...]
+    detach: tuple[Attachment, ...]
+    unchanged: tuple[Attachment, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.attach and not self.detach
+
+    def replaced_by(self, new: Attachment) -> Attachment | None:
+        """The old attachment that goes when `new` is there, if one does."""
+        return next((old for old in self.detach if old.slot == new.slot), None)
+
+
+def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Plan:
+    """`actual` are the healthy attachments of the targets that `wanted` speaks for."""
+    have = {attachment.identity: attachment for attachment in actual}
+    want = {attachment.identity: attachment for attachment in wanted}
+    return Plan(
+        attach=tuple(row for identity, row in want.items() if identity not in have),
+        detach=tuple(row for identity, row in have.items() if identity not in want),
+        unchanged=tuple(
+            replace(row, program_id=have[identity].program_id)
+            for identity, row in want.items()
+            if identity in have
+        ),
+    )

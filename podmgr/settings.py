@@ -1,0 +1,25 @@
+"""Where podmgr keeps and finds things. Every path can be moved for tests and odd hosts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_STATE_DIR = Path("/run/podmgr")
+DEFAULT_BPFFS = Path("/sys/fs/bpf/podmgr")
+DEFAULT_PROGRAM_DIR = Path("/etc/podmgr/programs")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`cgroup_root` None: the cgroup2 mount is looked up in the mount table.
+
+    `trusts_invoker` is true when the program folder was named on the command line: then the
+    invoking user may own it, otherwise only root may.
+    """
+
+    state_dir: Path = DEFAULT_STATE_DIR
+    bpffs: Path = DEFAULT_BPFFS
+    cgroup_root: Path | None = None
+    program_dir: Path = DEFAULT_PROGRAM_DIR
+    trusts_invoker: bool = False

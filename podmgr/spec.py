@@ -1,0 +1,112 @@
+"""A rule made concrete: a program's source, its macros and the compiler, with a content digest.
+
+Pure and frozen. Two specs with the same `digest` compile to the same object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
+from podmgr.errors import PodmgrError
+from podmgr.rules import RESERVED_MACROS, Custom, Direction, Rule
+
+_DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
+
+
+@dataclass(frozen=True)
+class ProgramSource:
+    """A program as found: C source with the headers it may include, or a ready object.
+
+    `include_dirs` are searched in order; `headers` are their contents, for the digest.
+    """
+
+    name: str
+    content: bytes
+    is_object: bool = False
+    headers: tuple[tuple[str, bytes], ...] = ()
+    include_dirs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """What to compile for one rule. `compiler` names the compiler, its version and its flags.
+
+    `counts_loopback` is true where the target has no network namespace of its own.
+    """
+
+    rule: Rule
+    source: ProgramSource
+    compiler: str
+    counts_loopback: bool = False
+
+    @property
+    def direction(self) -> Direction:
+        return self.rule.direction
+
+    @cached_property
+    def macros(self) -> tuple[tuple[str, str | None], ...]:
+        """All that is defined on the compiler's command line: podmgr's own, then the rule's."""
+        own = (
+            ("INTERFACE", f'"{self.direction}"'),
+            ("DIRECTION_EGRESS", str(int(self.direction is Direction.EGRESS))),
+            ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
+        )
+        return own + recipe(self.rule).macros
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the object: everything that decides its bytes."""
+        if self.source.is_object:
+            return _digest(b"object", self.source.content)
+        parts = [b"source", self.compiler.encode(), self.source.content]
+        for name, content in self.source.headers:
+            parts += [name.encode(), content]
+        parts += [f"{name}={value}".encode() for name, value in self.macros]
+        return _digest(*parts)
+
+    @cached_property
+    def rule_digest(self) -> str:
+        """Names the pin: the rule and the object that fulfils it."""
+        return _digest(str(self.rule).encode(), self.digest.encode())
+
+
+def make_spec(rule: Rule, source: ProgramSource, compiler: str, *, counts_loopback: bool) -> ProgramSpec:
+    """The spec of a rule, after checking that a custom rule sets only what its source offers.
+
+    Raises PodmgrError for a macro that the source does not test with #ifndef.
+    """
+    if isinstance(rule, Custom):
+        offered = () if source.is_object else settable_macros(source)
+        for name, _ in rule.macros:
+            if name not in offered:
+                raise PodmgrError(
+                    f"program {source.name} has no macro {name} to set",
+                    tip="a ready object takes no macros"
+                    if source.is_object
+                    else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
+                )
+    return ProgramSpec(rule, source, compiler, counts_loopback)
+
+
+def settable_macros(source: ProgramSource) -> tuple[str, ...]:
+    """The macros that the source itself tests with #ifndef, without those that podmgr sets."""
+    names = re.findall(rb"^[ \t]*#[ \t]*ifndef[ \t]+([A-Za-z_]\w*)", source.content, re.MULTILINE)
+    decoded = {name.decode() for name in names}
+    return tuple(sorted(decoded - RESERVED_MACROS))
+
+
+def is_built_in(rule: Rule) -> bool:
+    """Whether podmgr ships the rule's program."""
+    return recipe(rule).program in BUILT_IN_PROGRAMS
+
+
+def _digest(*parts: bytes) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.hexdigest()[:_DIGEST_CHARACTERS]

@@ -1,0 +1,63 @@
+"""Numbers with units: bit rates, byte sizes, percentages. Pure, exact, no floats.
+
+Rates are bits per second and sizes are bytes, both in powers of 1000. Reading never rounds
+silently below the resolution of the thing itself: a rate is a whole number of bits per second,
+a size a whole number of bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
+SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
+
+MIN_RATE_BITS_PER_SECOND = 8_000
+MAX_RATE_BITS_PER_SECOND = 400 * 10**9
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_MAX_NUMBER_CHARACTERS = 40
+
+
+def parse_number(text: str) -> Decimal:
+    """A non-negative decimal number, exactly.
+
+    Raises ValueError, with the reason as its text, for anything else: signs, exponents, NaN,
+    and numbers of more than 40 characters.
+    """
+    if len(text) > _MAX_NUMBER_CHARACTERS:
+        raise ValueError(f"a number of {len(text)} characters")
+    if text.startswith("-") and _NUMBER.fullmatch(text[1:]):
+        raise ValueError(f"{text!r} is negative")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return Decimal(text)
+
+
+def format_number(number: Decimal) -> str:
+    """The shortest plain form: no exponent, no trailing zeros."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def scaled(number: Decimal, factor: int) -> int:
+    """`number` times `factor`, to the nearest whole (halves to even)."""
+    return int((number * factor).to_integral_value())
+
+
+def format_rate(rate_bits_per_second: int) -> str:
+    """`10 mbps`: the largest unit that leaves a number of at least 1. Reading it back is exact."""
+    return _format(rate_bits_per_second, RATE_UNITS, separator=" ")
+
+
+def format_size(size_bytes: int) -> str:
+    """`64kb`: the largest unit that leaves a number of at least 1. Reading it back is exact."""
+    return _format(size_bytes, SIZE_UNITS, separator="")
+
+
+def _format(amount: int, units: dict[str, int], *, separator: str) -> str:
+    unit, factor = next(
+        (item for item in reversed(units.items()) if amount >= item[1]), next(iter(units.items()))
+    )
+    return f"{format_number(Decimal(amount) / factor)}{separator}{unit}"
