@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from podmgr.errors import RuleError
-from podmgr.rules import CollisionKey, Rule, collision_key, parse_annotations
+from podmgr.rules import CollisionKey, Rule, annotation_values, collision_key, parse_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,14 @@ def rules_of_pod(
     for service in sorted(selecting, key=lambda service: (service.created, service.name)):
         layers.append((f"service/{service.name}", f"service/{service.name}", service.annotations))
     for source, where, layer in layers:
-        try:
-            rules = parse_annotations(layer)
-        except RuleError as error:
-            errors.append(error.on(where))
-            continue
-        for rule in rules:
-            winner = winners.setdefault(collision_key(rule), SourcedRule(rule, source))
-            if winner.source not in (source, "pod"):
-                warnings.append(f"{where}: '{rule}' gives way to '{winner.rule}' of {winner.source}")
+        for key, value in annotation_values(layer):
+            try:
+                rules = parse_value(key, value)
+            except RuleError as error:
+                errors.append(error.on(where))
+                continue
+            for rule in rules:
+                winner = winners.setdefault(collision_key(rule), SourcedRule(rule, source))
+                if winner.source not in (source, "pod"):
+                    warnings.append(f"{where}: '{rule}' gives way to '{winner.rule}' of {winner.source}")
     return PodRules(tuple(winners.values()), tuple(errors), tuple(warnings))

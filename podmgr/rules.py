@@ -178,18 +178,17 @@ def shown_key(key: str) -> str:
     return printable(key)[:80]
 
 
-def parse_annotations(annotations: Mapping[str, str]) -> tuple[Rule, ...]:
-    """All rules that an object's annotations hold; the prefixed key replaces the bare key whole.
+def annotation_values(annotations: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The (key, value) pairs that hold rules; the prefixed key replaces the bare key whole.
 
-    Keys that are not podmgr's are ignored. Raises RuleError for the first that cannot be read.
+    Keys that are not podmgr's are left out.
     """
-    rules: list[Rule] = []
-    for bare in KEYS:
-        for key in (PREFIX + bare, bare):
-            if key in annotations:
-                rules.extend(parse_value(key, annotations[key]))
-                break
-    return tuple(rules)
+    return [
+        (key, annotations[key])
+        for bare in KEYS
+        for key in [PREFIX + bare if PREFIX + bare in annotations else bare]
+        if key in annotations
+    ]
 
 
 def parse_value(key: str, value: str) -> tuple[Rule, ...]:

@@ -61,7 +61,7 @@ class ProgramSpec:
     def digest(self) -> str:
         """Names the object: everything that decides its bytes."""
         if self.source.is_object:
-            return _digest(b"object", self.source.content)
+            return _digest(b"object", self.direction.encode(), self.source.content)
         parts = [b"source", self.compiler.encode(), self.source.content]
         for name, content in self.source.headers:
             parts += [name.encode(), content]

@@ -1,0 +1,192 @@
+"""cgroup v2: where it is mounted, which directory is meant, who lives there.
+
+Owns paths and processes of cgroups. What is attached to one is asked of `bpf_syscall`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from podmgr import mounts
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
+
+_POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
+_REMOVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A directory of the cgroup2 hierarchy. `id` is its inode number: never reused while it lives."""
+
+    path: Path
+    id: int
+
+    @property
+    def pod_uid(self) -> str | None:
+        """The pod whose directory this is, read from its name."""
+        match = _POD_UID.search(self.path.name)
+        return match.group(1).replace("_", "-") if match else None
+
+
+def find_root(configured: Path | None) -> Path:
+    """The cgroup2 mount, or the configured directory. Raises PodmgrError if there is none."""
+    if configured is not None:
+        if not (configured / "cgroup.controllers").is_file():
+            raise PodmgrError(
+                f"{configured} is not a cgroup v2 directory",
+                tip="leave --cgroup-root out and podmgr looks in the mount table",
+            )
+        return configured.resolve()
+    for mount in mounts.table():
+        if mount.filesystem == "cgroup2":
+            return mount.path
+    raise PodmgrError(
+        "no cgroup v2 hierarchy is mounted",
+        tip="boot with systemd.unified_cgroup_hierarchy=1, or mount one: mount -t cgroup2 none /sys/fs/cgroup",
+    )
+
+
+def locate(root: Path, path: str) -> Cgroup:
+    """The cgroup that `cgroup/PATH` means: PATH absolute, or relative to the mount.
+
+    Raises PodmgrError if there is no such cgroup or it is the root, which is the whole machine.
+    """
+    shown = printable(path)
+    try:
+        found = (root / path).resolve(strict=True)
+        status = found.stat()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cannot_use(f"cgroup {shown}", error, root) from error
+    if status.st_dev != root.stat().st_dev or not (found / "cgroup.procs").exists():
+        raise PodmgrError(f"{shown} is not a cgroup of {root}", tip=f"ls {root}")
+    if not found.is_relative_to(root):
+        raise PodmgrError(f"cgroup {shown} is outside {root}", tip=f"ls {root}")
+    if found == root:
+        raise UsageError("the root cgroup is the whole machine", tip=f"name a cgroup below {root}")
+    return Cgroup(found, status.st_ino)
+
+
+def same(path: Path, cgroup_id: int) -> bool:
+    """Whether `path` still is the cgroup with that id."""
+    try:
+        return path.stat().st_ino == cgroup_id
+    except OSError:
+        return False
+
+
+@contextmanager
+def opened(cgroup: Cgroup) -> Iterator[int | None]:
+    """A descriptor of the cgroup, or None if it has vanished (or another has taken its name)."""
+    try:
+        fd = os.open(cgroup.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    try:
+        yield fd if os.fstat(fd).st_ino == cgroup.id else None
+    finally:
+        os.close(fd)
+
+
+def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:
+    """The cgroups above, nearest first, the root last."""
+    above = [path for path in cgroup.path.parents if path.is_relative_to(root)]
+    return [Cgroup(path, path.stat().st_ino) for path in above]
+
+
+def walk(root: Path) -> Iterator[Cgroup]:
+    """Every cgroup below `root`, and the root itself. Those that vanish meanwhile are left out."""
+    for folder, _, _ in os.walk(root):
+        with suppress(OSError):
+            yield Cgroup(Path(folder), os.stat(folder).st_ino)
+
+
+def processes(cgroup: Cgroup) -> list[int]:
+    """The processes in the cgroup and below it."""
+    found: list[int] = []
+    for folder, _, _ in os.walk(cgroup.path):
+        with suppress(OSError):
+            found += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]
+    return found
+
+
+def create(root: Path, name: str) -> Cgroup:
+    """Make the cgroup `name` below the root. Raises PodmgrError or PermissionDeniedError."""
+    path = root / name
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise _cannot_use(f"cgroup {path}", error, root) from error
+    return Cgroup(path, path.stat().st_ino)
+
+
+def join(cgroup: Cgroup) -> None:
+    """Move the calling process into the cgroup."""
+    (cgroup.path / "cgroup.procs").write_text("0")
+
+
+def kill(cgroup: Cgroup) -> int:
+    """Kill all processes in and below the cgroup; how many there were."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while (pids := processes(cgroup)) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed.update(pids)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def evict(cgroup: Cgroup) -> int:
+    """Move all processes in and below the cgroup to its parent; how many there were."""
+    moved = 0
+    for pid in processes(cgroup):
+        with suppress(OSError):
+            (cgroup.path.parent / "cgroup.procs").write_text(str(pid))
+            moved += 1
+    return moved
+
+
+def remove(cgroup: Cgroup) -> None:
+    """Remove the cgroup and those below it, which must hold no process. Gone already is fine.
+
+    A process that was just killed may still be on its way out, so a busy cgroup is tried again
+    for some seconds. Raises PodmgrError after that.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    for folder, _, _ in os.walk(cgroup.path, topdown=False):
+        while True:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                    time.sleep(0.005)
+                    continue
+                raise PodmgrError(
+                    f"cannot remove cgroup {folder}: {error.strerror}",
+                    tip=f"its processes: {processes(cgroup)}",
+                ) from error
+            break
+
+
+def display_name(root: Path, cgroup: Cgroup) -> str:
+    """How `list` names a plain cgroup: `cgroup/PATH`, relative to the mount."""
+    return f"cgroup/{cgroup.path.relative_to(root)}"
+
+
+def _cannot_use(what: str, error: Exception, root: Path) -> PodmgrError:
+    if isinstance(error, PermissionError):
+        return PermissionDeniedError(f"not allowed to use {what}", tip="run as root (sudo podmgr ...)")
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return PodmgrError(f"{what}: {reason}", tip=f"cgroups are the directories below {root}")

@@ -1,0 +1,195 @@
+"""The ledger: which attachments are ours. `<state-dir>/ledger.json`, written whole, under a lock.
+
+The kernel is the truth, the ledger is the title deed: what it says is always checked against
+the kernel by the caller. The lock is a flock on the state folder itself. Its descriptor is
+handed to the child processes of a transaction, so that after a `kill -9` of podmgr the lock
+lasts until the last bpftool of it has ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.plan import Attachment, PodRef
+from podmgr.rules import Direction, parse_rule_option
+
+VERSION = 1
+LOCK_TIMEOUT_SECONDS = 60.0
+
+_FILE = "ledger.json"
+_STAGING = "ledger.json.new"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state folder, locked. `fd` is its descriptor: keep it open in child processes."""
+
+    folder: Path
+    fd: int
+
+
+@contextmanager
+def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[State]:
+    """Make the state folder, and hold its lock. `on_wait` is called once if another holds it.
+
+    Raises PermissionDeniedError if the folder cannot be used or others may write to it, and
+    PodmgrError if the lock is not to be had within a minute.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise _not_allowed(folder) from error
+    except OSError as error:
+        raise PodmgrError(f"state folder {folder}: {error.strerror}", tip="see --state-dir") from error
+    try:
+        _check_owner(folder, fd)
+        _lock(folder, fd, on_wait)
+        yield State(folder, fd)
+    finally:
+        os.close(fd)
+
+
+def read(folder: Path) -> list[Attachment]:
+    """What the ledger says. Entries of an earlier boot are gone with it, and left out.
+
+    Raises DamagedLedgerError if it cannot be read as a ledger, PermissionDeniedError if it may
+    not be read at all.
+    """
+    try:
+        text = (folder / _FILE).read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise _not_allowed(folder) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedLedgerError(folder / _FILE) from error
+    try:
+        content = json.loads(text)
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}")
+        rows = [_from_json(row) for row in content["attachments"]]
+        boot_id = content["boot_id"]
+    except (ValueError, KeyError, TypeError, AttributeError, PodmgrError, RecursionError) as error:
+        raise DamagedLedgerError(folder / _FILE) from error
+    return rows if boot_id == _BOOT_ID.read_text().strip() else []
+
+
+class DamagedLedgerError(PodmgrError):
+    """The file is truncated, or not podmgr's."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is not a ledger that podmgr can read",
+            tip="podmgr clean sets it aside, and removes what is pinned",
+        )
+
+
+def read_or_set_aside(state: State) -> tuple[list[Attachment], Path | None]:
+    """What the ledger says; one that cannot be read is kept under another name, which is returned."""
+    try:
+        return read(state.folder), None
+    except DamagedLedgerError:
+        aside = state.folder / f"{_FILE}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        os.replace(state.folder / _FILE, aside)
+        return [], aside
+
+
+def write(state: State, attachments: Sequence[Attachment]) -> None:
+    """Replace the ledger: staging file, fsync, rename. With no attachments there is no ledger.
+
+    Raises PodmgrError if the disk is full; the old ledger then still stands.
+    """
+    if not attachments:
+        with suppress(FileNotFoundError):
+            (state.folder / _FILE).unlink()
+        with suppress(FileNotFoundError):
+            (state.folder / _STAGING).unlink()
+        return
+    content = {
+        "version": VERSION,
+        "boot_id": _BOOT_ID.read_text().strip(),
+        "attachments": [dataclasses.asdict(row) for row in attachments],
+    }
+    staging = state.folder / _STAGING
+    try:
+        with staging.open("w") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, state.folder / _FILE)
+        os.fsync(state.fd)
+    except OSError as error:
+        with suppress(OSError):
+            staging.unlink()
+        raise PodmgrError(
+            f"cannot write the ledger in {state.folder}: {error.strerror}", tip="free some space there"
+        ) from error
+
+
+def _from_json(row: dict[str, Any]) -> Attachment:
+    fields = dict(row)
+    fields["direction"] = Direction(fields["direction"])
+    if fields["pod"] is not None:
+        fields["pod"] = PodRef(**fields["pod"])
+    attachment = Attachment(**fields)
+    for name, kind in (
+        ("target", str),
+        ("owner", str),
+        ("cgroup_path", str),
+        ("digest", str),
+        ("cgroup_id", int),
+    ):
+        if not isinstance(getattr(attachment, name), kind):
+            raise ValueError(f"{name} is not {kind.__name__}")
+    if not attachment.owner.isascii() or not attachment.digest.isalnum() or "/" in attachment.owner:
+        raise ValueError("a pin outside the folder")
+    parse_rule_option(attachment.rule)
+    return attachment
+
+
+def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise PodmgrError(
+                    f"another podmgr has held the lock on {folder} for a minute",
+                    tip="wait for it, or look for a hanging podmgr or bpftool",
+                ) from None
+            if not waiting:
+                waiting = True
+                on_wait()
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _check_owner(folder: Path, fd: int) -> None:
+    """Objects are checked, then loaded from here: nobody else may change them in between."""
+    status = os.fstat(fd)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise PermissionDeniedError(
+            f"others may write to the state folder {folder}", tip=f"chown root {folder}; chmod 700 {folder}"
+        )
+
+
+def _not_allowed(folder: Path) -> PermissionDeniedError:
+    return PermissionDeniedError(
+        f"not allowed to use the state folder {folder}", tip="run as root (sudo podmgr ...)"
+    )

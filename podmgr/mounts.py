@@ -1,0 +1,36 @@
+"""The mount table of this process."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    path: Path
+    filesystem: str
+
+
+def table() -> list[Mount]:
+    """All mounts, in the order in which they were made."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, filesystem = line.partition(" - ")
+        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
+        mounts.append(Mount(Path(path), filesystem.split()[0]))
+    return mounts
+
+
+def filesystem_of(path: Path) -> str | None:
+    """The type of the file system that `path` lies on, or would lie on."""
+    absolute = Path(os.path.realpath(path))
+    covering = [mount for mount in table() if absolute.is_relative_to(mount.path)]
+    if not covering:
+        return None
+    deepest = max(len(mount.path.parts) for mount in covering)
+    return [mount for mount in covering if len(mount.path.parts) == deepest][-1].filesystem

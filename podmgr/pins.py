@@ -1,0 +1,117 @@
+"""The pins on bpffs: `<bpffs>/<owner>/<rule digest>` and, beside it, the program's maps.
+
+A pin keeps a program alive and says whose it is, also when the ledger is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from podmgr import mounts
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.proc import Runner
+
+_DEFAULT_MOUNT = Path("/sys/fs/bpf")
+_MAPS_SUFFIX = "-maps"
+_COUNTERS_MAP = "podmgr_counters"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Where one program is pinned."""
+
+    bpffs: Path
+    owner: str
+    digest: str
+
+    @property
+    def program(self) -> Path:
+        return self.bpffs / self.owner / self.digest
+
+    @property
+    def maps(self) -> Path:
+        return self.bpffs / self.owner / (self.digest + _MAPS_SUFFIX)
+
+    @property
+    def counters(self) -> Path:
+        return self.maps / _COUNTERS_MAP
+
+
+def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
+    """Make the pins' folder, mounting bpffs at /sys/fs/bpf if need be; whether it was mounted now.
+
+    Raises PodmgrError if the folder lies on another file system, PermissionDeniedError if it
+    may not be made.
+    """
+    mounted = False
+    if (
+        mounts.filesystem_of(bpffs) != "bpf"
+        and bpffs.is_relative_to(_DEFAULT_MOUNT)
+        and _DEFAULT_MOUNT.is_dir()
+    ):
+        done = runner(["mount", "-t", "bpf", "bpf", str(_DEFAULT_MOUNT)])
+        mounted = done.succeeded
+    if mounts.filesystem_of(bpffs) != "bpf":
+        if os.geteuid() != 0:
+            raise _not_allowed(bpffs)
+        raise PodmgrError(
+            f"{bpffs} is not on a bpf file system",
+            tip=f"mount one: mount -t bpf bpf {_DEFAULT_MOUNT}; or see --bpffs",
+        )
+    try:
+        bpffs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise _not_allowed(bpffs) from error
+    return mounted
+
+
+def make_owner(bpffs: Path, owner: str) -> None:
+    """Make the owner's folder."""
+    (bpffs / owner).mkdir(mode=0o700, exist_ok=True)
+
+
+def pinned(bpffs: Path) -> Iterator[Pin]:
+    """Everything that is pinned, also halfway: programs, and maps whose program is gone.
+
+    Raises PermissionDeniedError if the folder may not be read.
+    """
+    try:
+        owners = sorted(os.listdir(bpffs))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError as error:
+        raise _not_allowed(bpffs) from error
+    for owner in owners:
+        try:
+            names = os.listdir(bpffs / owner)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for digest in sorted({name.removesuffix(_MAPS_SUFFIX) for name in names}):
+            yield Pin(bpffs, owner, digest)
+
+
+def remove(pin: Pin) -> None:
+    """Unpin the program and its maps. What is gone already is fine."""
+    with suppress(FileNotFoundError):
+        pin.program.unlink()
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(pin.maps):
+            (pin.maps / name).unlink(missing_ok=True)
+        pin.maps.rmdir()
+
+
+def remove_empty_folders(bpffs: Path) -> None:
+    """Remove owners without pins, and then the folder itself if nothing is left in it."""
+    with suppress(OSError):
+        for owner in os.listdir(bpffs):
+            with suppress(OSError):
+                (bpffs / owner).rmdir()
+        bpffs.rmdir()
+
+
+def _not_allowed(bpffs: Path) -> PermissionDeniedError:
+    return PermissionDeniedError(f"not allowed to use {bpffs}", tip="run as root (sudo podmgr ...)")

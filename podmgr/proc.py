@@ -1,0 +1,103 @@
+"""The only module that starts processes. Everything that runs commands takes a `Runner`.
+
+Commands are argument lists, never a shell. A missing binary is an ordinary failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from podmgr.errors import MissingToolError, PodmgrError
+
+TIMEOUT_SECONDS = 120.0
+
+# What installs a tool, by its name.
+_PACKAGES = {
+    "clang": "clang",
+    "bpftool": "bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "iperf3": "iperf3",
+    "nsenter": "util-linux",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that has ended. `code` is negative for a signal."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 0
+
+
+class Runner(Protocol):
+    """How podmgr runs a command to its end."""
+
+    def __call__(
+        self, argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()
+    ) -> Completed: ...
+
+
+def run(argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()) -> Completed:
+    """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
+
+    Raises MissingToolError if there is no such program, PodmgrError if it cannot be started or
+    takes longer than two minutes. A non-zero exit is a result, not an error.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            pass_fds=pass_fds,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise missing_tool(argv[0]) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
+    return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+
+def missing_tool(name: str) -> MissingToolError:
+    """The error for a tool that is not on the PATH."""
+    package = _PACKAGES.get(name, name)
+    return MissingToolError(
+        f"{name} is not installed", tip=f"install {package}; podmgr doctor shows all that is needed"
+    )
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    prepare: Callable[[], None] | None = None,
+    env: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a long-running command with our own stdin, stdout and stderr (`quiet`: with none).
+
+    `prepare` runs in the child before the command: to join a cgroup, to change the user.
+    Raises FileNotFoundError and PermissionError as `subprocess` does.
+    """
+    stream = subprocess.DEVNULL if quiet else None
+    return subprocess.Popen(
+        argv,
+        preexec_fn=prepare,  # noqa: PLW1509  the parent has one thread
+        env=dict(os.environ if env is None else env),
+        stdin=stream,
+        stdout=stream,
+        stderr=stream,
+    )
