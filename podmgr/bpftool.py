@@ -70,10 +70,11 @@ def _send(commands: Sequence[Command], runner: Runner, pass_fds: Sequence[int]) 
             if not _BATCH_WORD.fullmatch(word):
                 raise PodmgrError(f"{word!r} cannot be given to bpftool", tip="use a plain path")
     lines = "".join(" ".join(command) + "\n" for command in commands)
-    done = runner(["bpftool", "-j", "batch", "file", "-"], stdin=lines, pass_fds=pass_fds)
+    done = runner(["bpftool", "-j", "batch", "file", "-"], stdin=lines.encode(), pass_fds=pass_fds)
     try:
         entries: list[dict[str, Any]] = json.loads(done.stdout)
-        outputs = [entry["output"] for entry in entries]
+        # An entry without a command is about the batch itself: a stale errno, after all went well.
+        outputs = [entry["output"] for entry in entries if "command" in entry]
     except (ValueError, KeyError, TypeError) as error:
         raise PodmgrError(
             "bpftool answered what is not JSON",

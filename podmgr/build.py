@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from podmgr import clang, elf, programs
 from podmgr.bpf_syscall import possible_cpus
@@ -56,17 +54,13 @@ def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
     if spec.source.is_object:
         content = spec.source.content
     else:
-        with tempfile.TemporaryDirectory(prefix="podmgr-") as folder:
-            output = Path(folder) / "object"
-            clang.compile_c(
-                spec.source.content,
-                name=name,
-                macros=spec.macros,
-                include_dirs=spec.source.include_dirs,
-                output=output,
-                runner=runner,
-            )
-            content = output.read_bytes()
+        content = clang.compile_c(
+            spec.source.content,
+            name=name,
+            macros=spec.macros,
+            include_dirs=spec.source.include_dirs,
+            runner=runner,
+        )
     info = elf.inspect(content, name=name, cpus=possible_cpus())
     elf.check_direction(info, spec.direction, name=name)
     return Compiled(content, info)

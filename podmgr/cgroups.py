@@ -50,7 +50,7 @@ def find_root(configured: Path | None) -> Path:
             return mount.path
     raise PodmgrError(
         "no cgroup v2 hierarchy is mounted",
-        tip="boot with systemd.unified_cgroup_hierarchy=1, or mount one: mount -t cgroup2 none /sys/fs/cgroup",
+        tip="boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none DIR",
     )
 
 

@@ -36,17 +36,19 @@ def compile_c(
     name: str,
     macros: Sequence[tuple[str, str | None]],
     include_dirs: Sequence[str],
-    output: Path,
     runner: Runner,
-) -> None:
-    """Compile `source` to the object `output`. Raises PodmgrError with clang's own lines."""
+) -> bytes:
+    """Compile `source` to an object. Raises PodmgrError with clang's own lines.
+
+    Source and object go through pipes: a crash leaves no file.
+    """
     argv = ["clang", *FLAGS, "-x", "c"]
     argv += [f"-D{macro}" if value is None else f"-D{macro}={value}" for macro, value in macros]
     argv += [f"-I{folder}" for folder in (*include_dirs, *_system_include_dirs())]
-    argv += ["-c", "-", "-o", str(output)]
-    done = runner(argv, stdin=source.decode(errors="surrogateescape"))
+    argv += ["-c", "-", "-o", "-"]
+    done = runner(argv, stdin=source)
     if done.succeeded:
-        return
+        return done.output
     lines = done.stderr.replace("<stdin>", f"{name}.bpf.c").splitlines()
     missing_header = any("'bpf/bpf_helpers.h' file not found" in line for line in lines)
     raise PodmgrError(

@@ -55,31 +55,35 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do. `unchanged` are the wanted rows with the program ids that they already have."""
+    """What to do. `unchanged` are the wanted rows with the program ids that they already have.
+
+    `replaced` are the slots that change hands: what is attached there takes the place of what
+    is detached there.
+    """
 
     attach: tuple[Attachment, ...]
     detach: tuple[Attachment, ...]
     unchanged: tuple[Attachment, ...]
+    replaced: frozenset[tuple[object, ...]] = frozenset()
 
     @property
     def is_empty(self) -> bool:
         return not self.attach and not self.detach
-
-    def replaced_by(self, new: Attachment) -> Attachment | None:
-        """The old attachment that goes when `new` is there, if one does."""
-        return next((old for old in self.detach if old.slot == new.slot), None)
 
 
 def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Plan:
     """`actual` are the healthy attachments of the targets that `wanted` speaks for."""
     have = {attachment.identity: attachment for attachment in actual}
     want = {attachment.identity: attachment for attachment in wanted}
+    attach = tuple(row for identity, row in want.items() if identity not in have)
+    detach = tuple(row for identity, row in have.items() if identity not in want)
     return Plan(
-        attach=tuple(row for identity, row in want.items() if identity not in have),
-        detach=tuple(row for identity, row in have.items() if identity not in want),
+        attach=attach,
+        detach=detach,
         unchanged=tuple(
-            replace(row, program_id=have[identity].program_id)
+            replace(row, program_id=have[identity].program_id, hook=have[identity].hook)
             for identity, row in want.items()
             if identity in have
         ),
+        replaced=frozenset({row.slot for row in attach} & {row.slot for row in detach}),
     )

@@ -28,12 +28,16 @@ _PACKAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A command that has ended. `code` is negative for a signal."""
+    """A command that has ended. `code` is negative for a signal; `output` is what it printed."""
 
     argv: tuple[str, ...]
     code: int
-    stdout: str
+    output: bytes
     stderr: str
+
+    @property
+    def stdout(self) -> str:
+        return self.output.decode(errors="replace")
 
     @property
     def succeeded(self) -> bool:
@@ -44,11 +48,11 @@ class Runner(Protocol):
     """How podmgr runs a command to its end."""
 
     def __call__(
-        self, argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()
+        self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()
     ) -> Completed: ...
 
 
-def run(argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()) -> Completed:
+def run(argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
     """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
 
     Raises MissingToolError if there is no such program, PodmgrError if it cannot be started or
@@ -59,8 +63,6 @@ def run(argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()) -
             argv,
             input=stdin,
             capture_output=True,
-            text=True,
-            errors="replace",
             pass_fds=pass_fds,
             timeout=TIMEOUT_SECONDS,
             check=False,
@@ -69,7 +71,7 @@ def run(argv: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()) -
         raise missing_tool(argv[0]) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
-    return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
+    return Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 
 def missing_tool(name: str) -> MissingToolError:

@@ -1,0 +1,177 @@
+"""The three things done to the kernel: load and pin, attach, remove. Each is read back.
+
+Paths reach bpftool as open descriptors, so that no odd name gets into a batch file and no
+cgroup is exchanged for another of the same name in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from podmgr import bpf_syscall, bpftool, cgroups, pins
+from podmgr.actual import cgroup_of, is_attached, pin_of, pinned_id
+from podmgr.errors import PodmgrError
+from podmgr.ledger import State
+from podmgr.objects import StoredObject
+from podmgr.plan import Attachment
+from podmgr.proc import Runner
+from podmgr.settings import Settings
+
+Failures = list[tuple[Attachment, PodmgrError]]
+
+_LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class Actuator:
+    """Acts within one transaction, whose lock all child processes inherit."""
+
+    settings: Settings
+    state: State
+    runner: Runner
+
+    def load(
+        self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
+    ) -> tuple[list[Attachment], Failures]:
+        """Load and pin. Returns the rows that worked, with their program ids, and the others."""
+        if not rows:
+            return [], []
+        for row in rows:
+            pins.remove(pin_of(self.settings, row))  # a crash may have left half of one
+            pins.make_owner(self.settings.bpffs, row.owner)
+        with ExitStack() as stack:
+            bpffs = self._open_bpffs(stack)
+            folder = f"/proc/self/fd/{self.state.fd}/{objects[rows[0].object_digest].path.parent.name}"
+            commands = []
+            for row in rows:
+                pin = pin_of(self.settings, row)
+                owner = f"/proc/self/fd/{bpffs}/{row.owner}"
+                path = f"{folder}/{objects[row.object_digest].path.name}"
+                commands.append(bpftool.load(path, f"{owner}/{pin.program.name}", f"{owner}/{pin.maps.name}"))
+            results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
+        loaded: list[Attachment] = []
+        failures: Failures = []
+        for row, failure in zip(rows, results, strict=True):
+            program_id = pinned_id(self.settings, row)
+            if failure is None and program_id is not None:
+                loaded.append(replace(row, program_id=program_id))
+                continue
+            pins.remove(pin_of(self.settings, row))
+            failures.append((row, _refused(row, failure)))
+        return loaded, failures
+
+    def attach(self, rows: Sequence[Attachment]) -> Failures:
+        """Attach, and read back that each program is attached; those that are not, with the reason."""
+        if not rows:
+            return []
+        with ExitStack() as stack:
+            bpffs = self._open_bpffs(stack)
+            handles = _open_cgroups(rows, stack)
+            present = [row for row in rows if handles[row.cgroup_id] is not None]
+            commands = [
+                bpftool.attach(
+                    f"/proc/self/fd/{handles[row.cgroup_id]}",
+                    row.direction,
+                    f"/proc/self/fd/{bpffs}/{row.owner}/{row.digest}",
+                )
+                for row in present
+            ]
+            results = bpftool.batch(
+                commands, runner=self.runner, pass_fds=[self.state.fd, bpffs, *_open(handles)]
+            )
+            said = dict(zip((row.identity for row in present), results, strict=True))
+        return [(row, self._why_not(row, said.get(row.identity))) for row in rows if not is_attached(row)]
+
+    def remove(self, rows: Sequence[Attachment]) -> Failures:
+        """Detach, read back, unpin. What could not be detached keeps its pin and is returned."""
+        with ExitStack() as stack:
+            attached = [row for row in rows if is_attached(row)]
+            if attached:
+                handles = _open_cgroups(attached, stack)
+                fds = [self.state.fd, *_open(handles)]
+                pinned = [row for row in attached if pinned_id(self.settings, row) == row.program_id]
+                bpffs = self._open_bpffs(stack) if pinned else -1
+                fds += [bpffs] if pinned else []
+                programs = {
+                    row.program_id: f"/proc/self/fd/{bpffs}/{row.owner}/{row.digest}" for row in pinned
+                }
+                commands = [
+                    bpftool.detach(
+                        f"/proc/self/fd/{handles[row.cgroup_id]}",
+                        row.direction,
+                        programs.get(row.program_id, row.program_id or 0),
+                    )
+                    for row in attached
+                ]
+                bpftool.batch(commands, runner=self.runner, pass_fds=fds)
+        failures: Failures = []
+        for row in rows:
+            if is_attached(row):
+                error = PodmgrError(
+                    f"program {row.program_id} is still attached to {row.cgroup_path}",
+                    tip=f"bpftool cgroup detach {row.cgroup_path} {row.direction} id {row.program_id}",
+                )
+                failures.append((row, error))
+            elif pinned_id(self.settings, row) in (None, row.program_id) or row.program_id is None:
+                pins.remove(pin_of(self.settings, row))
+        return failures
+
+    def _open_bpffs(self, stack: ExitStack) -> int:
+        fd = os.open(self.settings.bpffs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        return fd
+
+    def _why_not(self, row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
+        """The kernel says only EPERM or E2BIG; what it means is read from the cgroups."""
+        cgroup = cgroup_of(row)
+        with cgroups.opened(cgroup) as fd:
+            if fd is None:
+                return PodmgrError(f"cgroup {cgroup.path} has vanished", tip="apply again when it is back")
+            there = bpf_syscall.attached_programs(fd, row.direction)
+        if len(there.program_ids) >= bpf_syscall.MAX_PROGRAMS:
+            return PodmgrError(
+                f"cgroup {cgroup.path} is full: {len(there.program_ids)} {row.direction} programs",
+                tip=f"the kernel allows no more; see bpftool cgroup show {cgroup.path}",
+            )
+        root = cgroups.find_root(self.settings.cgroup_root)
+        for above in [cgroup, *cgroups.ancestors(root, cgroup)]:
+            with cgroups.opened(above) as fd:
+                if fd is not None and bpf_syscall.attached_programs(fd, row.direction).is_exclusive:
+                    return PodmgrError(
+                        f"cgroup {above.path} has an exclusive {row.direction} program: it admits no other",
+                        tip=f"its owner must attach it with 'multi'; see bpftool cgroup show {above.path}",
+                    )
+        return PodmgrError(
+            f"the kernel refuses to attach '{row.rule}' to {cgroup.path}",
+            detail=_last_lines(failure.log) if failure else None,
+            tip=failure.error if failure else "podmgr doctor",
+        )
+
+
+def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
+    return PodmgrError(
+        f"the kernel refuses the program of '{row.rule}'",
+        detail=_last_lines(failure.log) if failure else None,
+        tip="the lines above are the kernel's verifier; podmgr doctor shows what this kernel can do",
+    )
+
+
+def _open_cgroups(rows: Sequence[Attachment], stack: ExitStack) -> dict[int, int | None]:
+    """A descriptor for each cgroup of the rows; None for one that has vanished."""
+    distinct = {row.cgroup_id: Path(row.cgroup_path) for row in rows}
+    return {
+        cgroup_id: stack.enter_context(cgroups.opened(cgroups.Cgroup(path, cgroup_id)))
+        for cgroup_id, path in distinct.items()
+    }
+
+
+def _open(handles: Mapping[int, int | None]) -> list[int]:
+    return [fd for fd in handles.values() if fd is not None]
+
+
+def _last_lines(log: str) -> str:
+    return "\n".join(log.strip().splitlines()[-_LOG_LINES:])

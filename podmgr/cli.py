@@ -1,0 +1,342 @@
+"""The command line: reads arguments, calls the modules that do the work, prints what they say.
+
+The one error boundary is `main`. Holds no logic that a library user would miss.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from podmgr import __version__, proc
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.render import (
+    Format,
+    attachments_document,
+    attachments_table,
+    document,
+    error_text,
+    outcomes_document,
+    outcomes_text,
+)
+from podmgr.rules import Rule, collision_key, parse_rule_option
+from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
+
+_EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
+
+app = typer.Typer(
+    name="podmgr",
+    help="Make the network of a pod, a cgroup or a command as slow or lossy as its rules say, with eBPF.",
+    epilog=_EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StateDir = Annotated[
+    Path, typer.Option("--state-dir", envvar="PODMGR_STATE_DIR", help="Ledger and compiled objects.")
+]
+Bpffs = Annotated[
+    Path, typer.Option("--bpffs", envvar="PODMGR_BPFFS", help="Where programs and maps are pinned.")
+]
+CgroupRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--cgroup-root", envvar="PODMGR_CGROUP_ROOT", help="The cgroup2 mount.  [default: the mount table's]"
+    ),
+]
+ProgramDir = Annotated[
+    Path,
+    typer.Option("--program-dir", envvar="PODMGR_PROGRAM_DIR", help="Where custom programs are looked for."),
+]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule", metavar="KEY=VALUE", help="A rule, such as 'loss=uniform egress 2%'. May be repeated."
+    ),
+]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
+
+
+def _report(line: str) -> None:
+    print(f"podmgr: {printable(line)}", file=sys.stderr)
+
+
+def _settings(
+    context: typer.Context,
+    state_dir: Path = DEFAULT_STATE_DIR,
+    bpffs: Path = DEFAULT_BPFFS,
+    cgroup_root: Path | None = None,
+    program_dir: Path = DEFAULT_PROGRAM_DIR,
+) -> Settings:
+    source = context.get_parameter_source("program_dir")
+    return Settings(
+        state_dir=state_dir.absolute(),
+        bpffs=bpffs.absolute(),
+        cgroup_root=cgroup_root.absolute() if cgroup_root else None,
+        program_dir=program_dir.absolute(),
+        trusts_invoker=source is not None and source.name == "COMMANDLINE",
+    )
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="cgroup/PATH, PATH absolute or relative to the cgroup2 mount.",
+            show_default=False,
+        ),
+    ] = None,
+    filename: Annotated[
+        str | None,
+        typer.Option("-f", "--filename", metavar="FILE", help="A pod's manifest, or - for standard input."),
+    ] = None,
+    cgroup: Annotated[
+        str | None, typer.Option("--cgroup", metavar="PATH", help="The cgroup that stands for the pod of -f.")
+    ] = None,
+    rule: Rules = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,
+    output: Output = Format.TABLE,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+    program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+) -> int:
+    """Give each target exactly these rules, and prove that they are attached.
+
+    Rules that the target had before and that are not named again are removed. Applying the same
+    twice changes nothing. A target is done whole, or put back as it was.
+    """
+    from podmgr import reconcile, wishes
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    cli_rules = _parse_rules(rule)
+    if filename is not None:
+        made = wishes.from_manifest(filename, cgroup, targets or [], cli_rules, settings, report=_report)
+    elif cgroup is not None:
+        raise UsageError("--cgroup needs -f FILE", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
+    else:
+        made = wishes.from_targets(targets or [], cli_rules, settings)
+    wished, failed = made
+    if dry_run:
+        outcomes = failed + reconcile.preview(wished, settings)
+    else:
+        outcomes = failed + (
+            reconcile.apply(wished, settings, runner=proc.run, report=_report) if wished else []
+        )
+        for line in wishes.caveats_of(wished, outcomes):
+            _report(f"note: {line}")
+    _print_outcomes(outcomes, output, dry_run=dry_run)
+    return reconcile.exit_code(outcomes)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    output: Output = Format.TABLE,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, with rates, until Ctrl-C.")] = False,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+) -> int:
+    """Show what podmgr has attached, read back from the kernel at this moment."""
+    from podmgr import reconcile
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root)
+    if watch:
+        from podmgr import live
+
+        live.watch(settings, output)
+        return EXIT_DONE
+    observed, unknown = reconcile.observe(settings)
+    if output in (Format.JSON, Format.YAML):
+        print(document(attachments_document(observed), output), end="")
+    elif observed:
+        print(attachments_table(observed, wide=output is Format.WIDE), end="")
+    else:
+        _report("nothing is attached")
+    if unknown:
+        _report(f"{unknown} pins are not in the ledger, left by a crash; podmgr clean removes them")
+    return EXIT_DONE
+
+
+@app.command()
+def clean(
+    context: typer.Context,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TARGET", help="As with apply, or as list names it.", show_default=False),
+    ] = None,
+    output: Output = Format.TABLE,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+) -> int:
+    """Take everything away again: of these targets, or all; also what a crash left.
+
+    Programs of others stay.
+    """
+    from podmgr import cgroups, reconcile, scratch, wishes
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root)
+    named = wishes.targets_to_clean(targets, settings) if targets else None
+    outcomes = reconcile.clean(named, settings, runner=proc.run, report=_report)
+    if named is None:
+        for cgroup in scratch.sweep(cgroups.find_root(settings.cgroup_root)):
+            _report(f"removed {cgroup.path}, left by a crash")
+    if not outcomes:
+        _report("nothing of podmgr's is attached" + (" there" if named else ""))
+    _print_outcomes(outcomes, output)
+    return reconcile.exit_code(outcomes)
+
+
+@app.command("compile")
+def compile_(
+    context: typer.Context,
+    rules: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE", help="Rules, such as 'bandwidth=10 mbps egress'.")
+    ],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", metavar="DIR", help="Write the objects there.  [default: the current one]"
+        ),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what the rules mean in numbers; write only with --output-dir."),
+    ] = False,
+    output: Output = Format.TABLE,
+    program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+) -> int:
+    """Compile rules to eBPF objects, check them, and write or explain them. Needs no root."""
+    from podmgr import compiling
+
+    settings = _settings(context, program_dir=program_dir)
+    folder = output_dir if output_dir or explain else Path()
+    results = compiling.compile_rules(_parse_rules(rules), settings, output_dir=folder, runner=proc.run)
+    if output in (Format.JSON, Format.YAML):
+        print(document(compiling.as_document(results), output), end="")
+    else:
+        print(compiling.as_text(results, explain=explain), end="")
+    return EXIT_DONE
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    context: typer.Context,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command.")],
+    rule: Rules = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="USER[:GROUP]",
+            help="Whom to run as.  [default: under sudo who called it, else who you are]",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No summary at the end.")] = False,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+    program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+) -> int:
+    """Run a command under rules, in a cgroup of its own, and remove everything afterwards.
+
+    The exit code is the command's; 125 if podmgr fails, 126 if the command cannot be executed,
+    127 if there is no such command.
+    """
+    from podmgr import running
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    parsed = _parse_rules(rule)
+    if not parsed:
+        raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
+    whom = running.user_named(user) if user else running.invoking_user()
+    return running.run(parsed, command, settings, runner=proc.run, report=_report, user=whom, is_quiet=quiet)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"podmgr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _parse_rules(texts: list[str] | None) -> list[Rule]:
+    """The rules of the command line, no two of which may collide."""
+    rules: dict[object, Rule] = {}
+    for text in texts or []:
+        for rule in parse_rule_option(text):
+            other = rules.setdefault(collision_key(rule), rule)
+            if other is not rule:
+                raise UsageError(
+                    f"'{rule}' collides with '{other}'",
+                    tip=f"one {collision_key(rule)[0]} rule per direction",
+                )
+    return list(rules.values())
+
+
+def _print_outcomes(outcomes: list, output: Format, *, dry_run: bool = False) -> None:  # type: ignore[type-arg]
+    if output in (Format.JSON, Format.YAML):
+        print(document(outcomes_document(outcomes, dry_run=dry_run), output), end="")
+    else:
+        print(outcomes_text(outcomes, dry_run=dry_run), end="")
+    sys.stdout.flush()
+    for outcome in outcomes:
+        if outcome.error is not None:
+            sys.stderr.write(error_text(outcome.error, where=f"{printable(outcome.target)}: "))
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit. Every expected failure is one line and a tip."""
+    is_run = sys.argv[1:2] == ["run"]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except PodmgrError as error:
+        sys.stderr.write(error_text(error))
+        code = 125 if is_run else error.exit_code
+    except TyperException as error:
+        command = next((word for word in sys.argv[1:2] if not word.startswith("-")), "")
+        usage = UsageError(
+            printable(error.format_message()), tip=f"podmgr {command} --help".replace("  ", " ")
+        )
+        sys.stderr.write(error_text(usage))
+        code = 125 if is_run else usage.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _report("interrupted")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("PODMGR_DEBUG"):
+            raise
+        _report(f"unexpected {type(error).__name__}: {error}")
+        _report("this is a bug; PODMGR_DEBUG=1 shows where it happens")
+        code = 125 if is_run else EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else EXIT_DONE)

@@ -1,0 +1,99 @@
+"""`podmgr compile`: rules to object files, and what they mean in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podmgr.build import Compiled, SpecMaker, compile_spec
+from podmgr.catalog import caveats, explain
+from podmgr.errors import PodmgrError
+from podmgr.proc import Runner
+from podmgr.rules import Rule
+from podmgr.settings import Settings
+from podmgr.spec import ProgramSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One rule's object; `path` None: not written."""
+
+    spec: ProgramSpec
+    compiled: Compiled
+    path: Path | None
+
+
+def compile_rules(
+    rules: Sequence[Rule], settings: Settings, *, output_dir: Path | None, runner: Runner
+) -> list[Result]:
+    """Compile and check each rule as for a pod; write the objects if there is a folder for them.
+
+    Nothing is written unless all rules compile. Raises PodmgrError.
+    """
+    maker = SpecMaker(settings)
+    specs = [maker.spec(rule, counts_loopback=False) for rule in rules]
+    compiled = [compile_spec(spec, runner=runner) for spec in specs]
+    results = []
+    for spec, item in zip(specs, compiled, strict=True):
+        path = None
+        if output_dir is not None:
+            path = output_dir / f"{spec.source.name}-{spec.direction}-{spec.digest}.bpf.o"
+            try:
+                output_dir.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(item.content)
+            except OSError as error:
+                raise PodmgrError(f"cannot write {path}: {error.strerror}", tip="see --output-dir") from error
+        results.append(Result(spec, item, path))
+    return results
+
+
+def as_text(results: Sequence[Result], *, explain: bool) -> str:
+    """The paths that were written, or what each rule means."""
+    if not explain:
+        return "".join(f"{result.path}\n" for result in results)
+    blocks = []
+    for result in results:
+        rows = _rows(result)
+        width = max(len(label) for label, _ in rows)
+        lines = [f"  {label.ljust(width)}   {text}" for label, text in rows]
+        blocks.append("\n".join([str(result.spec.rule), *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_document(results: Sequence[Result]) -> dict[str, Any]:
+    """The same for -o json and -o yaml."""
+    return {
+        "version": 1,
+        "objects": [
+            {
+                "rule": str(result.spec.rule),
+                "digest": result.spec.digest,
+                "path": str(result.path) if result.path else None,
+                "hook": result.compiled.info.hook,
+                "section": result.compiled.info.section,
+                "instructions": result.compiled.info.instructions,
+                "licence": result.compiled.info.licence,
+                "maps": {item.name: item.size_bytes for item in result.compiled.info.maps},
+                "explanation": dict(_rows(result)),
+            }
+            for result in results
+        ],
+    }
+
+
+def _rows(result: Result) -> list[tuple[str, str]]:
+    info = result.compiled.info
+    maps = ", ".join(f"{item.name} ({item.size_bytes:,} bytes)" for item in info.maps)
+    rows = [
+        *explain(result.spec.rule),
+        ("hook", f"{info.hook}, section {info.section}"),
+        ("program", f"{info.function}, {info.instructions} instructions, licence {info.licence}"),
+        ("maps", maps or "none"),
+        ("digest", result.spec.digest),
+    ]
+    rows += [("note", line) for line in caveats(result.spec.rule)]
+    if result.path is not None:
+        rows.append(("written", str(result.path)))
+    return rows

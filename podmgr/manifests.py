@@ -1,0 +1,127 @@
+"""Kubernetes manifests in files: the one pod that is meant, and the services that select it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podmgr.annotations import AnnotatedService, PodRules, rules_of_pod
+from podmgr.errors import PodmgrError
+from podmgr.plan import PodRef
+from podmgr.rules import bare_key
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPod:
+    """A pod, or a workload's pod template, and the rules that hold on it."""
+
+    target: str
+    ref: PodRef
+    has_host_network: bool
+    rules: PodRules
+
+
+def read_pod(path: str) -> ManifestPod:
+    """The one pod of a manifest (`-` is standard input), with its rules.
+
+    Raises PodmgrError if the file cannot be read, or holds no pod or several.
+    """
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise PodmgrError(f"{path}: {reason}", tip="-f takes a manifest, or - for standard input") from error
+    objects = list(_objects(path, text))
+    pods = [(kind, name, template) for kind, name, template in map(_pod_template, objects) if template]
+    if len(pods) != 1:
+        raise PodmgrError(
+            f"{path} holds {len(pods)} pods", tip="one Pod, or one workload with a pod template, per cgroup"
+        )
+    kind, name, template = pods[0]
+    metadata = _mapping(template.get("metadata"))
+    namespace = str(metadata.get("namespace") or "default")
+    services = [
+        _service(path, item)
+        for item in objects
+        if item.get("kind") == "Service"
+        and str(_mapping(item.get("metadata")).get("namespace") or "default") == namespace
+    ]
+    rules = rules_of_pod(
+        name,
+        _annotations(path, f"{kind}/{name}", metadata),
+        {str(key): str(value) for key, value in _mapping(metadata.get("labels")).items()},
+        services,
+    )
+    return ManifestPod(
+        target=f"{kind}/{name}",
+        ref=PodRef(namespace, name, str(metadata.get("uid") or "")),
+        has_host_network=bool(_mapping(template.get("spec")).get("hostNetwork")),
+        rules=rules,
+    )
+
+
+def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
+    import yaml  # 45 ms: only where manifests are read
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        documents = list(yaml.load_all(text, Loader=loader))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise PodmgrError(f"{path} is not YAML", detail=str(error), tip="-f takes a manifest") from error
+    for document in documents:
+        if document is None:
+            continue
+        if not isinstance(document, dict) or "kind" not in document:
+            raise PodmgrError(f"{path} is not a manifest", tip="a manifest has apiVersion, kind and metadata")
+        items = document.get("items") if str(document["kind"]).endswith("List") else [document]
+        yield from (item for item in items or [] if isinstance(item, dict))
+
+
+def _pod_template(item: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    """Kind, name and the pod of an object; an empty pod if it makes none."""
+    kind = str(item.get("kind", "")).lower()
+    metadata = _mapping(item.get("metadata"))
+    name = str(metadata.get("name") or "unnamed")
+    spec = _mapping(item.get("spec"))
+    if kind == "pod":
+        return kind, name, item
+    if kind == "cronjob":
+        spec = _mapping(_mapping(spec.get("jobTemplate")).get("spec"))
+    template = dict(_mapping(spec.get("template")))
+    if template:
+        inner = dict(_mapping(template.get("metadata")))
+        inner.setdefault("namespace", metadata.get("namespace"))
+        template["metadata"] = inner
+    return kind, name, template
+
+
+def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
+    metadata = _mapping(item.get("metadata"))
+    name = str(metadata.get("name") or "unnamed")
+    selector = _mapping(_mapping(item.get("spec")).get("selector"))
+    return AnnotatedService(
+        name,
+        {str(key): str(value) for key, value in selector.items()},
+        _annotations(path, f"service/{name}", metadata),
+        str(metadata.get("creationTimestamp") or ""),
+    )
+
+
+def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations; ours must be text, as the API server demands."""
+    found: dict[str, str] = {}
+    for key, value in _mapping(metadata.get("annotations")).items():
+        if isinstance(value, str):
+            found[str(key)] = value
+        elif bare_key(str(key)):
+            raise PodmgrError(
+                f"{path}: {where}: the annotation {key} is not text", tip=f'put it into quotes: {key}: "..."'
+            )
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

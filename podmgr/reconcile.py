@@ -1,0 +1,431 @@
+"""Observe, plan, act: the transactions that change the kernel, and the view that `list` shows.
+
+Attaching: compile, inspect, load and pin, write the ledger, attach, read back. Removing: detach,
+read back, unpin, delete objects, write the ledger. A target is done whole or put back as it
+was. A crash at any point leaves pins or ledger rows that `clean`, or the next `apply` on the
+same target, finds and finishes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from podmgr import bpf_syscall, cgroups, ledger, pins, tc
+from podmgr.actual import (
+    is_attached,
+    is_healthy,
+    pin_of,
+    unknown_attachments,
+    unknown_pins,
+)
+from podmgr.actuator import Actuator, Failures
+from podmgr.annotations import SourcedRule
+from podmgr.bpf_syscall import Counters
+from podmgr.build import SpecMaker, store_all
+from podmgr.catalog import recipe
+from podmgr.cgroups import Cgroup
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError
+from podmgr.objects import ObjectStore, StoredObject
+from podmgr.plan import Attachment, Plan, PodRef, make_plan
+from podmgr.proc import Runner
+from podmgr.rules import Direction, Rule
+from podmgr.settings import Settings
+from podmgr.spec import ProgramSpec
+
+Report = Callable[[str], None]  # takes one line for the user, beside the results
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback."""
+
+    name: str
+    cgroup: Cgroup
+    pod: PodRef | None = None
+    counts_loopback: bool = True
+
+    @property
+    def owner(self) -> str:
+        """Names the folder of its pins."""
+        return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """All the rules that one target shall have, and no others."""
+
+    target: Target
+    rules: tuple[SourcedRule, ...]
+
+
+class Action(StrEnum):
+    """What became of a rule."""
+
+    ATTACHED = "attached"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+    DETACHED = "detached"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one rule on one target."""
+
+    target: str
+    rule: str
+    action: Action
+    program_id: int | None = None
+    error: PodmgrError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """An attachment as the kernel has it now."""
+
+    attachment: Attachment
+    is_active: bool
+    counters: Counters | None
+
+
+def observe(settings: Settings) -> tuple[list[Observed], int]:
+    """Every attachment of the ledger, read back from the kernel, and how many pins it lacks.
+
+    Raises PermissionDeniedError if we may not look, DamagedLedgerError if the ledger cannot be
+    read. Takes no lock and starts no process.
+    """
+    _require_sight(settings)
+    rows = ledger.read(settings.state_dir)
+    observed = []
+    for row in rows:
+        active = is_attached(row)
+        counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
+        observed.append(Observed(row, active, counters))
+    return observed, len(unknown_pins(settings, rows))
+
+
+def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
+    """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
+    _require_sight(settings)
+    desired = _Desired(wishes, settings)
+    plan = _plan(desired, settings, ledger.read(settings.state_dir))
+    return [*desired.failures(), *_outcomes(plan)]
+
+
+def apply(
+    wishes: Sequence[Wish], settings: Settings, *, runner: Runner, report: Report = lambda _: None
+) -> list[Outcome]:
+    """Give each target exactly the rules it is wished, and prove it.
+
+    A target that fails is put back as it was and reported as an outcome; the others go on.
+    Raises PodmgrError where nothing can be done at all: no right, no bpffs, no state folder.
+    """
+    _require_sight(settings)
+    desired = _Desired(wishes, settings)
+    desired.require_fq(runner)
+    if desired.all_failed():  # nothing to do: leave no folder, mount nothing
+        return desired.failures()
+    with _transaction(settings, runner, report) as transaction:
+        if pins.ensure_bpffs(settings.bpffs, runner=runner):
+            report("mounted the bpf file system at /sys/fs/bpf")
+        return transaction.apply(desired)
+
+
+def clean(
+    targets: Collection[Target | str] | None,
+    settings: Settings,
+    *,
+    runner: Runner,
+    report: Report = lambda _: None,
+) -> list[Outcome]:
+    """Detach and unload what podmgr attached: to these targets, or everywhere (None).
+
+    Also what a crash left, and what a lost ledger no longer knows. A target given as text is
+    matched by its name in the ledger alone: its cgroup may be gone.
+    """
+    _require_sight(settings)
+    with _transaction(settings, runner, report) as transaction:
+        return transaction.clean(targets)
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """0: all targets done; 1: all failed; 3: some done, some not."""
+    outcomes = list(outcomes)
+    failed = {outcome.target for outcome in outcomes if outcome.action is Action.FAILED}
+    if not failed:
+        return EXIT_DONE
+    return EXIT_PARTLY if {outcome.target for outcome in outcomes} - failed else EXIT_FAILED
+
+
+class _Desired:
+    """The wishes as rows and specs, and the targets that failed so far: at most once each."""
+
+    def __init__(self, wishes: Sequence[Wish], settings: Settings) -> None:
+        self.wishes = {wish.target.cgroup.id: wish for wish in wishes}
+        self.specs: dict[str, ProgramSpec] = {}
+        self._rows: dict[int, list[Attachment]] = {}
+        self._failed: dict[int, tuple[str, PodmgrError]] = {}
+        maker = SpecMaker(settings)
+        for cgroup_id, wish in self.wishes.items():
+            self._rows[cgroup_id] = []
+            for sourced in sorted(wish.rules, key=lambda sourced: recipe(sourced.rule).order):
+                try:
+                    spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)
+                except PodmgrError as error:
+                    self.fail(cgroup_id, str(sourced.rule), error)
+                    break
+                self.specs[spec.digest] = spec
+                self._rows[cgroup_id].append(_wanted_row(wish.target, sourced, spec))
+
+    @property
+    def cgroup_ids(self) -> Collection[int]:
+        """The targets that have not failed."""
+        return self.wishes.keys() - self._failed.keys()
+
+    @property
+    def rows(self) -> list[Attachment]:
+        """The rows of the targets that have not failed."""
+        return [row for cgroup_id in self.wishes if self.is_alive(cgroup_id) for row in self._rows[cgroup_id]]
+
+    def is_alive(self, cgroup_id: int) -> bool:
+        return cgroup_id not in self._failed
+
+    def all_failed(self) -> bool:
+        return not self.cgroup_ids
+
+    def fail(self, cgroup_id: int, rule: str, error: PodmgrError) -> None:
+        self._failed.setdefault(cgroup_id, (rule, error))
+
+    def fail_all(self, failures: Failures) -> None:
+        for row, error in failures:
+            self.fail(row.cgroup_id, row.rule, error)
+
+    def failures(self) -> list[Outcome]:
+        return [
+            Outcome(self.wishes[cgroup_id].target.name, rule, Action.FAILED, None, error)
+            for cgroup_id, (rule, error) in self._failed.items()
+        ]
+
+    def require_fq(self, runner: Runner) -> None:
+        """A program that stamps departure times does nothing without fq: fail instead."""
+        for cgroup_id, wish in self.wishes.items():
+            for rule in (sourced.rule for sourced in wish.rules if recipe(sourced.rule).needs_fq):
+                try:
+                    _require_fq(wish.target.cgroup, rule, runner)
+                except PodmgrError as error:
+                    self.fail(cgroup_id, str(rule), error)
+
+
+class _Transaction:
+    """Under the lock. `rows` is always what the ledger should say if we ended now."""
+
+    def __init__(
+        self, settings: Settings, state: ledger.State, rows: list[Attachment], runner: Runner
+    ) -> None:
+        self.rows = rows
+        self._settings = settings
+        self._state = state
+        self._runner = runner
+        self._store = ObjectStore(state.folder)
+        self._act = Actuator(settings, state, runner)
+
+    def apply(self, desired: _Desired) -> list[Outcome]:
+        objects = self._build(desired)
+        plan = _plan(desired, self._settings, self.rows)
+        kept = {row.identity: row for row in plan.unchanged}
+        broken = [
+            row
+            for row in self.rows
+            if row.cgroup_id in desired.cgroup_ids and not is_healthy(self._settings, row)
+        ]
+        self.rows = [row for row in self.rows if row.identity not in kept] + list(kept.values())
+        self._remove([row for row in broken if not is_attached(row)])
+
+        new = [replace(row, hook=objects[row.object_digest].hook) for row in plan.attach]
+        loaded: list[Attachment] = []
+        try:
+            loaded, failures = self._act.load(new, objects)
+            desired.fail_all(failures)
+            self.rows += loaded
+            self._write()
+            desired.fail_all(self._act.attach([row for row in loaded if desired.is_alive(row.cgroup_id)]))
+        except BaseException:
+            self._remove(loaded or new)
+            raise
+        self._remove([row for row in loaded if not desired.is_alive(row.cgroup_id)])
+        old = [*plan.detach, *(row for row in broken if is_attached(row))]
+        failures = self._remove([row for row in old if desired.is_alive(row.cgroup_id)])
+        desired.fail_all(failures)
+        self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
+        ids = {row.identity: row.program_id for row in loaded}
+        done = replace(
+            plan,
+            attach=tuple(
+                replace(row, program_id=ids[row.identity])
+                for row in plan.attach
+                if desired.is_alive(row.cgroup_id)
+            ),
+            detach=tuple(row for row in plan.detach if desired.is_alive(row.cgroup_id)),
+            unchanged=tuple(row for row in plan.unchanged if desired.is_alive(row.cgroup_id)),
+        )
+        return [*desired.failures(), *_outcomes(done)]
+
+    def clean(self, targets: Collection[Target | str] | None) -> list[Outcome]:
+        rows = [
+            row
+            for row in [*self.rows, *unknown_attachments(self._settings, self.rows)]
+            if targets is None or _is_meant(row, targets)
+        ]
+        failures = self._remove(rows)
+        owners = {target.owner for target in targets or () if isinstance(target, Target)}
+        self._unpin_unknown(None if targets is None else owners, failures)
+        failed = {row.identity: error for row, error in failures}
+        return [
+            Outcome(
+                row.target,
+                _name(row),
+                Action.FAILED if row.identity in failed else Action.DETACHED,
+                row.program_id,
+                failed.get(row.identity),
+            )
+            for row in rows
+        ]
+
+    def finish(self) -> None:
+        """Whatever happened: no folder without pins, no object without use, and a true ledger."""
+        pins.remove_empty_folders(self._settings.bpffs)
+        self._store.prune({row.object_digest for row in self.rows})
+        self._write()
+
+    def _build(self, desired: _Desired) -> Mapping[str, StoredObject]:
+        """The objects, compiled where they are not in the store; targets that lack one fail."""
+        specs = [desired.specs[row.object_digest] for row in desired.rows]
+        results = store_all(specs, self._store, runner=self._runner)
+        objects: dict[str, StoredObject] = {}
+        for digest, result in results.items():
+            if isinstance(result, StoredObject):
+                objects[digest] = result
+                if result.hook == "cgroup":
+                    continue
+                result = _unknown_hook(desired.specs[digest], result.hook)
+            desired.fail_all([(row, result) for row in desired.rows if row.object_digest == digest])
+        return objects
+
+    def _remove(self, rows: Sequence[Attachment]) -> Failures:
+        """Remove from the kernel, then from the rows."""
+        failures = self._act.remove(rows)
+        gone = {(row.identity, row.program_id) for row in rows}
+        gone -= {(row.identity, row.program_id) for row, _ in failures}
+        self.rows = [row for row in self.rows if (row.identity, row.program_id) not in gone]
+        return failures
+
+    def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> None:
+        """Unpin what a crash left between loading and attaching, for these owners or all (None)."""
+        keep = {(row.owner, row.digest) for row, _ in still_attached}
+        for pin in unknown_pins(self._settings, self.rows):
+            if (pin.owner, pin.digest) not in keep and (owners is None or pin.owner in owners):
+                pins.remove(pin)
+
+    def _write(self) -> None:
+        ledger.write(self._state, self.rows)
+
+
+@contextmanager
+def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator[_Transaction]:
+    def on_wait() -> None:
+        report("another podmgr is at work; waiting for it")
+
+    with ledger.locked(settings.state_dir, on_wait=on_wait) as state:
+        rows, aside = ledger.read_or_set_aside(state)
+        if aside is not None:
+            report(f"the ledger could not be read; it is kept as {aside}")
+        transaction = _Transaction(settings, state, rows, runner)
+        try:
+            yield transaction
+        finally:
+            transaction.finish()
+
+
+def _plan(desired: _Desired, settings: Settings, rows: Sequence[Attachment]) -> Plan:
+    """Wanted minus actual, over all targets that have not failed."""
+    ids = desired.cgroup_ids
+    known = [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
+    return make_plan(desired.rows, [*unknown_attachments(settings, rows, ids), *known])
+
+
+def _require_sight(settings: Settings) -> None:
+    """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
+    path = cgroups.find_root(settings.cgroup_root)
+    root = Cgroup(path, os.stat(path).st_ino)
+    with cgroups.opened(root) as fd:
+        if fd is None:
+            raise PodmgrError(f"cgroup {path} has vanished")
+        bpf_syscall.attached_programs(fd, Direction.EGRESS)
+
+
+def _require_fq(cgroup: Cgroup, rule: Rule, runner: Runner) -> None:
+    if rule.direction is Direction.INGRESS:
+        raise PodmgrError(
+            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
+            tip="use algorithm=tbf for ingress",
+        )
+    lacking = tc.interfaces_without_fq(cgroup, runner=runner)
+    if lacking:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
+        raise PodmgrError(
+            f"'{rule}' delays packets through the fq qdisc, which is not the root qdisc of {listed}",
+            tip="tc qdisc replace dev DEV root fq (kernel module sch_fq), or use algorithm=tbf",
+        )
+
+
+def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
+    return PodmgrError(
+        f"program {spec.source.name} is for the {hook} hook, which this version does not attach to",
+        tip='use SEC("cgroup_skb/" INTERFACE)',
+    )
+
+
+def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Attachment:
+    return Attachment(
+        target=target.name,
+        owner=target.owner,
+        cgroup_path=str(target.cgroup.path),
+        cgroup_id=target.cgroup.id,
+        rule=str(sourced.rule),
+        kind=sourced.rule.kind,
+        direction=sourced.rule.direction,
+        hook="cgroup",
+        source=sourced.source,
+        digest=spec.rule_digest,
+        object_digest=spec.digest,
+        pod=target.pod,
+    )
+
+
+def _outcomes(plan: Plan) -> list[Outcome]:
+    outcomes = [Outcome(row.target, row.rule, Action.UNCHANGED, row.program_id) for row in plan.unchanged]
+    for row in plan.attach:
+        action = Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED
+        outcomes.append(Outcome(row.target, row.rule, action, row.program_id))
+    outcomes += [
+        Outcome(row.target, _name(row), Action.DETACHED, row.program_id)
+        for row in plan.detach
+        if row.slot not in plan.replaced
+    ]
+    return outcomes
+
+
+def _name(row: Attachment) -> str:
+    """The rule; of an attachment that only a pin tells of, the program."""
+    return row.rule or f"program {row.program_id}"
+
+
+def _is_meant(row: Attachment, targets: Collection[Target | str]) -> bool:
+    return any(
+        row.target == target if isinstance(target, str) else row.cgroup_id == target.cgroup.id
+        for target in targets
+    )

@@ -1,0 +1,141 @@
+"""Results as text: kubectl's plain columns, JSON, YAML. Colour only on terminals.
+
+Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, TextIO
+
+from podmgr.errors import PodmgrError, printable
+from podmgr.reconcile import Observed, Outcome
+
+
+class Format(StrEnum):
+    """The values of -o."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def document(content: Any, form: Format) -> str:
+    """`content` as JSON or YAML, with a newline at the end."""
+    if form is Format.YAML:
+        import yaml  # 45 ms: only for -o yaml
+
+        return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return json.dumps(content, indent=2) + "\n"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a heading, as kubectl prints them: columns three blanks apart."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = [
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
+    """What `podmgr list` prints."""
+    heading = ["TARGET", "RULE", "SOURCE", "STATE", "PASSED", "DROPPED"]
+    if wide:
+        heading += ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
+    rows = [heading]
+    for item in observed:
+        row, counters = item.attachment, item.counters
+        counts = (
+            [counters.passed_packets, counters.dropped_packets, counters.passed_bytes, counters.dropped_bytes]
+            if counters
+            else ["-"] * 4
+        )
+        cells = [row.target, row.rule, row.source, _state(item), *counts[:2]]
+        if wide:
+            pod_uid = (row.pod.uid if row.pod else "") or "-"
+            cells += [*counts[2:], row.hook, row.program_id, pod_uid, row.cgroup_path]
+        rows.append([printable(str(cell)) for cell in cells])
+    return columns(rows)
+
+
+def attachments_document(observed: Sequence[Observed]) -> dict[str, Any]:
+    """What `podmgr list -o json` prints; its form is a promise to scripts."""
+    return {"version": 1, "attachments": [_attachment(item) for item in observed]}
+
+
+def _attachment(item: Observed) -> dict[str, Any]:
+    row, counters = item.attachment, item.counters
+    pod = row.pod and {"namespace": row.pod.namespace, "name": row.pod.name, "uid": row.pod.uid}
+    return {
+        "pod": pod,
+        "target": row.target,
+        "kind": row.kind,
+        "rule": row.rule,
+        "source": row.source,
+        "direction": row.direction.value,
+        "hook": row.hook,
+        "program_id": row.program_id,
+        "state": _state(item),
+        "counters": counters
+        and {
+            "passed_packets": counters.passed_packets,
+            "passed_bytes": counters.passed_bytes,
+            "dropped_packets": counters.dropped_packets,
+            "dropped_bytes": counters.dropped_bytes,
+        },
+    }
+
+
+def _state(item: Observed) -> str:
+    return "active" if item.is_active else "missing"
+
+
+def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
+    """A line for each rule that was done; failures are for stderr."""
+    suffix = " (dry run)" if dry_run else ""
+    return "".join(
+        f"{printable(outcome.target)} {printable(outcome.rule)} {outcome.action}{suffix}\n"
+        for outcome in outcomes
+        if outcome.error is None
+    )
+
+
+def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> dict[str, Any]:
+    """The outcomes for -o json and -o yaml."""
+    return {
+        "version": 1,
+        "dry_run": dry_run,
+        "results": [
+            {
+                "target": outcome.target,
+                "rule": outcome.rule,
+                "action": outcome.action.value,
+                "program_id": outcome.program_id,
+                "error": outcome.error and outcome.error.message,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def error_text(error: PodmgrError, *, where: str = "", stream: TextIO | None = None) -> str:
+    """An error as the user sees it: one line, what it is about, and a tip."""
+    stream = sys.stderr if stream is None else stream
+    red, cyan, end = ("\x1b[31m", "\x1b[36m", "\x1b[0m") if _colours(stream) else ("", "", "")
+    text = f"{red}error:{end} {where}{error.message}\n"
+    if error.detail:
+        text += "".join(f"  {line}\n" for line in error.detail.splitlines())
+    if error.tip:
+        text += f"{cyan}tip:{end} {error.tip}\n"
+    return text
+
+
+def _colours(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

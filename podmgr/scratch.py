@@ -1,0 +1,41 @@
+"""Cgroups that podmgr makes for itself, for `run` and `demo`, and finds again after a crash.
+
+Their names carry the process that made them: `podmgr-PURPOSE-PID-STARTTIME`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from podmgr import cgroups
+from podmgr.cgroups import Cgroup
+
+_NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")
+
+
+def create(root: Path, purpose: str) -> Cgroup:
+    """A new cgroup below the root. Raises PodmgrError if it cannot be made."""
+    return cgroups.create(root, f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}")
+
+
+def sweep(root: Path) -> list[Cgroup]:
+    """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up."""
+    swept = []
+    for path in root.glob("podmgr-*"):
+        match = _NAME.fullmatch(path.name)
+        if match and _start_time(int(match[1])) != match[2]:
+            cgroup = Cgroup(path, path.stat().st_ino)
+            cgroups.evict(cgroup)
+            cgroups.remove(cgroup)
+            swept.append(cgroup)
+    return swept
+
+
+def _start_time(pid: int) -> str | None:
+    """When the process started, in clock ticks since boot: with the pid, a name for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,80 @@
+"""tc and ip, asked for JSON: which interfaces a cgroup's processes send through, and their qdiscs.
+
+Looks only. A namespace is entered through an open descriptor, after checking that the process
+it came from is still in the cgroup.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from typing import Any
+
+from podmgr import cgroups
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PodmgrError
+from podmgr.proc import Runner
+
+
+def interfaces_without_fq(cgroup: Cgroup, *, runner: Runner) -> dict[str, str]:
+    """Interface to its root qdisc, for those that leave the cgroup's namespaces without fq.
+
+    Those are the interfaces of the default routes, or all that are up. A cgroup without
+    processes is taken to live in our own namespace.
+    """
+    lacking: dict[str, str] = {}
+    fds = _namespaces(cgroup)
+    try:
+        for fd in fds or [os.open("/proc/self/ns/net", os.O_RDONLY)]:
+            lacking.update(_without_fq(fd, runner))
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return lacking
+
+
+def _without_fq(namespace_fd: int, runner: Runner) -> dict[str, str]:
+    def ask(*argv: str) -> list[dict[str, Any]]:
+        command = ["nsenter", f"--net=/proc/self/fd/{namespace_fd}", *argv]
+        done = runner(command, pass_fds=[namespace_fd])
+        try:
+            rows: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        except ValueError as error:
+            raise PodmgrError(f"{argv[0]} answered what is not JSON", detail=done.stderr) from error
+        if not done.succeeded:
+            raise PodmgrError(f"cannot look at the pod's interfaces: {done.stderr.strip()}")
+        return rows
+
+    links = {
+        link["ifname"]
+        for link in ask("ip", "-j", "link", "show", "up")
+        if "LOOPBACK" not in link.get("flags", ())
+    }
+    routed = {route.get("dev") for route in ask("ip", "-j", "route", "show", "default")}
+    kinds = dict.fromkeys(links & routed or links, "none")
+    children: dict[str, set[str]] = {}
+    for qdisc in ask("tc", "-j", "qdisc", "show"):
+        if qdisc.get("root"):
+            kinds.update({qdisc["dev"]: qdisc["kind"]} if qdisc["dev"] in kinds else {})
+        else:
+            children.setdefault(qdisc["dev"], set()).add(qdisc["kind"])
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind != "fq" and not (kind == "mq" and children.get(name) == {"fq"})
+    }
+
+
+def _namespaces(cgroup: Cgroup) -> list[int]:
+    """A descriptor of each network namespace that a process of the cgroup lives in."""
+    found: dict[int, int] = {}
+    for pid in cgroups.processes(cgroup):
+        with suppress(OSError):
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+            inode = os.fstat(fd).st_ino
+            if inode in found or pid not in cgroups.processes(cgroup):
+                os.close(fd)
+            else:
+                found[inode] = fd
+    return list(found.values())

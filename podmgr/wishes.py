@@ -1,0 +1,105 @@
+"""From what the user named (targets, a manifest, rules) to wishes, and to targets to clean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from podmgr import cgroups, manifests, targets
+from podmgr.annotations import SourcedRule
+from podmgr.catalog import caveats
+from podmgr.errors import PodmgrError, UsageError
+from podmgr.reconcile import Action, Outcome, Report, Target, Wish, observe
+from podmgr.rules import Rule, collision_key
+from podmgr.settings import Settings
+
+
+def from_targets(
+    names: Sequence[str], rules: Sequence[Rule], settings: Settings
+) -> tuple[list[Wish], list[Outcome]]:
+    """A wish for each target, and an outcome for each that there is not.
+
+    Raises UsageError where the command line makes no sense.
+    """
+    if not names:
+        raise UsageError("no target", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
+    if not rules:
+        raise UsageError(
+            "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
+        )
+    sourced = tuple(SourcedRule(rule, "cli") for rule in rules)
+    wishes: list[Wish] = []
+    failed: list[Outcome] = []
+    for name in dict.fromkeys(names):
+        try:
+            wishes.append(Wish(targets.resolve(name, settings), sourced))
+        except UsageError:
+            raise
+        except PodmgrError as error:
+            failed.append(Outcome(name, "", Action.FAILED, None, error))
+    return wishes, failed
+
+
+def from_manifest(
+    path: str,
+    cgroup: str | None,
+    names: Sequence[str],
+    rules: Sequence[Rule],
+    settings: Settings,
+    *,
+    report: Report,
+) -> tuple[list[Wish], list[Outcome]]:
+    """The wish of the manifest's pod on one cgroup; `rules` override its annotations.
+
+    Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
+    """
+    places = [*names, *([f"cgroup/{cgroup}"] if cgroup is not None else [])]
+    if len(places) != 1:
+        raise UsageError(
+            "-f needs one cgroup that stands for the pod", tip="podmgr apply -f pod.yaml --cgroup PATH"
+        )
+    pod = manifests.read_pod(path)
+    for error in pod.rules.errors:
+        raise error
+    for line in pod.rules.warnings:
+        report(f"warning: {line}")
+    winners = {collision_key(sourced.rule): sourced for sourced in pod.rules.rules}
+    winners |= {collision_key(rule): SourcedRule(rule, "cli") for rule in rules}
+    if not winners:
+        raise PodmgrError(
+            f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
+        )
+    found = targets.resolve(places[0], settings)
+    target = Target(pod.target, found.cgroup, pod.ref, counts_loopback=pod.has_host_network)
+    return [Wish(target, tuple(winners.values()))], []
+
+
+def targets_to_clean(names: Sequence[str], settings: Settings) -> list[Target | str]:
+    """The targets by cgroup, or by the name that the ledger has for them.
+
+    Raises PodmgrError for a target that is neither a cgroup nor in the ledger.
+    """
+    found: list[Target | str] = []
+    known = {item.attachment.target for item in observe(settings)[0]}
+    for text in dict.fromkeys(names):
+        name = targets.canonical(text)
+        if name in known:
+            found.append(name)
+        if name.startswith("cgroup/"):
+            try:
+                found.append(targets.resolve(name, settings))
+            except PodmgrError:
+                root = cgroups.find_root(settings.cgroup_root)
+                relative = name.replace(f"cgroup/{root}/", "cgroup/", 1)
+                if relative not in known:
+                    raise
+                found.append(relative)
+        elif name not in known:
+            raise PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
+    return found
+
+
+def caveats_of(wishes: Sequence[Wish], outcomes: Sequence[Outcome]) -> list[str]:
+    """What the new rules' effect is not, each line once."""
+    fresh = {outcome.rule for outcome in outcomes if outcome.action in (Action.ATTACHED, Action.REPLACED)}
+    rules = [sourced.rule for wish in wishes for sourced in wish.rules if str(sourced.rule) in fresh]
+    return list(dict.fromkeys(line for rule in rules for line in caveats(rule)))
