@@ -57,25 +57,40 @@ struct wire {
 	__u32 bytes;
 };
 
-/* Bytes of the IP and transport header at the front of each segment of a GSO packet. */
-static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
+/* The transport header: its protocol, and how many bytes of IP header stand before it. */
+struct transport {
+	__u8 protocol;
+	__u32 offset;
+};
+
+/* IPv6 extension headers are taken for the transport: their protocol matches none. */
+static __always_inline struct transport transport_of(struct __sk_buff *skb)
 {
-	__u8 version_ihl = 0, protocol = 0, data_offset = 0;
-	__u32 ip_bytes, protocol_offset;
+	__u8 version_ihl = 0;
+	struct transport transport = { .protocol = 0, .offset = 40 };
+	__u32 protocol_offset = 6;
 
 	bpf_skb_load_bytes_relative(skb, 0, &version_ihl, 1, BPF_HDR_START_NET);
 	if (version_ihl >> 4 == 4) {
-		ip_bytes = (version_ihl & 0x0f) * 4;
+		transport.offset = (version_ihl & 0x0f) * 4;
 		protocol_offset = 9;
-	} else {
-		ip_bytes = 40;
-		protocol_offset = 6;
 	}
-	bpf_skb_load_bytes_relative(skb, protocol_offset, &protocol, 1, BPF_HDR_START_NET);
-	if (protocol != IPPROTO_TCP)
-		return ip_bytes + 8; /* UDP segmentation offload */
-	bpf_skb_load_bytes_relative(skb, ip_bytes + 12, &data_offset, 1, BPF_HDR_START_NET);
-	return ip_bytes + (data_offset >> 4) * 4;
+	bpf_skb_load_bytes_relative(skb, protocol_offset, &transport.protocol, 1,
+				    BPF_HDR_START_NET);
+	return transport;
+}
+
+/* Bytes of the IP and transport header at the front of each segment of a GSO packet. */
+static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
+{
+	struct transport transport = transport_of(skb);
+	__u8 data_offset = 0;
+
+	if (transport.protocol != IPPROTO_TCP)
+		return transport.offset + 8; /* UDP segmentation offload */
+	bpf_skb_load_bytes_relative(skb, transport.offset + 12, &data_offset, 1,
+				    BPF_HDR_START_NET);
+	return transport.offset + (data_offset >> 4) * 4;
 }
 
 static __always_inline struct wire wire_of(struct __sk_buff *skb)

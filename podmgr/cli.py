@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -28,6 +29,9 @@ from podmgr.render import (
 )
 from podmgr.rules import Rule, collision_key, parse_rule_option
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
+
+if TYPE_CHECKING:
+    from podmgr.reconcile import Outcome
 
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
@@ -266,6 +270,51 @@ def run(
     return running.run(parsed, command, settings, runner=proc.run, report=_report, user=whom, is_quiet=quiet)
 
 
+@app.command()
+def demo(
+    context: typer.Context,
+    output: Output = Format.TABLE,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+) -> int:
+    """Make a throw-away pod, put the examples on it, and show declared against measured.
+
+    Takes about a minute and ends by proving that nothing is left. Exit code 1 if a value is off.
+    """
+    from podmgr import demo as demonstration
+    from podmgr.render import DemoTable
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root)
+    table = DemoTable(output)
+    is_right = demonstration.demonstrate(settings, show=table.add, report=_report)
+    table.end()
+    return EXIT_DONE if is_right else EXIT_FAILED
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    output: Output = Format.TABLE,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+) -> int:
+    """Look at what this machine has of what podmgr needs, and say what to do.
+
+    Exit code 1 if podmgr cannot work here.
+    """
+    from podmgr import doctor as practice
+    from podmgr.render import FindingList
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root)
+    listing = FindingList(output)
+    for finding in practice.examine(settings, runner=proc.run):
+        listing.add(finding)
+    listing.end()
+    return EXIT_FAILED if listing.cannot_work else EXIT_DONE
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"podmgr {__version__}")
@@ -295,7 +344,7 @@ def _parse_rules(texts: list[str] | None) -> list[Rule]:
     return list(rules.values())
 
 
-def _print_outcomes(outcomes: list, output: Format, *, dry_run: bool = False) -> None:  # type: ignore[type-arg]
+def _print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: bool = False) -> None:
     if output in (Format.JSON, Format.YAML):
         print(document(outcomes_document(outcomes, dry_run=dry_run), output), end="")
     else:

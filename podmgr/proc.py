@@ -5,7 +5,9 @@ Commands are argument lists, never a shell. A missing binary is an ordinary fail
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from typing import Protocol
 from podmgr.errors import MissingToolError, PodmgrError
 
 TIMEOUT_SECONDS = 120.0
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 # What installs a tool, by its name.
 _PACKAGES = {
@@ -52,9 +57,16 @@ class Runner(Protocol):
     ) -> Completed: ...
 
 
-def run(argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    pass_fds: Sequence[int] = (),
+    prepare: Callable[[], None] | None = None,
+) -> Completed:
     """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
 
+    `prepare` runs in the child before the command: to join a cgroup, to change the user.
     Raises MissingToolError if there is no such program, PodmgrError if it cannot be started or
     takes longer than two minutes. A non-zero exit is a result, not an error.
     """
@@ -64,6 +76,7 @@ def run(argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()
             input=stdin,
             capture_output=True,
             pass_fds=pass_fds,
+            preexec_fn=prepare,
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
@@ -87,19 +100,25 @@ def start(
     *,
     prepare: Callable[[], None] | None = None,
     env: Mapping[str, str] | None = None,
-    quiet: bool = False,
+    streams: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a long-running command with our own stdin, stdout and stderr (`quiet`: with none).
+    """Start a long-running command. `streams`: None for our own, or subprocess.PIPE or DEVNULL.
 
-    `prepare` runs in the child before the command: to join a cgroup, to change the user.
     Raises FileNotFoundError and PermissionError as `subprocess` does.
     """
-    stream = subprocess.DEVNULL if quiet else None
     return subprocess.Popen(
         argv,
         preexec_fn=prepare,  # noqa: PLW1509  the parent has one thread
         env=dict(os.environ if env is None else env),
-        stdin=stream,
-        stdout=stream,
-        stderr=stream,
+        stdin=streams,
+        stdout=streams,
+        stderr=None if streams is None else subprocess.DEVNULL,
     )
+
+
+def die_with_parent() -> None:
+    """Called in a child: the kernel kills it when podmgr ends, however that ends.
+
+    Changing the user clears this, so it comes last in a `prepare`.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

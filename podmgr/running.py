@@ -6,7 +6,6 @@ executed, 127 if there is no such command, 125 if podmgr itself fails.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import signal
@@ -32,8 +31,6 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +135,7 @@ def _run(
             os.setgroups(user.groups)
             os.setgid(user.gid)
             os.setuid(user.uid)
-        # Changing the user clears it, so it comes last: the command ends with podmgr.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        proc.die_with_parent()
 
     environment = dict(os.environ) | (user.environment if user else {})
     try:

@@ -1,0 +1,41 @@
+# Two commands on a fresh machine, as root: `make demo` and `make test`.
+# Each installs what it needs; a second run starts at once.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench tools wheel uninstall
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: tools .venv/ready ## Put rules on a throw-away pod and show declared against measured (1 minute)
+	@.venv/bin/podmgr demo
+
+test: tools .venv/ready-to-test ## Run all tests, on the real kernel (needs root)
+	@.venv/bin/python -m pytest
+
+lint: .venv/ready-to-test ## Check style and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 cgroups
+	@.venv/bin/python -m tests.bench
+
+wheel: .venv/ready-to-test ## Build the wheel into dist/
+	@.venv/bin/python -m build --wheel
+
+tools: # clang, bpftool, libbpf headers, iproute2, iperf3
+	@.ci/install-tools
+
+.venv/ready: pyproject.toml
+	@.ci/make-venv .
+	@touch $@
+
+.venv/ready-to-test: pyproject.toml
+	@.ci/make-venv '.[test]'
+	@touch .venv/ready $@
+
+uninstall: ## Remove what podmgr attached, and the virtual environment
+	@if [ -x .venv/bin/podmgr ]; then .venv/bin/podmgr clean; fi
+	@rm -rf .venv

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * dropper: drops packets by protocol and port. An example of a program of your own.
+ *
+ *   ebpf-limit: "dropper egress"                                     drops all that leaves
+ *   ebpf-limit: "dropper egress -DPROTOCOL=IPPROTO_UDP -DPORT=53"    no more name service
+ *   ebpf-limit: "dropper ingress -DPORT=80 -DDROP=0"                 drops nothing, only counts
+ *
+ * podmgr.h brings the verdicts, the counters that `podmgr list` shows, and INTERFACE, which is
+ * the rule's direction. Only macros that the source tests with #ifndef can be set by a rule.
+ */
+#include "podmgr.h"
+#include <bpf/bpf_endian.h>
+
+#ifndef DROP /* 1: drop what matches; 0: let it pass, and count only it */
+#define DROP 1
+#endif
+#ifndef PROTOCOL /* of the IP header, such as IPPROTO_TCP or 17; 0: every one */
+#define PROTOCOL 0
+#endif
+#ifndef PORT /* of TCP or UDP, source or destination; 0: every packet */
+#define PORT 0
+#endif
+
+static __always_inline int matches(struct __sk_buff *skb)
+{
+	struct transport transport = transport_of(skb);
+	__be16 ports[2] = {};
+
+	if (PROTOCOL && transport.protocol != PROTOCOL)
+		return 0;
+	if (!PORT)
+		return 1;
+	if (transport.protocol != IPPROTO_TCP && transport.protocol != IPPROTO_UDP)
+		return 0;
+	if (bpf_skb_load_bytes_relative(skb, transport.offset, ports, sizeof(ports),
+					BPF_HDR_START_NET))
+		return 0;
+	return ports[0] == bpf_htons(PORT) || ports[1] == bpf_htons(PORT);
+}
+
+SEC("cgroup_skb/" INTERFACE)
+int dropper(struct __sk_buff *skb)
+{
+	if (is_exempt(skb))
+		return VERDICT_PASS;
+	if (!matches(skb))
+		return DROP ? count(wire_of(skb), VERDICT_PASS) : VERDICT_PASS;
+	return count(wire_of(skb), DROP ? VERDICT_DROP : VERDICT_PASS);
+}
+
+char LICENSE[] SEC("license") = "GPL";

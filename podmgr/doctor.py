@@ -1,0 +1,237 @@
+"""`podmgr doctor`: what this machine has of what podmgr needs, by trying rather than by guessing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from podmgr import bpf_syscall, cgroups, mounts, scratch
+from podmgr.annotations import SourcedRule
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.proc import Runner
+from podmgr.reconcile import Target, Wish, apply, clean
+from podmgr.rules import Direction, parse_rule_option
+from podmgr.settings import Settings
+
+OLDEST_KERNEL = (5, 10)
+# Since then net_cls and net_prio no longer make a socket forget its cgroup (kernel 8520e224f547).
+KERNEL_WITHOUT_TRAP = (5, 15)
+
+_TOOLS = (
+    ("clang", True, "install clang"),
+    ("bpftool", True, "install bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))"),
+    ("ip", False, "install iproute2; the demo and algorithm=edt need it"),
+    ("tc", False, "install iproute2; algorithm=edt needs it"),
+    ("nsenter", False, "install util-linux; the demo and algorithm=edt need it"),
+    ("iperf3", False, "install iperf3; the demo needs it"),
+)
+_QDISCS = (
+    ("fq", "algorithm=edt needs it (kernel module sch_fq); algorithm=tbf does not"),
+    ("netem", "nothing needs it yet (kernel module sch_netem)"),
+)
+
+
+class Status(StrEnum):
+    """ok; missing: podmgr cannot work; lacking: some of it cannot."""
+
+    OK = "ok"
+    MISSING = "missing"
+    LACKING = "lacking"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def examine(settings: Settings, *, runner: Runner) -> Iterator[Finding]:
+    """All findings, as they are made. Leaves nothing behind."""
+    yield _kernel()
+    for check in (_syscall, _privileges, _cgroup2):
+        yield _finding(check, settings)
+    yield _trap()
+    yield _bpffs(settings)
+    yield _btf()
+    yield _headers()
+    tools_found = True
+    for name, is_needed, advice in _TOOLS:
+        finding = _tool(name, is_needed, advice, runner)
+        tools_found = tools_found and finding.status is not Status.MISSING
+        yield finding
+    for kind, advice in _QDISCS:
+        yield _qdisc(kind, advice, runner)
+    yield _kubeconfig()
+    yield (
+        _self_test(settings, runner)
+        if tools_found
+        else Finding("self-test", Status.MISSING, "not tried", "install the tools above first")
+    )
+
+
+def _finding(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except PodmgrError as error:
+        name = check.__name__.removeprefix("_").replace("cgroup2", "cgroup v2").replace("syscall", "bpf(2)")
+        return Finding(name, Status.MISSING, error.message, error.tip or "")
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    is_new_enough = _version(release) >= OLDEST_KERNEL
+    status = Status.OK if is_new_enough else Status.MISSING
+    return Finding(
+        "kernel", status, f"{release} on {platform.machine()}", "" if is_new_enough else "5.10 or later"
+    )
+
+
+def _syscall(_: Settings) -> Finding:
+    if bpf_syscall.is_available():
+        return Finding("bpf(2)", Status.OK, "the kernel has it")
+    return Finding("bpf(2)", Status.MISSING, "the kernel lacks it", "a kernel with CONFIG_BPF_SYSCALL=y")
+
+
+def _privileges(settings: Settings) -> Finding:
+    root = cgroups.find_root(settings.cgroup_root)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        bpf_syscall.attached_programs(fd, Direction.EGRESS)
+    except PermissionDeniedError:
+        return Finding(
+            "privileges",
+            Status.MISSING,
+            f"user {os.geteuid()} may not use BPF",
+            "run as root (sudo podmgr ...)",
+        )
+    finally:
+        os.close(fd)
+    return Finding("privileges", Status.OK, f"user {os.geteuid()} may use BPF")
+
+
+def _cgroup2(settings: Settings) -> Finding:
+    root = cgroups.find_root(settings.cgroup_root)
+    layout = "hybrid" if any(mount.filesystem == "cgroup" for mount in mounts.table()) else "unified"
+    return Finding("cgroup v2", Status.OK, f"{root} ({layout})")
+
+
+def _trap() -> Finding:
+    """Before 5.15, using a v1 net_cls or net_prio silently bypassed cgroup programs on a socket."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    there = sorted(
+        {"net_cls", "net_prio"} & {name for line in lines for name in line.split(":")[1].split(",")}
+    )
+    if not there or _version(platform.release()) >= KERNEL_WITHOUT_TRAP:
+        return Finding("net_cls, net_prio", Status.OK, "cannot bypass podmgr's programs here")
+    return Finding(
+        "net_cls, net_prio",
+        Status.LACKING,
+        f"{' and '.join(there)} of cgroup v1, if used, bypass podmgr's programs",
+        "boot with cgroup_no_v1=net_prio,net_cls",
+    )
+
+
+def _bpffs(settings: Settings) -> Finding:
+    if mounts.filesystem_of(settings.bpffs) == "bpf":
+        return Finding("bpffs", Status.OK, f"{settings.bpffs} is on one")
+    if settings.bpffs.is_relative_to("/sys/fs/bpf") and Path("/sys/fs/bpf").is_dir():
+        return Finding("bpffs", Status.OK, "not mounted at /sys/fs/bpf yet; podmgr apply mounts it")
+    return Finding("bpffs", Status.MISSING, f"{settings.bpffs} is not on one", "mount -t bpf bpf /sys/fs/bpf")
+
+
+def _btf() -> Finding:
+    if Path("/sys/kernel/btf/vmlinux").exists():
+        return Finding("BTF", Status.OK, "/sys/kernel/btf/vmlinux")
+    return Finding(
+        "BTF", Status.LACKING, "the kernel does not describe its types", "not needed by the built-ins"
+    )
+
+
+def _headers() -> Finding:
+    if Path("/usr/include/bpf/bpf_helpers.h").exists():
+        return Finding("libbpf headers", Status.OK, "/usr/include/bpf")
+    return Finding(
+        "libbpf headers",
+        Status.LACKING,
+        "not in /usr/include/bpf",
+        "install libbpf-dev, libbpf-devel or libbpf",
+    )
+
+
+def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
+    path = shutil.which(name)
+    if path is None:
+        return Finding(name, Status.MISSING if is_needed else Status.LACKING, "not installed", advice)
+    option = "version" if name == "bpftool" else "-V" if name in ("ip", "tc") else "--version"
+    try:
+        done = runner([name, option])
+    except PodmgrError as error:
+        return Finding(name, Status.MISSING if is_needed else Status.LACKING, error.message, advice)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    if not done.succeeded:
+        return Finding(
+            name, Status.MISSING if is_needed else Status.LACKING, f"{path} fails: {lines[:1]}", advice
+        )
+    return Finding(name, Status.OK, f"{lines[0] if lines else 'no version'} ({path})")
+
+
+def _qdisc(kind: str, advice: str, runner: Runner) -> Finding:
+    """Tried on the loopback interface of a namespace that is gone a moment later."""
+    try:
+        done = runner(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", kind])
+    except PodmgrError as error:
+        return Finding(f"qdisc {kind}", Status.LACKING, error.message, advice)
+    if done.succeeded:
+        return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
+    reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+    return Finding(f"qdisc {kind}", Status.LACKING, reason, advice)
+
+
+def _kubeconfig() -> Finding:
+    home = Path.home()
+    candidates = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(":") if part]
+    candidates += [home / ".kube/config", Path("/etc/rancher/k3s/k3s.yaml")]
+    for path in candidates:
+        if path.is_file():
+            return Finding("kubeconfig", Status.OK, str(path))
+    return Finding("kubeconfig", Status.LACKING, "none found", "not needed for cgroup/PATH, -f and run")
+
+
+def _self_test(settings: Settings, runner: Runner) -> Finding:
+    """A rule that drops nothing, on a cgroup of its own, the whole way and back."""
+    started = time.monotonic()
+    try:
+        root = cgroups.find_root(settings.cgroup_root)
+        cgroup = scratch.create(root, "doctor")
+        target = Target(cgroups.display_name(root, cgroup), cgroup)
+        rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("loss=uniform egress 0%"))
+        try:
+            outcomes = apply([Wish(target, rules)], settings, runner=runner)
+            outcomes += clean([target], settings, runner=runner)
+        finally:
+            cgroups.remove(cgroup)
+    except PodmgrError as error:
+        return Finding("self-test", Status.MISSING, error.message, error.tip or "")
+    for outcome in outcomes:
+        if outcome.error is not None:
+            return Finding("self-test", Status.MISSING, outcome.error.message, outcome.error.tip or "")
+    elapsed_ms = (time.monotonic() - started) * 1000
+    return Finding(
+        "self-test", Status.OK, f"a rule compiled, attached, read back, removed in {elapsed_ms:.0f} ms"
+    )
+
+
+def _version(release: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

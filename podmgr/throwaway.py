@@ -1,0 +1,144 @@
+"""A pod to throw away, and what can be measured on it: for `demo`, tests and benchmarks.
+
+The pod is a cgroup and a network namespace with one end of a veth pair; the world is another
+namespace with the other end. Both namespaces live through a process each, which dies with us:
+nothing has a name that a crash could leave behind, but the cgroup, which `clean` finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from podmgr import cgroups, proc, scratch
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PodmgrError
+
+POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
+POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
+WIRE_PER_PAYLOAD = 1514 / 1448  # a full frame carries 1448 bytes of TCP payload
+_IPERF_PORT = 5201
+_READY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The throw-away pod and the world outside it, each with the process that holds its namespace."""
+
+    cgroup: Cgroup
+    pid: int
+    world_pid: int
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command in the pod; what it printed."""
+        return checked(proc.run(_inside(self.pid, argv), prepare=lambda: cgroups.join(self.cgroup)))
+
+    def start_outside(self, argv: Sequence[str], *, streams: int) -> subprocess.Popen[bytes]:
+        """Start a command in the world; it ends when we end."""
+        return proc.start(_inside(self.world_pid, argv), prepare=proc.die_with_parent, streams=streams)
+
+
+@contextmanager
+def throw_away_pod(root: Path) -> Iterator[Pod]:
+    """A pod that is gone when the block ends. Raises PodmgrError if the kernel refuses a part."""
+    cgroup = scratch.create(root, "demo")
+    holders: list[subprocess.Popen[bytes]] = []
+    try:
+        holders.append(_hold_namespace(lambda: cgroups.join(cgroup)))
+        holders.append(_hold_namespace(lambda: None))
+        pod, world = (holder.pid for holder in holders)
+        for pid, commands in (
+            (pod, [f"link add eth0 type veth peer name eth0 netns {world}"]),
+            (pod, [f"addr add {POD_ADDRESS}/24 dev eth0", "link set eth0 up", "link set lo up"]),
+            (pod, [f"-6 addr add {POD_ADDRESS6}/64 dev eth0 nodad"]),
+            (world, [f"addr add {WORLD_ADDRESS}/24 dev eth0", "link set eth0 up", "link set lo up"]),
+            (world, [f"-6 addr add {WORLD_ADDRESS6}/64 dev eth0 nodad"]),
+        ):
+            for command in commands:
+                checked(proc.run(_inside(pid, ["ip", *command.split()])))
+        yield Pod(cgroup, pod, world)
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+        cgroups.kill(cgroup)
+        cgroups.remove(cgroup)
+
+
+def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:
+    """Send from the pod to the world: how many were sent, refused by sendto(), and received."""
+    probe = [sys.executable, "-m", "podmgr.probe"]
+    receiver = pod.start_outside([*probe, "receive", str(port)], streams=subprocess.PIPE)
+    assert receiver.stdin is not None and receiver.stdout is not None
+    try:
+        receiver.stdout.readline()
+        sent = json.loads(pod.run([*probe, "send", host, str(port), str(count)]))
+        receiver.stdin.close()
+        received = json.loads(receiver.stdout.readline())
+    finally:
+        receiver.kill()
+        receiver.wait()
+        receiver.stdout.close()
+    return sent["sent"], sent["errors"], received["received"]
+
+
+def throughput(pod: Pod, seconds: int) -> float:
+    """Bits per second on the wire, from the pod to the world: payload received, times 1514/1448."""
+    server = pod.start_outside(["iperf3", "-s", "-1"], streams=subprocess.DEVNULL)
+    try:
+        _wait_for_listener(server.pid, _IPERF_PORT)
+        result = json.loads(pod.run(["iperf3", "-c", WORLD_ADDRESS, "-t", str(seconds), "-J"]))
+        return float(result["end"]["sum_received"]["bits_per_second"]) * WIRE_PER_PAYLOAD
+    finally:
+        server.kill()
+        server.wait()
+
+
+def checked(done: proc.Completed) -> str:
+    """What a command printed. Raises PodmgrError if it failed."""
+    if not done.succeeded:
+        raise PodmgrError(
+            f"{' '.join(done.argv)} failed", detail=(done.stderr + done.stdout)[-1000:], tip="podmgr doctor"
+        )
+    return done.stdout
+
+
+def _inside(pid: int, argv: Sequence[str]) -> list[str]:
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
+
+
+def _hold_namespace(prepare: Callable[[], None]) -> subprocess.Popen[bytes]:
+    def child() -> None:
+        prepare()
+        proc.die_with_parent()
+
+    holder = proc.start(["unshare", "--net", "sleep", "infinity"], prepare=child, streams=subprocess.DEVNULL)
+    ours = os.stat("/proc/self/ns/net").st_ino
+    deadline = time.monotonic() + _READY_SECONDS
+    while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
+        if holder.poll() is not None or time.monotonic() > deadline:
+            holder.kill()
+            holder.wait()
+            raise PodmgrError("cannot make a network namespace", tip="run as root (sudo podmgr demo)")
+        time.sleep(0.005)
+    return holder
+
+
+def _wait_for_listener(pid: int, port: int) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    wanted = f":{port:04X} "
+    while True:
+        tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+        lines = [line for table in tables if table.exists() for line in table.read_text().splitlines()]
+        if any(wanted in line and " 0A " in line for line in lines):
+            return
+        if time.monotonic() > deadline:
+            raise PodmgrError(f"nothing listens on port {port}", tip="iperf3 --version")
+        time.sleep(0.01)
