@@ -227,6 +227,7 @@ class _Transaction:
         self, settings: Settings, state: ledger.State, rows: list[Attachment], runner: Runner
     ) -> None:
         self.rows = rows
+        self._written = list(rows)
         self._settings = settings
         self._state = state
         self._runner = runner
@@ -331,7 +332,10 @@ class _Transaction:
                 pins.remove(pin)
 
     def _write(self) -> None:
-        ledger.write(self._state, self.rows)
+        """Write the ledger if it would change. With no rows always: what lies there is no ledger."""
+        if self.rows != self._written or not self.rows:
+            ledger.write(self._state, self.rows)
+            self._written = list(self.rows)
 
 
 @contextmanager

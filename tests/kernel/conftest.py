@@ -1,0 +1,170 @@
+"""Real cgroups, real programs. Every test ends with a look at what it left in the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podmgr import bpf_syscall, cgroups, pins, proc
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PodmgrError
+from podmgr.rules import Direction
+from podmgr.settings import Settings
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def _why_not_here() -> str | None:
+    """Why kernel tests cannot run, found out by looking at what hangs on the cgroup root."""
+    try:
+        root = cgroups.find_root(None)
+        fd = os.open(root, os.O_RDONLY)
+        try:
+            bpf_syscall.attached_programs(fd, Direction.EGRESS)
+        finally:
+            os.close(fd)
+    except PodmgrError as error:
+        return f"{error.message}; {error.tip}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    why = _why_not_here()
+    if why is not None:
+        for item in items:
+            if "tests/kernel" in item.path.as_posix():
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@dataclass(frozen=True)
+class Cli:
+    """podmgr as a process of its own, on the test's state folder and pins."""
+
+    settings: Settings
+
+    def __call__(
+        self, *words: str, code: int | None = 0, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it; `code` is the exit code it must have (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "podmgr", *words], capture_output=True, text=True, input=stdin, check=False
+        )
+        assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The attachments of `list -o json`."""
+        rows: list[dict[str, Any]] = json.loads(self("list", "-o", "json").stdout)["attachments"]
+        return rows
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Where the test's podmgr keeps things; also in the environment, for processes."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return Settings(
+        Path(os.environ["PODMGR_STATE_DIR"]),
+        Path(os.environ["PODMGR_BPFFS"]),
+        program_dir=EXAMPLES,
+        trusts_invoker=True,
+    )
+
+
+@pytest.fixture
+def podmgr(settings: Settings) -> Iterator[Cli]:
+    cli = Cli(settings)
+    yield cli
+    cli("clean")
+    assert_nothing_left(settings)
+
+
+def assert_nothing_left(settings: Settings) -> None:
+    """No pin, no ledger, no object."""
+    assert list(pins.pinned(settings.bpffs)) == []
+    assert not settings.bpffs.exists()
+    assert not (settings.state_dir / "ledger.json").exists()
+    assert not (settings.state_dir / "objects").exists()
+
+
+@pytest.fixture
+def make_cgroup() -> Iterator[Callable[..., Cgroup]]:
+    """Makes cgroups that are removed, with all that lives in them, at the end of the test."""
+    root = cgroups.find_root(None)
+    made: list[Cgroup] = []
+
+    def make(name: str = "pod") -> Cgroup:
+        cgroup = cgroups.create(root, f"podmgr-pytest-{os.getpid()}-{name}")
+        made.append(cgroup)
+        return cgroup
+
+    yield make
+    for cgroup in made:
+        cgroups.kill(cgroup)
+        cgroups.remove(cgroup)
+
+
+@pytest.fixture
+def cgroup(make_cgroup: Callable[..., Cgroup]) -> Cgroup:
+    return make_cgroup()
+
+
+def attached(cgroup: Cgroup, direction: Direction = Direction.EGRESS) -> tuple[int, ...]:
+    """The ids of the programs on a cgroup, as the kernel has them."""
+    with cgroups.opened(cgroup) as fd:
+        assert fd is not None
+        return bpf_syscall.attached_programs(fd, direction).program_ids
+
+
+def loaded_program_ids() -> set[int]:
+    """All programs in the kernel."""
+    return {row["id"] for row in json.loads(run("bpftool", "-j", "prog", "show") or "[]")}
+
+
+def assert_unloaded(program_ids: Sequence[int], seconds: float = 5) -> None:
+    """The kernel frees programs a little later than they are let go."""
+    deadline = time.monotonic() + seconds
+    while loaded_program_ids() & set(program_ids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not loaded_program_ids() & set(program_ids)
+
+
+def run(*argv: str) -> str:
+    """A command that must succeed; what it printed."""
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def compile_by_hand(folder: Path, body: str, *macros: str) -> Path:
+    """An object compiled without podmgr, for programs of others."""
+    output = folder / "other.o"
+    argv = ["clang", "-target", "bpf", "-O2", "-g", "-x", "c", "-", "-c", "-o", str(output), *macros]
+    include = f"/usr/include/{os.uname().machine}-linux-gnu"
+    subprocess.run([*argv, f"-I{include}"], input=body, text=True, check=True)
+    return output
+
+
+PASS_PROGRAM = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("cgroup_skb/egress") int other(struct __sk_buff *skb) { return 1; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@pytest.fixture
+def other_program(tmp_path: Path, settings: Settings) -> Iterator[Path]:
+    """A pinned program that is not podmgr's."""
+    pins.ensure_bpffs(settings.bpffs, runner=proc.run)
+    pins.remove_empty_folders(settings.bpffs)
+    pin = Path(f"/sys/fs/bpf/other-{os.getpid()}")
+    run("bpftool", "prog", "load", str(compile_by_hand(tmp_path, PASS_PROGRAM)), str(pin))
+    yield pin
+    pin.unlink()

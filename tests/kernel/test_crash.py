@@ -1,0 +1,184 @@
+"""podmgr killed between any two of its outside calls: clean finds and finishes.
+
+A forked child runs the command and kills itself with SIGKILL just before its N-th outside call
+(starting a process, making, writing, renaming or removing a file or folder), for every N until
+the command gets through. Since each kill also stands after the call before it, every gap is tried.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from podmgr import bpf_syscall, cgroups, pins, proc, reconcile
+from podmgr.annotations import SourcedRule
+from podmgr.cgroups import Cgroup
+from podmgr.reconcile import Target, Wish
+from podmgr.rules import parse_rule_option
+from podmgr.settings import Settings
+from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
+
+RULES = ("bandwidth=10 mbps egress", "loss=uniform egress 1%", "ebpf-limit=dropper egress -DPORT=9")
+CHANGED = ("bandwidth=20 mbps egress", "loss=uniform egress 1%")
+
+_CALLS = {"subprocess.Popen", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def _apply(cgroup: Cgroup, settings: Settings, *rules: str) -> None:
+    sourced = [SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text)]
+    outcomes = reconcile.apply([Wish(Target("x", cgroup), tuple(sourced))], settings, runner=proc.run)
+    assert not [outcome.error for outcome in outcomes if outcome.error]
+
+
+def _clean(settings: Settings) -> None:
+    outcomes = reconcile.clean(None, settings, runner=proc.run)
+    assert not [outcome.error for outcome in outcomes if outcome.error]
+
+
+def _is_killed(work: Callable[[], None], number: int, delay_seconds: float | None = None) -> bool:
+    """Run `work` in a child that dies at its `number`-th outside call, or that long after it."""
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            flags = arguments[2] if event == "open" else 0
+            if event not in _CALLS and not (isinstance(flags, int) and flags & _WRITING):
+                return
+            count += 1
+            if count != number:
+                return
+            if delay_seconds is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Timer(delay_seconds or 0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+        sys.addaudithook(hook)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0
+    return False
+
+
+def _kill_everywhere(work: Callable[[], None], check: Callable[[], None]) -> int:
+    """Kill `work` at each of its outside calls in turn and check; how many there were."""
+    number = 1
+    while _is_killed(work, number):
+        check()
+        number += 1
+    check()
+    return number - 1
+
+
+@pytest.fixture
+def others(cgroup: Cgroup, other_program: Path) -> tuple[int, ...]:
+    """Somebody else's program on the same cgroup."""
+    run("bpftool", "cgroup", "attach", str(cgroup.path), "egress", "pinned", str(other_program), "multi")
+    return attached(cgroup)
+
+
+@pytest.mark.parametrize("ledger_is_lost", [False, True])
+def test_clean_after_a_killed_apply(
+    cgroup: Cgroup, settings: Settings, others: tuple[int, ...], ledger_is_lost: bool
+) -> None:
+    ours: set[int] = set()
+
+    def check() -> None:
+        pinned = [bpf_syscall.pinned_program_id(pin.program) for pin in pins.pinned(settings.bpffs)]
+        ours.update(program_id for program_id in pinned if program_id is not None)
+        if ledger_is_lost:
+            (settings.state_dir / "ledger.json").unlink(missing_ok=True)
+        _clean(settings)
+        assert attached(cgroup) == others
+        assert_nothing_left(settings)
+
+    assert _kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
+    assert ours
+    assert_unloaded(sorted(ours))
+
+
+def test_clean_after_an_apply_that_was_killed_while_replacing(
+    cgroup: Cgroup, settings: Settings, others: tuple[int, ...]
+) -> None:
+    def work() -> None:
+        _apply(cgroup, settings, *CHANGED)
+
+    def check() -> None:
+        assert len(attached(cgroup)) >= len(others) + 2  # never without a limit
+        _clean(settings)
+        assert attached(cgroup) == others
+        assert_nothing_left(settings)
+        _apply(cgroup, settings, *RULES)
+
+    _apply(cgroup, settings, *RULES)
+    assert _kill_everywhere(work, check) > 8
+    _clean(settings)
+
+
+def test_apply_finishes_what_a_killed_apply_began(cgroup: Cgroup, settings: Settings) -> None:
+    def check() -> None:
+        _apply(cgroup, settings, *CHANGED)
+        assert len(attached(cgroup)) == 2
+        assert len(list((settings.bpffs / str(cgroup.id)).iterdir())) == 4
+        _clean(settings)
+
+    assert _kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
+    assert_nothing_left(settings)
+
+
+def test_clean_finishes_what_a_killed_clean_began(
+    cgroup: Cgroup, settings: Settings, others: tuple[int, ...]
+) -> None:
+    def check() -> None:
+        _clean(settings)
+        assert attached(cgroup) == others
+        assert_nothing_left(settings)
+        _apply(cgroup, settings, *RULES)
+
+    _apply(cgroup, settings, *RULES)
+    assert _kill_everywhere(lambda: _clean(settings), check) > 5
+    _clean(settings)
+
+
+def test_clean_waits_for_the_bpftool_of_a_killed_apply(cgroup: Cgroup, settings: Settings) -> None:
+    """Killed while its children run: they hold the lock on, so that clean does not overtake them."""
+    for number in range(1, 12):
+        for delay_seconds in (0.001, 0.003, 0.006):
+            _is_killed(lambda: _apply(cgroup, settings, *RULES), number, delay_seconds)
+            _clean(settings)
+            assert attached(cgroup) == ()
+            assert_nothing_left(settings)
+
+
+def test_a_cgroup_that_a_killed_run_left_is_removed(settings: Settings) -> None:
+    root = cgroups.find_root(None)
+    before = set(root.glob("podmgr-run-*"))
+    argv = [sys.executable, "-m", "podmgr", "run", "--rule", RULES[0], "--", "sleep", "60"]
+    process = proc.start(argv)
+    while not (made := set(root.glob("podmgr-run-*")) - before) or not attached(_at(made)):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = proc.run([sys.executable, "-m", "podmgr", "clean"])
+    assert done.succeeded, done.stderr
+    assert set(root.glob("podmgr-run-*")) == before
+    assert_nothing_left(settings)
+
+
+def _at(paths: set[Path]) -> Cgroup:
+    (path,) = paths
+    return Cgroup(path, path.stat().st_ino)
