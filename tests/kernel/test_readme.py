@@ -1,0 +1,96 @@
+"""Everything that the README shows is run, and shows what it shows, but for the numbers.
+
+A block ```console behind `<!-- run -->` is a session: `$ command` and what it prints. `run: exit N`
+names the exit code of its last command, `run: any` only asks for each line's first words, and
+`run: demo` is the demo, whose lines come from standard output alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import Cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SESSIONS = re.findall(r"<!-- run(?:: ([^>]*))? -->\n```console\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"(?:<!-- run[^>]*-->\n)?```console\n", README)
+
+
+def test_every_console_block_is_run() -> None:
+    assert len(SESSIONS) == len(BLOCKS) >= 8
+    assert all(block.startswith("<!-- run") for block in BLOCKS)
+
+
+@pytest.mark.usefixtures("podmgr")
+def test_the_readme_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sessions, in order, as one reader would type them."""
+    _put_commands_on_the_path(tmp_path, monkeypatch)
+    for how, session in SESSIONS:
+        if how == "demo":
+            continue
+        shown: list[str] = []
+        printed: list[str] = []
+        code = 0
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
+            done = subprocess.run(
+                ["bash", "-c", f"exec 2>&1; {command}"], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            code = done.returncode
+            shown += output.splitlines()
+            printed += done.stdout.splitlines()[: len(output.splitlines()) if how == "any" else None]
+        assert code == (int(how.removeprefix("exit ")) if how.startswith("exit") else 0), printed
+        if how == "any":
+            assert [line.split()[:2] for line in printed] == [line.split()[:2] for line in shown]
+        else:
+            assert _without_numbers(printed) == _without_numbers(shown)
+
+
+def test_the_demo_is_right_and_prints_what_the_readme_shows(podmgr: Cli) -> None:
+    """The demo whole, as it is: every declared value is measured, and nothing is left."""
+    (session,) = (session for how, session in SESSIONS if how == "demo")
+    done = podmgr("demo")
+    assert _without_numbers(done.stdout.splitlines()) == _without_numbers(session.splitlines()[1:])
+    assert done.stdout.count("right\n") == 8
+
+
+def test_the_demo_ends_the_command_that_the_readme_names() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert ".venv/bin/podmgr demo" in makefile
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "sudo make test" in README
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_every_command_and_option_is_documented(podmgr: Cli) -> None:
+    commands = re.findall(r"^  ([a-z]+)  ", podmgr("--help").stdout.partition("Commands:")[2], re.MULTILINE)
+    assert set(commands) == {"apply", "list", "clean", "compile", "run", "demo", "doctor"}
+    for command in commands:
+        assert re.search(rf"podmgr {command}|make {command}", README), command
+        text = podmgr(command, "--help").stdout
+        assert "Options:" in text
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """Lines with digests and numbers blotted out, and blanks run together."""
+    text = [re.sub(r"\b[0-9a-f]{16}\b", "DIGEST", line) for line in lines]
+    return [" ".join(re.sub(r"[-+]?[0-9][0-9,.]*", "N", line).split()) for line in text]
+
+
+def _put_commands_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`podmgr` as installed, and `sudo`, which root does not need."""
+    for name, script in (
+        ("podmgr", f'exec "{sys.executable}" -m podmgr "$@"'),
+        ("sudo", 'exec "$@"'),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
