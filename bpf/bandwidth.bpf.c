@@ -28,6 +28,10 @@
 #define CREDIT_MAX (BURST * CREDIT_PER_BYTE)
 #define FILL_NS (CREDIT_MAX / CREDIT_PER_NS)
 
+_Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
+_Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
+_Static_assert(BURST > 0 && BURST <= (1ULL << 63) / CREDIT_PER_BYTE, "BURST is too small or too large");
+
 struct bucket {
 	struct bpf_spin_lock lock;
 	__u64 credit;

@@ -16,6 +16,9 @@
 #define HORIZON 250000000ULL
 #endif
 
+_Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
+_Static_assert(HORIZON >= 20000000, "HORIZON is in nanoseconds, 20 ms and more");
+
 struct clock {
 	struct bpf_spin_lock lock;
 	__u64 free_at_ns; /* when the link has sent all that was admitted */

@@ -12,6 +12,8 @@
 #define THRESHOLD 0ULL
 #endif
 
+_Static_assert(THRESHOLD <= 1ULL << 32, "THRESHOLD is out of 2^32");
+
 SEC("cgroup_skb/" INTERFACE)
 int podmgr_loss(struct __sk_buff *skb)
 {

@@ -27,9 +27,9 @@ static __always_inline int matches(struct __sk_buff *skb)
 	struct transport transport = transport_of(skb);
 	__be16 ports[2] = {};
 
-	if (PROTOCOL && transport.protocol != PROTOCOL)
+	if (PROTOCOL != 0 && transport.protocol != PROTOCOL)
 		return 0;
-	if (!PORT)
+	if (PORT == 0)
 		return 1;
 	if (transport.protocol != IPPROTO_TCP && transport.protocol != IPPROTO_UDP)
 		return 0;

@@ -80,14 +80,25 @@ def store_all(
         else:
             results[digest] = stored
 
-    def make(spec: ProgramSpec) -> StoredObject | PodmgrError:
+    def make(spec: ProgramSpec) -> Compiled | PodmgrError:
         try:
-            compiled = compile_spec(spec, runner=runner)
-            return store.add(spec.digest, compiled.info.hook, compiled.content)
+            return compile_spec(spec, runner=runner)
         except PodmgrError as error:
             return error
 
     if missing:
+        # The threads compile and touch no file: one that outlives an interrupt does no harm.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            results.update(zip((spec.digest for spec in missing), pool.map(make, missing), strict=True))
+            made = list(pool.map(make, missing))
+        for spec, compiled in zip(missing, made, strict=True):
+            results[spec.digest] = (
+                compiled if isinstance(compiled, PodmgrError) else _stored(store, spec.digest, compiled)
+            )
     return results
+
+
+def _stored(store: ObjectStore, digest: str, compiled: Compiled) -> StoredObject | PodmgrError:
+    try:
+        return store.add(digest, compiled.info.hook, compiled.content)
+    except PodmgrError as error:
+        return error

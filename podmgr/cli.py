@@ -379,9 +379,6 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _report("interrupted")
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("PODMGR_DEBUG"):
             raise

@@ -14,7 +14,7 @@ from typing import Any
 from podmgr.errors import PodmgrError
 from podmgr.rules import Direction
 
-MAX_MAP_BYTES = 1 << 20  # all maps of an object together
+MAX_MAP_BYTES = 1 << 20  # all maps of an object together stay under this
 
 # Section of the program to hook and direction; None: the program takes the rule's direction.
 SECTIONS: dict[str, tuple[str, Direction | None]] = {
@@ -70,7 +70,7 @@ def inspect(content: bytes, *, name: str, cpus: int = 1) -> ObjectInfo:
     """Check an object and say what it holds. `cpus`: how often per-CPU maps are laid out.
 
     Raises PodmgrError with the reason if it is not an ELF file for BPF with exactly one program
-    in a known section, a licence, relocations that libbpf resolves, and maps of at most 1 MiB.
+    in a known section, a licence, relocations that libbpf resolves, and maps of less than 1 MiB.
     """
     from elftools.common.exceptions import ELFError  # 60 ms: only where objects are read
     from elftools.elf.elffile import ELFFile
@@ -118,11 +118,11 @@ def _inspect(elf: Any, name: str, cpus: int) -> ObjectInfo:
     licence = _licence(elf, name)
     maps = _maps(elf, sections, name, cpus)
     size = sum(item.size_bytes for item in maps)
-    if size > MAX_MAP_BYTES:
+    if size >= MAX_MAP_BYTES:
         largest = max(maps, key=lambda item: item.size_bytes)
         raise _refuse(
             name,
-            f"would take {size:,} bytes of maps, more than {MAX_MAP_BYTES:,}",
+            f"would take {size:,} bytes of maps; it must stay under {MAX_MAP_BYTES:,}",
             f"the largest is {largest.name} with {largest.size_bytes:,} bytes",
         )
     return ObjectInfo(

@@ -31,7 +31,7 @@ from podmgr.cgroups import Cgroup
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.plan import Attachment, Plan, PodRef, make_plan
-from podmgr.proc import Runner
+from podmgr.proc import Runner, uninterrupted
 from podmgr.rules import Direction, Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
@@ -119,7 +119,7 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
 def apply(
     wishes: Sequence[Wish], settings: Settings, *, runner: Runner, report: Report = lambda _: None
 ) -> list[Outcome]:
-    """Give each target exactly the rules it is wished, and prove it.
+    """Give each target exactly the rules it is wished, and prove it. Interrupted, it is undone.
 
     A target that fails is put back as it was and reported as an outcome; the others go on.
     Raises PodmgrError where nothing can be done at all: no right, no bpffs, no state folder.
@@ -255,7 +255,8 @@ class _Transaction:
             self._write()
             desired.fail_all(self._act.attach([row for row in loaded if desired.is_alive(row.cgroup_id)]))
         except BaseException:
-            self._remove(loaded or new)
+            with uninterrupted():
+                self._remove(loaded or new)
             raise
         self._remove([row for row in loaded if not desired.is_alive(row.cgroup_id)])
         old = [*plan.detach, *(row for row in broken if is_attached(row))]
@@ -351,7 +352,8 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
         try:
             yield transaction
         finally:
-            transaction.finish()
+            with uninterrupted():
+                transaction.finish()
 
 
 def _plan(desired: _Desired, settings: Settings, rows: Sequence[Attachment]) -> Plan:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, pins, proc, reconcile
+from podmgr import bpf_syscall, cgroups, ledger, pins, proc, reconcile
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.reconcile import Target, Wish
@@ -28,6 +28,7 @@ RULES = ("bandwidth=10 mbps egress", "loss=uniform egress 1%", "ebpf-limit=dropp
 CHANGED = ("bandwidth=20 mbps egress", "loss=uniform egress 1%")
 
 _CALLS = {"subprocess.Popen", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+_INTERRUPTED = 130
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -42,8 +43,14 @@ def _clean(settings: Settings) -> None:
     assert not [outcome.error for outcome in outcomes if outcome.error]
 
 
-def _is_killed(work: Callable[[], None], number: int, delay_seconds: float | None = None) -> bool:
-    """Run `work` in a child that dies at its `number`-th outside call, or that long after it."""
+def _is_killed(
+    work: Callable[[], None],
+    number: int,
+    *,
+    by: signal.Signals = signal.SIGKILL,
+    delay_seconds: float | None = None,
+) -> bool:
+    """Run `work` in a child that is killed at its `number`-th outside call, or that long after it."""
     pid = os.fork()
     if pid == 0:
         count = 0
@@ -57,21 +64,23 @@ def _is_killed(work: Callable[[], None], number: int, delay_seconds: float | Non
             if count != number:
                 return
             if delay_seconds is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            threading.Timer(delay_seconds or 0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                os.kill(os.getpid(), by)
+            threading.Timer(delay_seconds or 0, os.kill, (os.getpid(), by)).start()
 
         sys.addaudithook(hook)
         code = 1
         try:
             work()
             code = 0
+        except KeyboardInterrupt:
+            code = _INTERRUPTED
         finally:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
+    assert os.waitstatus_to_exitcode(status) in (0, _INTERRUPTED)
+    return os.waitstatus_to_exitcode(status) == _INTERRUPTED
 
 
 def _kill_everywhere(work: Callable[[], None], check: Callable[[], None]) -> int:
@@ -158,10 +167,27 @@ def test_clean_waits_for_the_bpftool_of_a_killed_apply(cgroup: Cgroup, settings:
     """Killed while its children run: they hold the lock on, so that clean does not overtake them."""
     for number in range(1, 12):
         for delay_seconds in (0.001, 0.003, 0.006):
-            _is_killed(lambda: _apply(cgroup, settings, *RULES), number, delay_seconds)
+            _is_killed(lambda: _apply(cgroup, settings, *RULES), number, delay_seconds=delay_seconds)
             _clean(settings)
             assert attached(cgroup) == ()
             assert_nothing_left(settings)
+
+
+def test_an_interrupted_apply_is_undone(cgroup: Cgroup, settings: Settings, others: tuple[int, ...]) -> None:
+    """Ctrl-C at each outside call: nothing is left, or all is done and only then the signal seen."""
+    number, interrupted = 1, True
+    undone = 0
+    while interrupted:
+        interrupted = _is_killed(lambda: _apply(cgroup, settings, *RULES), number, by=signal.SIGINT)
+        if attached(cgroup) == others:
+            undone += 1
+            assert_nothing_left(settings)
+        else:
+            assert len(attached(cgroup)) == len(others) + len(RULES)
+            assert len(ledger.read(settings.state_dir)) == len(RULES)
+            _clean(settings)
+        number += 1
+    assert undone > 8
 
 
 def test_a_cgroup_that_a_killed_run_left_is_removed(settings: Settings) -> None:

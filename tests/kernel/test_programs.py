@@ -1,0 +1,121 @@
+"""The kernel's verifier takes every program at the ends of its range, and what they compute there."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from podmgr import bpf_syscall, pins, proc
+from podmgr.build import SpecMaker, compile_spec
+from podmgr.rules import parse_rule_option
+from podmgr.settings import Settings
+from tests.kernel.conftest import run
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A program that hangs nowhere, to be run on packets of our making."""
+
+    pin: Path
+
+    def test(self, packet: bytes, folder: Path, *, repeat: int = 1) -> int:
+        """The verdict on a packet, the last of `repeat` runs."""
+        data = folder / "packet"
+        data.write_bytes(packet)
+        argv = ["bpftool", "-j", "prog", "run", "pinned", str(self.pin), "data_in", str(data)]
+        return int(json.loads(run(*argv, "repeat", str(repeat)))["retval"])
+
+    def counters(self) -> bpf_syscall.Counters:
+        found = bpf_syscall.pinned_counters(Path(f"{self.pin}-maps/podmgr_counters"))
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def load(settings: Settings, tmp_path: Path) -> Iterator[Load]:
+    pins.ensure_bpffs(settings.bpffs, runner=proc.run)
+    loaded: list[pins.Pin] = []
+
+    def load(text: str) -> Loaded:
+        (rule,) = parse_rule_option(text)
+        spec = SpecMaker(settings).spec(rule, counts_loopback=True)
+        path = tmp_path / "object.o"
+        path.write_bytes(compile_spec(spec, runner=proc.run).content)
+        pins.make_owner(settings.bpffs, "test")
+        pin = pins.Pin(settings.bpffs, "test", str(len(loaded)))
+        loaded.append(pin)
+        run("bpftool", "prog", "load", str(path), str(pin.program), "pinmaps", str(pin.maps))
+        return Loaded(pin.program)
+
+    yield load
+    for pin in loaded:
+        pins.remove(pin)
+    pins.remove_empty_folders(settings.bpffs)
+
+
+Load = Callable[[str], Loaded]
+
+ETHERNET = bytes(12) + b"\x08\x00"
+UDP = ETHERNET + struct.pack("!BBHHHBBH4s4s", 0x45, 0, 48, 0, 0, 64, 17, 0, bytes(4), bytes(4)) + bytes(28)
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bandwidth=8 kbps {}",
+        "bandwidth=400 gbps {}",
+        "bandwidth=8 kbps {} burst=1514b",
+        "bandwidth=4.294967296 gbps {} burst=1000mb",
+        "bandwidth=10 mbps {} algorithm=edt",
+        "bandwidth=400 gbps {} algorithm=edt",
+        "loss=uniform {} 100%",
+        "loss=uniform {} 0%",
+        "loss=exponential {} 1000",
+        "ebpf-limit=dropper {}",
+        "ebpf-limit=edt {} -DRATE=1000000 -DHORIZON=20000000",
+    ],
+)
+def test_the_verifier_takes_every_program(load: Load, text: str, direction: str, tmp_path: Path) -> None:
+    program = load(text.format(direction))
+    drop = 2 if direction == "egress" else 0
+    verdicts = {"loss=uniform {} 100%": {drop}, "ebpf-limit=dropper {}": {drop}}
+    verdicts["loss=exponential {} 1000"] = {drop, 1}  # one in fifty
+    assert program.test(UDP, tmp_path) in verdicts.get(text, {1})
+    counters = program.counters()
+    assert counters.passed_packets + counters.dropped_packets == 1
+    assert counters.passed_bytes + counters.dropped_bytes == len(UDP)
+
+
+def test_a_bucket_passes_what_it_starts_with_and_then_the_rate(load: Load, tmp_path: Path) -> None:
+    """8 kbps starts with one frame of 1514 bytes: 24 packets of 62, before a byte comes in."""
+    program = load("bandwidth=8 kbps egress")
+    program.test(UDP, tmp_path, repeat=1000)
+    assert program.counters().passed_packets in (1514 // len(UDP), 1514 // len(UDP) + 1)
+
+
+def test_a_bucket_never_passes_a_packet_that_is_larger_than_it(load: Load, tmp_path: Path) -> None:
+    program = load("bandwidth=400 gbps egress burst=1514b")
+    assert program.test(UDP + bytes(1514), tmp_path, repeat=100) == 2
+    assert program.test(UDP, tmp_path) == 1
+
+
+@pytest.mark.parametrize("rate", ["1 mbps", "4.2 gbps", "4.3 gbps", "100 gbps"])
+def test_a_full_bucket_holds_its_burst(load: Load, tmp_path: Path, rate: str) -> None:
+    """After a long pause the whole burst passes and no more, on both sides of 2^32 bits/s."""
+    packet = UDP + bytes(1438)
+    program = load(f"bandwidth={rate} egress burst=150kb")
+    program.test(packet, tmp_path)
+    time.sleep(1.3 if rate == "1 mbps" else 0.01)
+    before = program.counters()
+    program.test(packet, tmp_path, repeat=120)
+    passed = program.counters().passed_bytes - before.passed_bytes
+    assert passed >= 148_500
+    if rate == "1 mbps":
+        assert passed <= 150_000

@@ -1,0 +1,11 @@
+"""Control is fast: the benchmark's figures, held to their limits."""
+
+from __future__ import annotations
+
+from tests.bench.control import LIMITS, measure
+
+
+def test_the_figures_are_within_their_limits() -> None:
+    figures = {figure.name: figure for figure in measure()}
+    assert figures.keys() >= LIMITS.keys()
+    assert [figure for figure in figures.values() if not figure.is_met] == []
