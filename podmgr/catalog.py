@@ -98,7 +98,7 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
             macros = " ".join(
                 f"-D{name}" + ("" if value is None else f"={value}") for name, value in rule.macros
             )
-            return [("program", rule.name), ("macros", macros or "none")]
+            return [("custom program", rule.name), ("macros", macros or "none")]
         case Bandwidth():
             rate = rule.rate_bits_per_second
             rows = [

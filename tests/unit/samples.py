@@ -1,0 +1,132 @@
+"""What several unit tests need: strategies for rules, rows, scripted commands, small BPF objects."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from hypothesis import strategies as st
+
+from podmgr import clang, proc
+from podmgr.plan import Attachment, PodRef
+from podmgr.proc import Completed
+from podmgr.programs import shipped_folder
+from podmgr.rules import (
+    MAX_BURST_BYTES,
+    MIN_BURST_BYTES,
+    RESERVED_MACROS,
+    Algorithm,
+    Bandwidth,
+    Custom,
+    Direction,
+    ExponentialLoss,
+    Rule,
+    UniformLoss,
+)
+from podmgr.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND
+
+EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
+
+directions = st.sampled_from(Direction)
+rates = st.integers(MIN_RATE_BITS_PER_SECOND, MAX_RATE_BITS_PER_SECOND)
+
+
+def decimals(maximum: int) -> st.SearchStrategy[Decimal]:
+    """0 to `maximum`, with up to twelve decimals."""
+    return st.integers(0, 12).flatmap(
+        lambda places: st.integers(0, maximum * 10**places).map(lambda n: Decimal(n).scaleb(-places))
+    )
+
+
+percents = decimals(100)
+thresholds = decimals(1000)
+
+bandwidths = st.one_of(
+    st.builds(Bandwidth, directions, rates, st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)),
+    st.builds(Bandwidth, directions, rates, st.none(), st.just(Algorithm.EDT)),
+)
+uniform_losses = st.builds(UniformLoss, directions, percents)
+exponential_losses = st.builds(ExponentialLoss, directions, thresholds)
+macro_tuples = st.dictionaries(
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
+        lambda name: name not in RESERVED_MACROS
+    ),
+    st.none() | st.from_regex(r"[A-Za-z0-9_]{0,20}", fullmatch=True),
+    max_size=4,
+).map(lambda macros: tuple(sorted(macros.items())))
+customs = st.builds(
+    Custom, directions, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True), macro_tuples
+)
+rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, customs)
+
+
+def attachment(
+    rule: str = "loss=uniform egress 1%",
+    *,
+    cgroup_id: int = 7,
+    digest: str = "0123456789abcdef",
+    direction: Direction = EGRESS,
+    owner: str | None = None,
+    pod: PodRef | None = None,
+    program_id: int | None = None,
+    target: str | None = None,
+) -> Attachment:
+    """A row as `apply` makes it."""
+    return Attachment(
+        target=f"cgroup/{cgroup_id}" if target is None else target,
+        owner=str(cgroup_id) if owner is None else owner,
+        cgroup_path=f"/cgroups/{cgroup_id}",
+        cgroup_id=cgroup_id,
+        rule=rule,
+        kind=rule.partition("=")[0] or "unknown",
+        direction=direction,
+        hook="cgroup",
+        source="cli",
+        digest=digest,
+        object_digest="f" * 16,
+        pod=pod,
+        program_id=program_id,
+    )
+
+
+@dataclass
+class Script:
+    """A runner that gives always the same answer, or that of a function, and keeps what it was given."""
+
+    answer: Completed | Callable[[Sequence[str], bytes], Completed]
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    inputs: list[bytes] = field(default_factory=list)
+    fds: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
+        self.calls.append(tuple(argv))
+        self.inputs.append(stdin)
+        self.fds.append(tuple(pass_fds))
+        return self.answer if isinstance(self.answer, Completed) else self.answer(argv, stdin)
+
+
+def said(stdout: str, *, code: int = 0, stderr: str = "") -> Completed:
+    """A command that has ended after printing `stdout`."""
+    return Completed(("command",), code, stdout.encode(), stderr)
+
+
+HEADERS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+"""
+LICENCE = 'char LICENSE[] SEC("license") = "GPL";\n'
+PROGRAM = 'SEC("cgroup_skb/egress") int program(struct __sk_buff *skb) { return 1; }\n'
+
+
+@functools.cache
+def bpf_object(source: str) -> bytes:
+    """The BPF object of a C source."""
+    return clang.compile_c(
+        source.encode(),
+        name="sample",
+        macros=(),
+        include_dirs=[str(shipped_folder("bpf"))],
+        runner=proc.run,
+    )

@@ -1,0 +1,258 @@
+"""The numbers behind a rule: drop thresholds to the last of 2^32, bucket depths, and their explanation."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr.catalog import (
+    BUILT_IN_PROGRAMS,
+    burst_bytes,
+    caveats,
+    drop_threshold,
+    explain,
+    initial_bytes,
+    recipe,
+)
+from podmgr.programs import shipped_folder
+from podmgr.rules import (
+    MAX_BURST_BYTES,
+    MIN_BURST_BYTES,
+    Algorithm,
+    Bandwidth,
+    Custom,
+    ExponentialLoss,
+    Rule,
+    UniformLoss,
+    parse_rule_option,
+)
+from tests.unit.samples import EGRESS, INGRESS, percents, rates, rules, thresholds
+
+
+def uniform(percent: str) -> UniformLoss:
+    return UniformLoss(EGRESS, Decimal(percent))
+
+
+def exponential(threshold: str | Decimal) -> ExponentialLoss:
+    return ExponentialLoss(EGRESS, Decimal(threshold))
+
+
+def rule(option: str) -> Rule:
+    (found,) = parse_rule_option(option)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("percent", "threshold"),
+    [
+        ("0", 0),
+        ("0.00000001", 0),
+        ("0.0000000233", 1),
+        ("0.1", 4_294_967),
+        ("1", 42_949_673),
+        ("2", 85_899_346),
+        ("25", 2**30),
+        ("50", 2**31),
+        ("99.99999999", 2**32),
+        ("100", 2**32),
+    ],
+)
+def test_uniform_threshold_is_the_nearest_of_2_to_the_32(percent: str, threshold: int) -> None:
+    assert drop_threshold(uniform(percent)) == threshold
+
+
+@given(percents)
+def test_uniform_threshold_is_exact(percent: Decimal) -> None:
+    found = drop_threshold(UniformLoss(INGRESS, percent))
+    assert abs(found - Fraction(percent) / 100 * 2**32) <= Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "draws"), [("0", 2**32), ("0.0", 2**32), ("1000", 85_899_346), ("1000.0", 85_899_346)]
+)
+def test_exponential_drops_all_at_0_and_2_percent_at_1000(threshold: str, draws: int) -> None:
+    assert drop_threshold(exponential(threshold)) == draws
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])
+def test_exponential_threshold_is_the_nearest_to_50_to_the_minus_t(quarters: int) -> None:
+    # |draws - 2^32 * 50^(-quarters/4)| <= 1/2, in whole numbers: both sides to the power of 4.
+    draws = drop_threshold(exponential(str(250 * quarters)))
+    assert (2 * draws - 1) ** 4 * 50**quarters <= (2 * 2**32) ** 4 <= (2 * draws + 1) ** 4 * 50**quarters
+
+
+@given(thresholds, thresholds)
+def test_higher_exponential_threshold_drops_no_more(one: Decimal, other: Decimal) -> None:
+    low, high = sorted((one, other))
+    assert drop_threshold(exponential(low)) >= drop_threshold(exponential(high))
+
+
+@given(thresholds)
+def test_exponential_never_drops_less_than_2_percent(threshold: Decimal) -> None:
+    assert drop_threshold(uniform("2")) <= drop_threshold(exponential(threshold)) <= 2**32
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "initial"),
+    [
+        (8_000, 131_072, 1_514),
+        (121_120, 131_072, 1_514),
+        (1_000_000, 131_072, 12_500),
+        (4_194_304, 131_072, 16_000),
+        (4_194_336, 131_073, 16_000),
+        (10_000_000, 312_500, 16_000),
+        (1_000_000_000, 31_250_000, 16_000),
+        (400 * 10**9, 12_500_000_000, 16_000),
+    ],
+)
+def test_bucket_holds_250_ms_of_the_rate_and_at_least_128_kib(rate: int, burst: int, initial: int) -> None:
+    limit = Bandwidth(EGRESS, rate)
+    assert (burst_bytes(limit), initial_bytes(limit)) == (burst, initial)
+
+
+@given(rates)
+def test_default_burst_is_a_quarter_of_a_second_of_bytes(rate: int) -> None:
+    assert burst_bytes(Bandwidth(EGRESS, rate)) == max(rate // 8 // 4, 128 * 1024)
+
+
+@given(rates, st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES))
+def test_written_burst_is_taken_as_it_is(rate: int, burst: int) -> None:
+    assert burst_bytes(Bandwidth(EGRESS, rate, burst)) == burst
+
+
+@given(rates, st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES))
+def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burst: int | None) -> None:
+    limit = Bandwidth(EGRESS, rate, burst)
+    assert 1_514 <= initial_bytes(limit) <= min(16_000, burst_bytes(limit))
+
+
+@pytest.mark.parametrize(
+    ("option", "program", "macros"),
+    [
+        ("loss=uniform egress 2%", "loss", {"THRESHOLD": "85899346ULL"}),
+        ("loss=exponential ingress 0", "loss", {"THRESHOLD": "4294967296ULL"}),
+        (
+            "bandwidth=10 mbps egress",
+            "bandwidth",
+            {"RATE": "10000000ULL", "BURST": "312500ULL", "INITIAL": "16000ULL"},
+        ),
+        (
+            "bandwidth=10 mbps egress burst=2kb",
+            "bandwidth",
+            {"RATE": "10000000ULL", "BURST": "2000ULL", "INITIAL": "2000ULL"},
+        ),
+        ("bandwidth=10 mbps egress algorithm=edt", "edt", {"RATE": "10000000ULL"}),
+        ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
+    ],
+)
+def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: dict[str, str | None]) -> None:
+    made = recipe(rule(option))
+    assert (made.program, dict(made.macros)) == (program, macros)
+
+
+def test_where_several_see_a_packet_loss_comes_first_and_bandwidth_last() -> None:
+    options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
+    assert [recipe(rule(option)).order for option in options] == [0, 1, 2]
+    assert recipe(rule("bandwidth=10 mbps egress algorithm=edt")).order == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "needs_fq"),
+    [
+        ("bandwidth=10 mbps egress", False),
+        ("bandwidth=10 mbps egress algorithm=edt", True),
+        ("ebpf-limit=edt egress -DRATE=1000000", True),
+        ("ebpf-limit=dropper egress", False),
+        ("loss=uniform egress 2%", False),
+    ],
+)
+def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
+    assert recipe(rule(option)).needs_fq is needs_fq
+
+
+@given(rules.filter(lambda rule: not isinstance(rule, Custom)))
+def test_every_rule_but_custom_ones_has_a_built_in_program(wish: Rule) -> None:
+    assert recipe(wish).program in BUILT_IN_PROGRAMS
+
+
+def test_built_in_programs_are_the_shipped_ones() -> None:
+    shipped = {path.name.removesuffix(".bpf.c") for path in shipped_folder("bpf").glob("*.bpf.c")}
+    assert shipped == BUILT_IN_PROGRAMS
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (
+            "loss=uniform egress 2%",
+            {
+                "drop probability": "0.02000000002 = 85899346 / 2^32, 1 in 50",
+                "decides": "per packet as the hook sees it; a GSO packet is one, as with netem",
+            },
+        ),
+        ("loss=uniform egress 0%", {"drop probability": "0 = 0 / 2^32, never"}),
+        ("loss=exponential egress 0", {"drop probability": "1 = 4294967296 / 2^32, 1 in 1"}),
+        (
+            "bandwidth=10 mbps egress",
+            {
+                "rate": "10,000,000 bits/s = 1,250,000 bytes/s",
+                "counts": "bytes on the wire: 14 + the IP packet, for every segment of a GSO packet",
+                "burst": "312,500 bytes = 250 ms of the rate",
+                "starts with": "16,000 bytes",
+                "over the rate": "dropped",
+            },
+        ),
+        (
+            "bandwidth=10 mbps egress burst=64kb",
+            {"burst": "64,000 bytes = 51.2 ms of the rate"},
+        ),
+        (
+            "bandwidth=8001 bps egress algorithm=edt",
+            {
+                "rate": "8,001 bits/s = 1,000.125 bytes/s",
+                "over the rate": "delayed until its departure time, by the fq qdisc",
+            },
+        ),
+        ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
+        ("ebpf-limit=dropper egress -DB=1 -DA", {"custom program": "dropper", "macros": "-DA -DB=1"}),
+    ],
+)
+def test_explanation_gives_the_numbers(option: str, expected: dict[str, str]) -> None:
+    rows = dict(explain(rule(option)))
+    assert {label: rows.get(label) for label in expected} == expected
+
+
+def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
+    rows = dict(explain(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT)))
+    assert not {"burst", "starts with"} & rows.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("loss=uniform egress 2%", "not loss to TCP"),
+        ("loss=exponential egress 400", "not loss to TCP"),
+        ("bandwidth=10 mbps egress burst=64kb", "TCP's larger packets never pass"),
+        ("bandwidth=10 mbps egress burst=65549b", "TCP's larger packets never pass"),
+    ],
+)
+def test_caveat_says_what_the_effect_is_not(option: str, said: str) -> None:
+    (line,) = caveats(rule(option))
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "loss=uniform ingress 2%",
+        "bandwidth=10 mbps egress",
+        "bandwidth=10 mbps egress burst=65550b",
+        "ebpf-limit=dropper egress",
+    ],
+)
+def test_rule_that_does_what_it_says_has_no_caveat(option: str) -> None:
+    assert caveats(rule(option)) == []

@@ -1,0 +1,316 @@
+"""Cgroups: which directory is a pod's, which is meant by a path, and how trees are walked and taken down.
+
+Trees are made in a temporary folder; the real cgroup2 mount is only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from podmgr import cgroups
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
+
+UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
+UNDERSCORED = UID.replace("-", "_")
+HASH = "f87be1b7b104c9de4fc88b23866881f2"  # a static pod's
+CONTAINER = "ea6fc248452b70a1430fb77692cff44f0521e2d1bcc1448eeade1ce4e70c1454"
+
+
+def directory(path: Path, *, pids: str = "") -> Path:
+    """A directory that looks like a cgroup."""
+    path.mkdir(parents=True)
+    (path / "cgroup.procs").write_text(pids)
+    return path
+
+
+def at(path: Path) -> Cgroup:
+    return Cgroup(path, path.stat().st_ino)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small tree: kubepods/podUID/a and system.slice, with the root's file of controllers."""
+    made = directory(tmp_path / "cgroup")
+    (made / "cgroup.controllers").write_text("cpu\n")
+    directory(made / "kubepods", pids="")
+    directory(made / f"kubepods/pod{UID}", pids="11\n")
+    directory(made / f"kubepods/pod{UID}/a", pids="12\n13\n")
+    directory(made / "system.slice")
+    return made
+
+
+# Names of pods' directories, as recorded on real nodes
+
+
+@pytest.mark.parametrize(
+    ("name", "uid"),
+    [
+        (f"pod{UID}", UID),
+        (f"pod{HASH}", HASH),
+        (f"kubepods-pod{UNDERSCORED}.slice", UID),
+        (f"kubepods-besteffort-pod{UNDERSCORED}.slice", UID),
+        (f"kubepods-burstable-pod{UNDERSCORED}.slice", UID),
+        (f"kubepods-burstable-pod{HASH}.slice", HASH),
+        (f"kubelet-kubepods-burstable-pod{UNDERSCORED}.slice", UID),
+    ],
+)
+def test_pods_directory_carries_its_uid(name: str, uid: str) -> None:
+    assert Cgroup(Path("/kubepods") / name, 7).pod_uid == uid
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kubepods",
+        "kubepods.slice",
+        "kubepods-burstable.slice",
+        "besteffort",
+        CONTAINER,
+        f"cri-containerd-{CONTAINER}.scope",
+        f"docker-{CONTAINER}.scope",
+        f"libpod-{CONTAINER}.scope",
+        f"pod{UID}.scope",
+        f"pod{UID}-x",
+        f"pod{UID[:-1]}",
+        f"pod{UID}0",
+        f"pod{HASH}0",
+        f"pod-{UID}",
+        UID,
+        "pod",
+        f"pod{UID.upper()}",
+        f"pod{UID.replace('8', 'g')}",
+    ],
+)
+def test_other_directories_are_no_pods(name: str) -> None:
+    assert Cgroup(Path("/kubepods") / name, 7).pod_uid is None
+
+
+def test_directory_below_a_pods_is_not_the_pods() -> None:
+    assert Cgroup(Path(f"/kubepods/pod{UID}/{CONTAINER}"), 7).pod_uid is None
+
+
+# The root
+
+
+def test_root_is_the_first_cgroup2_mount() -> None:
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounted = [line[4] for line in lines if line[line.index("-") + 1] == "cgroup2"]
+    assert cgroups.find_root(None) == Path(mounted[0])
+    assert (cgroups.find_root(None) / "cgroup.procs").is_file()
+
+
+def test_configured_root_goes_before_the_mount_table(root: Path) -> None:
+    link = root.parent / "link"
+    link.symlink_to(root)
+    assert cgroups.find_root(link) == root
+
+
+@pytest.mark.parametrize("path", ["/proc", "/no/such/folder", "/dev/null"])
+def test_configured_root_that_is_no_cgroup2_is_refused(path: str) -> None:
+    with pytest.raises(PodmgrError, match=f"{path} is not a cgroup v2 directory"):
+        cgroups.find_root(Path(path))
+
+
+def test_machine_without_cgroup2_is_an_error(mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[])
+    with pytest.raises(PodmgrError, match="no cgroup v2 hierarchy is mounted"):
+        cgroups.find_root(None)
+
+
+# What a path means
+
+
+@pytest.mark.parametrize(
+    "path", ["kubepods", "kubepods/", "./system.slice/../kubepods", "{root}/kubepods", "//{root}//kubepods"]
+)
+def test_path_is_absolute_or_relative_to_the_mount(root: Path, path: str) -> None:
+    found = cgroups.locate(root, path.format(root=root))
+    assert found == at(root / "kubepods")
+
+
+def test_symlink_to_a_cgroup_is_the_cgroup(root: Path) -> None:
+    (root.parent / "web").symlink_to(root / "kubepods")
+    assert cgroups.locate(root, str(root.parent / "web")) == at(root / "kubepods")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "kubepods/..", "{root}", "{root}/"])
+def test_root_cgroup_is_refused(root: Path, path: str) -> None:
+    if path == "/":
+        path = str(root) + path
+    with pytest.raises(UsageError, match="the root cgroup is the whole machine"):
+        cgroups.locate(root, path.format(root=root))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/{root}"])
+def test_root_of_the_real_mount_is_refused(path: str) -> None:
+    mounted = cgroups.find_root(None)
+    with pytest.raises(UsageError, match="the root cgroup is the whole machine"):
+        cgroups.locate(mounted, path.format(root=mounted))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no-such", "cgroup no-such: No such file or directory"),
+        ("kubepods/cgroup.procs", "kubepods/cgroup.procs is not a cgroup of"),
+        ("/proc", "/proc is not a cgroup of"),
+        ("../outside", r"cgroup \.\./outside is outside"),
+        ("..", r"\.\. is not a cgroup of"),
+        ("loop", "cgroup loop: "),
+        ("a\0b", "cgroup a·b: embedded null byte"),
+        ("x" * 5000, "File name too long"),
+        ("\x1b[31m", r"cgroup ·\[31m: No such file or directory"),
+    ],
+)
+def test_path_that_is_no_cgroup_is_refused_with_the_reason(root: Path, path: str, message: str) -> None:
+    directory(root.parent / "outside")
+    (root / "loop").symlink_to("loop")
+    with pytest.raises(PodmgrError, match=message) as caught:
+        cgroups.locate(root, path)
+    assert caught.value.message.isprintable()
+
+
+def test_missing_cgroup_of_the_real_mount_is_an_error() -> None:
+    with pytest.raises(PodmgrError, match="cgroup podmgr-no-such: No such file or directory"):
+        cgroups.locate(cgroups.find_root(None), "podmgr-no-such")
+
+
+def test_not_being_allowed_to_look_is_not_being_absent(root: Path, mocker: MockerFixture) -> None:
+    mocker.patch.object(Path, "resolve", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup web"):
+        cgroups.locate(root, "web")
+
+
+@pytest.mark.parametrize("path", ["kubepods", f"kubepods/pod{UID}/a"])
+def test_display_name_means_the_same_cgroup(root: Path, path: str) -> None:
+    name = cgroups.display_name(root, cgroups.locate(root, path))
+    assert name == f"cgroup/{path}"
+
+
+# Descriptors
+
+
+def test_opened_cgroup_is_the_directory(root: Path) -> None:
+    with cgroups.opened(at(root / "kubepods")) as fd:
+        assert fd is not None
+        assert os.fstat(fd).st_ino == (root / "kubepods").stat().st_ino
+        assert not os.get_inheritable(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_vanished_cgroup_has_no_descriptor(root: Path) -> None:
+    for path in (root / "gone", root / "cgroup.procs"):
+        with cgroups.opened(Cgroup(path, 7)) as fd:
+            assert fd is None
+
+
+def test_cgroup_whose_name_another_has_taken_has_no_descriptor(root: Path) -> None:
+    with cgroups.opened(Cgroup(root / "kubepods", (root / "system.slice").stat().st_ino)) as fd:
+        assert fd is None
+
+
+def test_same_compares_the_id(root: Path) -> None:
+    inode = (root / "kubepods").stat().st_ino
+    assert cgroups.same(root / "kubepods", inode)
+    assert not cgroups.same(root / "kubepods", inode + 1)
+    assert not cgroups.same(root / "gone", inode)
+
+
+# Trees
+
+
+def test_ancestors_are_nearest_first_and_end_with_the_root(root: Path) -> None:
+    found = cgroups.ancestors(root, at(root / f"kubepods/pod{UID}/a"))
+    assert found == [at(root / f"kubepods/pod{UID}"), at(root / "kubepods"), at(root)]
+
+
+def test_walk_meets_every_cgroup_once(root: Path) -> None:
+    found = list(cgroups.walk(root))
+    assert sorted(cgroup.path for cgroup in found) == sorted(
+        [root, *(path for path in root.rglob("*") if path.is_dir())]
+    )
+    assert all(cgroups.same(cgroup.path, cgroup.id) for cgroup in found)
+
+
+def test_processes_below_the_cgroup_count(root: Path) -> None:
+    assert sorted(cgroups.processes(at(root / "kubepods"))) == [11, 12, 13]
+    assert cgroups.processes(at(root / "system.slice")) == []
+
+
+def test_vanished_cgroup_has_no_processes(root: Path) -> None:
+    assert cgroups.processes(Cgroup(root / "gone", 7)) == []
+
+
+def test_this_process_is_in_the_real_root() -> None:
+    assert os.getpid() in cgroups.processes(at(cgroups.find_root(None)))
+
+
+def test_created_cgroup_is_below_the_root(root: Path) -> None:
+    assert cgroups.create(root, "podmgr-x") == at(root / "podmgr-x")
+
+
+def test_cgroup_that_exists_is_not_created(root: Path) -> None:
+    with pytest.raises(PodmgrError, match="kubepods: File exists"):
+        cgroups.create(root, "kubepods")
+
+
+def test_not_being_allowed_to_create_is_told_apart(root: Path, mocker: MockerFixture) -> None:
+    mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup"):
+        cgroups.create(root, "podmgr-x")
+
+
+def test_joining_names_the_process_itself(root: Path) -> None:
+    cgroups.join(at(root / "system.slice"))
+    assert (root / "system.slice/cgroup.procs").read_text() == "0"
+
+
+def test_evicted_processes_go_one_level_up(root: Path) -> None:
+    assert cgroups.evict(at(root / f"kubepods/pod{UID}/a")) == 2
+    assert (root / f"kubepods/pod{UID}/cgroup.procs").read_text() == "13"
+
+
+def test_killing_ends_every_process(root: Path, mocker: MockerFixture) -> None:
+    children = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2)]
+    pids = [child.pid for child in children]
+    mocker.patch("podmgr.cgroups.processes", side_effect=[pids, pids[:1], []])
+    assert cgroups.kill(at(root / "kubepods")) == 2
+    for child in children:
+        child.communicate()
+        assert child.returncode == -9
+
+
+def test_removing_takes_everything_below_along(tmp_path: Path) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/d").mkdir()
+    cgroup = at(tmp_path / "a")
+    cgroups.remove(cgroup)
+    assert not cgroup.path.exists()
+    cgroups.remove(cgroup)
+
+
+def test_busy_cgroup_is_tried_again(tmp_path: Path, mocker: MockerFixture) -> None:
+    busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    rmdir = mocker.patch("podmgr.cgroups.os.rmdir", side_effect=[busy, busy, None])
+    cgroups.remove(at(tmp_path))
+    assert rmdir.call_count == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(errno.EBUSY, -1.0), (errno.EPERM, 5.0)], ids=["busy for too long", "not allowed"]
+)
+def test_cgroup_that_cannot_be_removed_is_an_error(
+    root: Path, mocker: MockerFixture, number: int, seconds: float
+) -> None:
+    mocker.patch("podmgr.cgroups._REMOVE_SECONDS", seconds)
+    mocker.patch("podmgr.cgroups.os.rmdir", side_effect=OSError(number, os.strerror(number)))
+    with pytest.raises(PodmgrError, match=f"cannot remove cgroup .*: {os.strerror(number)}"):
+        cgroups.remove(at(root / "kubepods"))

@@ -1,0 +1,116 @@
+"""One compilation: what clang is given, what it says of bad source, and which clang it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from podmgr import clang, proc
+from podmgr.errors import MissingToolError, PodmgrError
+from podmgr.proc import Completed
+from podmgr.programs import shipped_folder
+from tests.unit.samples import Script, said
+
+
+def compiled(
+    source: bytes,
+    *,
+    macros: Sequence[tuple[str, str | None]] = (),
+    include_dirs: Sequence[str] = (),
+    runner: proc.Runner = proc.run,
+) -> bytes:
+    return clang.compile_c(source, name="dropper", macros=macros, include_dirs=include_dirs, runner=runner)
+
+
+def test_source_becomes_an_object_through_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compiled(b"int x;").startswith(b"\x7fELF")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_input_gives_equal_objects() -> None:
+    assert compiled(b"int x;") == compiled(b"int x;") != compiled(b"int y;")
+
+
+def test_macros_reach_the_source_as_written() -> None:
+    source = b'_Static_assert(A == 1 && B == 2 && sizeof(INTERFACE) == 7 && 1 C, "");'
+    assert compiled(source, macros=[("A", None), ("B", "2"), ("INTERFACE", '"egress"'), ("C", "")])
+
+
+def test_headers_are_found_in_the_folders_in_order(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.h").write_text(f"#define FOLDER {name}\n")
+    source = b'#include "a.h"\n_Static_assert(FOLDER == 2, "");'
+    assert compiled(source, include_dirs=[str(tmp_path / "2"), str(tmp_path / "1")])
+
+
+def test_system_headers_are_found() -> None:
+    folder = str(shipped_folder("bpf"))
+    assert compiled(b'#include "podmgr.h"\n#include <asm/types.h>\n', include_dirs=[folder])
+
+
+def test_error_shows_clangs_lines_under_the_programs_name() -> None:
+    with pytest.raises(PodmgrError, match=r"^dropper\.bpf\.c does not compile$") as caught:
+        compiled(b"int x;\nint f(void) { return y; }\n")
+    detail = caught.value.detail or ""
+    assert "dropper.bpf.c:2:22: error: use of undeclared identifier 'y'" in detail
+    assert "<stdin>" not in detail
+
+
+def test_long_errors_are_cut() -> None:
+    with pytest.raises(PodmgrError) as caught:
+        compiled(b"".join(b"int f%d(void) { return y; }\n" % number for number in range(19)))
+    assert len((caught.value.detail or "").splitlines()) == 12
+
+
+@pytest.mark.parametrize(
+    ("header", "tip"),
+    [("bpf/bpf_helpers.h", "install the libbpf headers"), ("other.h", "the lines above are clang's")],
+)
+def test_missing_libbpf_headers_are_recognised(header: str, tip: str) -> None:
+    stderr = f"<stdin>:1:10: fatal error: '{header}' file not found\n"
+    runner = Script(said("", code=1, stderr=stderr))
+    with pytest.raises(PodmgrError) as caught:
+        compiled(b"", runner=runner)
+    assert tip in (caught.value.tip or "")
+
+
+def test_clang_is_told_target_macros_and_folders() -> None:
+    runner = Script(Completed((), 0, b"object", ""))
+    found = compiled(b"source", macros=[("A", None), ("B", "1")], include_dirs=["one", "two"], runner=runner)
+    (argv,) = runner.calls
+    assert found == b"object"
+    assert runner.inputs == [b"source"]
+    assert argv[:1] + argv[-4:] == ("clang", "-c", "-", "-o", "-")
+    assert [word for word in argv if word.startswith("-D")] == ["-DA", "-DB=1"]
+    assert [word for word in argv if word.startswith("-I")][:2] == ["-Ione", "-Itwo"]
+    assert set(clang.FLAGS) < set(argv)
+
+
+def test_identity_changes_with_the_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "clang-99"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    (tmp_path / "clang").symlink_to(binary)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen = [clang.identity()]
+    assert str(binary) in seen[0]
+    assert seen[0].endswith(" ".join(clang.FLAGS))
+    binary.write_text("#!/bin/sh\n# longer\n")
+    seen.append(clang.identity())
+    os.utime(binary, ns=(1, 1))
+    seen.append(clang.identity())
+    assert len(set(seen)) == 3
+    assert clang.identity() == seen[2]
+
+
+def test_no_clang_is_a_missing_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingToolError, match="clang is not installed"):
+        clang.identity()
+    with pytest.raises(MissingToolError, match="clang is not installed"):
+        compiled(b"int x;")

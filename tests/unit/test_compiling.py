@@ -1,0 +1,96 @@
+"""`podmgr compile`: objects in a folder, all or none, and what they mean as text and as a document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from podmgr import proc
+from podmgr.compiling import Result, as_document, as_text, compile_rules
+from podmgr.errors import PodmgrError
+from podmgr.rules import parse_rule_option
+from podmgr.settings import Settings
+
+LOSS, BANDWIDTH = "loss=uniform egress 2%", "bandwidth=10 mbps ingress burst=64kb"
+
+
+def compiled(options: list[str], folder: Path | None, *, program_dir: Path | None = None) -> list[Result]:
+    rules = [rule for option in options for rule in parse_rule_option(option)]
+    settings = Settings() if program_dir is None else Settings(program_dir=program_dir)
+    return compile_rules(rules, settings, output_dir=folder, runner=proc.run)
+
+
+def test_objects_are_written_under_telling_names(tmp_path: Path) -> None:
+    folder = tmp_path / "not/made/yet"
+    results = compiled([LOSS, BANDWIDTH], folder)
+    names = [
+        f"{result.spec.source.name}-{result.spec.direction}-{result.spec.digest}.bpf.o" for result in results
+    ]
+    assert names[0].startswith("loss-egress-") and names[1].startswith("bandwidth-ingress-")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert as_text(results, explain=False) == "".join(f"{folder / name}\n" for name in names)
+    assert all(result.path and result.path.read_bytes() == result.compiled.content for result in results)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (result,) = compiled([LOSS], None)
+    assert result.path is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_unless_all_rules_compile(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "broken.bpf.c").write_text("int f(void) { return y; }")
+    for path in (programs, programs / "broken.bpf.c"):
+        path.chmod(0o755)
+    with pytest.raises(PodmgrError, match="does not compile"):
+        compiled([LOSS, "ebpf-limit=broken egress"], folder, program_dir=programs)
+    assert not folder.exists()
+
+
+def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PodmgrError, match=r"cannot write .*: Not a directory"):
+        compiled([LOSS], tmp_path / "file/below")
+
+
+def test_explanation_has_a_block_for_each_rule() -> None:
+    text = as_text(compiled([LOSS, BANDWIDTH], None), explain=True)
+    loss, bandwidth = text.split("\n\n")
+    assert loss.startswith(f"{LOSS}\n")
+    assert "drop probability   0.02000000002 = 85899346 / 2^32, 1 in 50\n" in loss
+    assert "note               loss egress at the cgroup hook is not loss to TCP" in loss
+    assert bandwidth.startswith(f"{BANDWIDTH}\n")
+    assert "section cgroup_skb/ingress" in bandwidth
+    assert "licence GPL" in bandwidth
+    assert "podmgr_bucket (28 bytes)" in bandwidth
+    assert "written" not in text
+
+
+def test_explanation_tells_what_was_written(tmp_path: Path) -> None:
+    (result,) = results = compiled([LOSS], tmp_path)
+    assert f"written            {result.path}\n" in as_text(results, explain=True)
+
+
+def test_document_says_the_same(tmp_path: Path) -> None:
+    results = compiled([LOSS], tmp_path)
+    content = as_document(results)
+    (item,) = content["objects"]
+    assert content["version"] == 1
+    assert json.loads(json.dumps(content)) == content
+    assert (item["rule"], item["hook"], item["section"]) == (LOSS, "cgroup", "cgroup_skb/egress")
+    assert (item["digest"], item["path"]) == (results[0].spec.digest, str(results[0].path))
+    assert item["licence"] == "GPL"
+    assert item["instructions"] > 2
+    assert item["maps"].keys() == {"podmgr_counters"}
+    assert item["explanation"]["drop probability"].startswith("0.02000000002")
+
+
+def test_rules_are_compiled_as_for_a_pod() -> None:
+    (result,) = compiled([LOSS], None)
+    assert ("PODMGR_LOOPBACK", "0") in result.spec.macros

@@ -1,0 +1,216 @@
+"""Manifests in files: the one pod that is meant, the services that select it, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import yaml
+
+from podmgr.errors import PodmgrError
+from podmgr.manifests import ManifestPod, read_pod
+from podmgr.plan import PodRef
+from podmgr.programs import shipped_folder
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web, version: 2}
+  annotations: {bandwidth: 10 mbps egress, other: text}
+spec:
+  containers: [{name: web, image: nginx}]
+"""
+SERVICE = """\
+kind: Service
+metadata:
+  name: front
+  annotations: {loss: uniform egress 1%, bandwidth: 1 mbps egress}
+spec:
+  selector: {app: web}
+"""
+TEMPLATE = "{metadata: {labels: {app: web}, annotations: {bandwidth: 10 mbps egress}}, spec: {}}"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return tmp_path / "pod.yaml"
+
+
+def read(path: Path, *documents: str) -> ManifestPod:
+    path.write_text("---\n".join(documents))
+    return read_pod(str(path))
+
+
+def found(pod: ManifestPod) -> list[tuple[str, str]]:
+    return [(str(sourced.rule), sourced.source) for sourced in pod.rules.rules]
+
+
+# The pod
+
+
+def test_pod_has_name_namespace_and_rules(manifest: Path) -> None:
+    pod = read(manifest, POD)
+    assert (pod.target, pod.ref) == ("pod/web", PodRef("default", "web", ""))
+    assert found(pod) == [("bandwidth=10 mbps egress", "pod")]
+    assert not pod.has_host_network
+
+
+def test_pod_that_an_api_server_has_seen_keeps_its_uid(manifest: Path) -> None:
+    pod = read(manifest, POD.replace("  name: web\n", "  name: web\n  namespace: shop\n  uid: 846f24d4\n", 1))
+    assert pod.ref == PodRef("shop", "web", "846f24d4")
+
+
+@pytest.mark.parametrize(("value", "is_host"), [("true", True), ("false", False), ("null", False)])
+def test_host_network_is_noticed(manifest: Path, value: str, is_host: bool) -> None:
+    pod = read(manifest, POD + f"  hostNetwork: {value}\n")
+    assert pod.has_host_network is is_host
+
+
+@pytest.mark.parametrize(
+    "kind", ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "ReplicationController"]
+)
+def test_workload_stands_for_its_pod_template(manifest: Path, kind: str) -> None:
+    pod = read(
+        manifest, f"kind: {kind}\nmetadata: {{name: web, namespace: shop}}\nspec: {{template: {TEMPLATE}}}\n"
+    )
+    assert (pod.target, pod.ref) == (f"{kind.lower()}/web", PodRef("shop", "web", ""))
+    assert found(pod) == [("bandwidth=10 mbps egress", "pod")]
+
+
+def test_cron_job_keeps_its_template_a_floor_deeper(manifest: Path) -> None:
+    spec = f"{{jobTemplate: {{spec: {{template: {TEMPLATE}}}}}}}"
+    pod = read(manifest, f"kind: CronJob\nmetadata: {{name: web}}\nspec: {spec}\n")
+    assert pod.target == "cronjob/web"
+    assert found(pod) == [("bandwidth=10 mbps egress", "pod")]
+
+
+def test_annotations_of_the_workload_itself_are_not_the_pods(manifest: Path) -> None:
+    metadata = "{name: web, annotations: {loss: uniform egress 1%}}"
+    pod = read(manifest, f"kind: Deployment\nmetadata: {metadata}\nspec: {{template: {TEMPLATE}}}\n")
+    assert found(pod) == [("bandwidth=10 mbps egress", "pod")]
+
+
+def test_list_holds_its_items(manifest: Path) -> None:
+    items = [yaml.safe_load(POD), yaml.safe_load(SERVICE), {"kind": "ConfigMap", "metadata": None}]
+    pod = read(manifest, yaml.safe_dump({"kind": "List", "items": items}))
+    assert ("loss=uniform egress 1%", "service/front") in found(pod)
+
+
+def test_json_is_a_manifest_too(manifest: Path) -> None:
+    text = '{"kind": "Pod", "metadata": {"name": "web", "annotations": {"loss": "uniform egress 1%"}}}'
+    assert found(read(manifest, text)) == [("loss=uniform egress 1%", "pod")]
+
+
+def test_manifest_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(POD))
+    assert read_pod("-").target == "pod/web"
+
+
+def test_pod_without_a_name_or_rules_is_a_pod(manifest: Path) -> None:
+    pod = read(manifest, "kind: Pod\nmetadata:\nspec:\n")
+    assert (pod.target, pod.rules.rules) == ("pod/unnamed", ())
+
+
+@pytest.mark.parametrize(
+    "path", sorted(shipped_folder("examples").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_example_holds_a_pod_with_readable_rules(path: Path) -> None:
+    pod = read_pod(str(path))
+    assert pod.rules.rules
+    assert pod.rules.errors == ()
+
+
+# Its services
+
+
+def test_service_of_the_manifest_adds_what_the_pod_does_not_say(manifest: Path) -> None:
+    pod = read(manifest, SERVICE, POD)
+    assert found(pod) == [("bandwidth=10 mbps egress", "pod"), ("loss=uniform egress 1%", "service/front")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("selector: {app: web}", "selector: {app: db}"),
+        ("selector: {app: web}", "selector: {}"),
+        ("selector: {app: web}", "selector: null"),
+        ("name: front", "name: front\n  namespace: shop"),
+    ],
+    ids=["another selector", "an empty selector", "no selector", "another namespace"],
+)
+def test_service_that_does_not_select_the_pod_does_not_matter(manifest: Path, old: str, new: str) -> None:
+    assert found(read(manifest, POD, SERVICE.replace(old, new))) == [("bandwidth=10 mbps egress", "pod")]
+
+
+def test_labels_and_selectors_are_compared_as_text(manifest: Path) -> None:
+    pod = read(manifest, POD, SERVICE.replace("{app: web}", '{version: "2"}'))
+    assert ("loss=uniform egress 1%", "service/front") in found(pod)
+
+
+def test_older_service_of_the_manifest_wins(manifest: Path) -> None:
+    bare = POD.replace("bandwidth: 10 mbps egress, ", "")
+    young = SERVICE.replace("name: front", 'name: a\n  creationTimestamp: "2024-01-02T00:00:00Z"')
+    old = SERVICE.replace("name: front", 'name: b\n  creationTimestamp: "2024-01-01T00:00:00Z"')
+    pod = read(manifest, bare, young, old)
+    assert {source for _, source in found(pod)} == {"service/b"}
+    assert len(pod.rules.warnings) == 2
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds 0 pods"),
+        ("---\n---\n", "holds 0 pods"),
+        (SERVICE, "holds 0 pods"),
+        ("kind: Deployment\nmetadata: {name: web}\n", "holds 0 pods"),
+        ("kind: PodList\nitems:\n", "holds 0 pods"),
+        (f"{POD}---\n{POD}", "holds 2 pods"),
+        (f"{POD}---\nkind: Job\nspec: {{template: {TEMPLATE}}}\n", "holds 2 pods"),
+        ("a: [", "is not YAML"),
+        ("a: b: c", "is not YAML"),
+        ("\x07", "is not YAML"),
+        ("a: !!python/object:os.system {}", "is not YAML"),
+        ("a: 2024-99-99", "is not YAML"),
+        ("[" * 10_000, "is not YAML"),
+        ("just text", "is not a manifest"),
+        ("- kind: Pod", "is not a manifest"),
+        ("metadata: {name: web}", "is not a manifest"),
+        (POD.replace("10 mbps egress", "10"), "pod/web: the annotation bandwidth is not text"),
+        (POD.replace("10 mbps egress", "[a]"), "pod/web: the annotation bandwidth is not text"),
+        (f"{POD}---\n{SERVICE.replace('1 mbps egress', 'null')}", "service/front: the annotation bandwidth"),
+    ],
+)
+def test_what_is_no_manifest_of_one_pod_is_refused(manifest: Path, text: str, message: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        read(manifest, text)
+    assert caught.value.message.startswith(f"{manifest}")
+    assert message in caught.value.message
+
+
+def test_foreign_annotation_that_is_not_text_is_ignored(manifest: Path) -> None:
+    assert found(read(manifest, POD.replace("other: text", "other: 5"))) == [
+        ("bandwidth=10 mbps egress", "pod")
+    ]
+
+
+def test_bad_annotation_is_an_error_of_the_pods_rules(manifest: Path) -> None:
+    pod = read(manifest, POD.replace("mbps", "mpbs"), SERVICE)
+    (error,) = pod.rules.errors
+    assert error.message == "pod/web: bandwidth: unknown unit 'mpbs' (column 4)"
+    assert ("loss=uniform egress 1%", "service/front") in found(pod)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gone.yaml", "No such file or directory"), ("", "Is a directory"), ("latin1.yaml", "not UTF-8 text")],
+)
+def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "latin1.yaml").write_bytes(b"kind: P\xf6d\n")
+    with pytest.raises(PodmgrError, match=message):
+        read_pod(str(tmp_path / name))

@@ -1,0 +1,144 @@
+"""The paths of pins, on an ordinary file system: where they lie, and which are found and removed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from podmgr import pins
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.mounts import Mount
+from podmgr.pins import Pin
+from podmgr.proc import Completed
+from tests.unit.samples import Script, said
+
+FAILING = Script(said("", code=1))
+
+
+def pinned(pin: Pin, *, program: bool = True, maps: Sequence[str] = ("podmgr_counters",)) -> Pin:
+    """A pin, all of it or half."""
+    pin.program.parent.mkdir(parents=True, exist_ok=True)
+    if program:
+        pin.program.write_text("")
+    if maps:
+        pin.maps.mkdir()
+    for name in maps:
+        (pin.maps / name).write_text("")
+    return pin
+
+
+def test_pin_carries_owner_and_digest_in_its_path() -> None:
+    pin = Pin(Path("/bpf/podmgr"), "owner", "abc")
+    assert pin.program == Path("/bpf/podmgr/owner/abc")
+    assert pin.maps == Path("/bpf/podmgr/owner/abc-maps")
+    assert pin.counters == Path("/bpf/podmgr/owner/abc-maps/podmgr_counters")
+
+
+def test_pins_are_found_whole_and_halfway(tmp_path: Path) -> None:
+    whole = pinned(Pin(tmp_path, "b", "111"))
+    without_maps = pinned(Pin(tmp_path, "a", "222"), maps=())
+    without_program = pinned(Pin(tmp_path, "a", "111"), program=False)
+    (tmp_path / "empty-owner").mkdir()
+    (tmp_path / "stray").write_text("")
+    assert list(pins.pinned(tmp_path)) == [without_program, without_maps, whole]
+
+
+@pytest.mark.parametrize("name", ["gone", "file", "file/below"])
+def test_no_folder_holds_no_pins(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert list(pins.pinned(tmp_path / name)) == []
+
+
+def test_not_being_allowed_to_look_is_not_nothing_pinned(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.pins.os.listdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
+        list(pins.pinned(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "maps"), [(True, ["podmgr_counters", "other"]), (True, []), (False, ["other"]), (False, [])]
+)
+def test_removing_a_pin_removes_all_there_is_of_it(tmp_path: Path, program: bool, maps: list[str]) -> None:
+    other = pinned(Pin(tmp_path, "owner", "other"))
+    pins.remove(pinned(Pin(tmp_path, "owner", "abc"), program=program, maps=maps))
+    assert list(pins.pinned(tmp_path)) == [other]
+    assert other.program.exists() and other.counters.exists()
+
+
+def test_removing_a_pin_that_is_gone_is_fine(tmp_path: Path) -> None:
+    pins.remove(Pin(tmp_path, "owner", "abc"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_owners_folder_is_made_once(tmp_path: Path) -> None:
+    pins.make_owner(tmp_path, "owner")
+    pins.make_owner(tmp_path, "owner")
+    assert (tmp_path / "owner").stat().st_mode & 0o777 == 0o700
+
+
+def test_folders_without_pins_are_removed(tmp_path: Path) -> None:
+    bpffs = tmp_path / "bpffs"
+    for owner in ("a", "b"):
+        (bpffs / owner).mkdir(parents=True)
+    pins.remove_empty_folders(bpffs)
+    assert not bpffs.exists()
+    pins.remove_empty_folders(bpffs)
+
+
+def test_folders_with_pins_stay(tmp_path: Path) -> None:
+    pin = pinned(Pin(tmp_path, "owner", "abc"))
+    (tmp_path / "empty").mkdir()
+    pins.remove_empty_folders(tmp_path)
+    assert list(pins.pinned(tmp_path)) == [pin]
+    assert not (tmp_path / "empty").exists()
+
+
+def test_folder_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    runner = Script(said(""))
+    with pytest.raises(PodmgrError, match="is not on a bpf file system"):
+        pins.ensure_bpffs(tmp_path / "bpffs", runner=runner)
+    assert runner.calls == []
+    assert not (tmp_path / "bpffs").exists()
+
+
+def test_without_root_another_file_system_is_a_lack_of_rights(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.pins.os.geteuid", return_value=1000)
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
+        pins.ensure_bpffs(tmp_path / "bpffs", runner=FAILING)
+
+
+def test_folder_on_bpffs_is_made_without_mounting(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, "bpf")])
+    runner = Script(said(""))
+    bpffs = tmp_path / "a/b"
+    assert not pins.ensure_bpffs(bpffs, runner=runner)
+    assert not pins.ensure_bpffs(bpffs, runner=runner)
+    assert bpffs.stat().st_mode & 0o777 == 0o700
+    assert runner.calls == []
+
+
+def test_bpffs_is_mounted_at_its_usual_place_if_need_be(tmp_path: Path, mocker: MockerFixture) -> None:
+    table: list[Mount] = []
+    mocker.patch("podmgr.mounts.table", return_value=table)
+    mocker.patch("podmgr.pins._DEFAULT_MOUNT", tmp_path)
+
+    def mount(argv: Sequence[str], _: bytes) -> Completed:
+        table.append(Mount(Path(argv[-1]), argv[2]))
+        return said("")
+
+    runner = Script(mount)
+    assert pins.ensure_bpffs(tmp_path / "podmgr", runner=runner)
+    assert runner.calls == [("mount", "-t", "bpf", "bpf", str(tmp_path))]
+    assert (tmp_path / "podmgr").is_dir()
+
+
+def test_bpffs_that_cannot_be_mounted_is_an_error(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(Path("/"), "ext4")])
+    mocker.patch("podmgr.pins._DEFAULT_MOUNT", tmp_path)
+    with pytest.raises(PodmgrError, match="is not on a bpf file system"):
+        pins.ensure_bpffs(tmp_path / "podmgr", runner=FAILING)
+    assert not (tmp_path / "podmgr").exists()

@@ -1,0 +1,95 @@
+"""The one module that starts processes: results, input, descriptors, and what cannot be started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from podmgr import proc
+from podmgr.errors import MissingToolError, PodmgrError
+from podmgr.proc import Completed
+
+
+def test_command_ends_with_its_output() -> None:
+    done = proc.run(["cat"], stdin=b"text")
+    assert done == Completed(("cat",), 0, b"text", "")
+    assert (done.succeeded, done.stdout) == (True, "text")
+
+
+def test_failing_command_is_a_result_and_no_error() -> None:
+    done = proc.run(["sh", "-c", "echo no >&2; exit 3"])
+    assert (done.code, done.stderr, done.succeeded) == (3, "no\n", False)
+
+
+def test_killed_command_has_a_negative_code() -> None:
+    assert proc.run(["sh", "-c", "kill -9 $$"]).code == -signal.SIGKILL
+
+
+def test_output_that_is_not_utf8_is_still_text() -> None:
+    assert proc.run(["cat"], stdin=b"a\xffb").stdout == "a\ufffdb"
+
+
+def test_words_are_not_read_by_a_shell() -> None:
+    assert proc.run(["printf", "%s", "$HOME; `id` *"]).stdout == "$HOME; `id` *"
+
+
+def test_passed_descriptor_keeps_its_number(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        command = ["readlink", f"/proc/self/fd/{fd}"]
+        assert proc.run(command, pass_fds=[fd]).stdout == f"{tmp_path}\n"
+        assert not proc.run(command).succeeded
+    finally:
+        os.close(fd)
+
+
+def test_child_is_prepared_before_the_command(tmp_path: Path) -> None:
+    assert proc.run(["pwd"], prepare=lambda: os.chdir(tmp_path)).stdout == f"{tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("tc", "iproute2"), ("nsenter", "util-linux"), ("bpftool", "bpftool"), ("sh", "sh")],
+)
+def test_missing_command_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingToolError, match=f"^{name} is not installed$") as caught:
+        proc.run([name])
+    assert (caught.value.tip or "").startswith(f"install {package}")
+
+
+def test_command_that_cannot_be_executed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PodmgrError, match="Permission denied"):
+        proc.run([str(tmp_path)])
+
+
+def test_command_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(PodmgrError, match="timed out"):
+        proc.run(["sleep", "60"])
+
+
+def test_started_command_runs_on_and_is_prepared(tmp_path: Path) -> None:
+    child = proc.start(
+        ["sh", "-c", "read line; echo $line $NAME $(pwd)"],
+        prepare=lambda: os.chdir(tmp_path),
+        env={"NAME": "value", "PATH": os.environ["PATH"]},
+        streams=subprocess.PIPE,
+    )
+    assert child.poll() is None
+    output, _ = child.communicate(b"hello\n")
+    assert output.decode() == f"hello value {tmp_path}\n"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("no-such", FileNotFoundError), (".", PermissionError)])
+def test_command_that_cannot_be_started_raises_as_subprocess_does(
+    tmp_path: Path, name: str, kind: type[OSError]
+) -> None:
+    with pytest.raises(kind):
+        proc.start([str(tmp_path / name)])

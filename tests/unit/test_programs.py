@@ -1,0 +1,253 @@
+"""Finding programs: the built-ins first, then the program folder, if only root could have written it.
+
+These tests give files away to other users, and need root for that.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from podmgr import programs
+from podmgr.catalog import BUILT_IN_PROGRAMS
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.settings import Settings
+from podmgr.spec import ProgramSource
+
+INVOKER, STRANGER = 54_321, 54_322
+EMPTY_GROUP = 54_323
+SOURCE = "int x;\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A program folder that only root can write, with one program and one header."""
+    made = tmp_path / "programs"
+    made.mkdir()
+    made.chmod(0o755)
+    for name in ("dropper.bpf.c", "shared.h"):
+        (made / name).write_text(SOURCE)
+        (made / name).chmod(0o644)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def called_through_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", str(INVOKER))
+
+
+def find(folder: Path, name: str = "dropper", *, trusts_invoker: bool = False) -> ProgramSource:
+    return programs.find(name, Settings(program_dir=folder, trusts_invoker=trusts_invoker))
+
+
+PARTS = pytest.mark.parametrize("part", [".", "dropper.bpf.c", "shared.h"])
+
+
+# What is found
+
+
+def test_roots_program_is_found_with_its_headers(folder: Path) -> None:
+    found = find(folder)
+    assert (found.name, found.content, found.is_object) == ("dropper", SOURCE.encode(), False)
+    assert found.headers[0] == ("shared.h", SOURCE.encode())
+    assert "podmgr.h" in dict(found.headers)
+    assert found.include_dirs == (str(folder), str(programs.shipped_folder("bpf")))
+
+
+def test_ready_object_is_found(folder: Path) -> None:
+    (folder / "ready.bpf.o").write_bytes(b"\x7fELF")
+    assert find(folder, "ready") == ProgramSource("ready", b"\x7fELF", is_object=True)
+
+
+def test_source_goes_before_a_ready_object(folder: Path) -> None:
+    (folder / "dropper.bpf.o").write_bytes(b"\x7fELF")
+    assert not find(folder).is_object
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN_PROGRAMS))
+@pytest.mark.parametrize("is_there", [True, False], ids=["with a folder", "without a folder"])
+def test_built_in_program_is_podmgrs_own(folder: Path, name: str, is_there: bool) -> None:
+    found = find(folder if is_there else folder / "gone", name)
+    shipped = programs.shipped_folder("bpf")
+    assert found.content == (shipped / f"{name}.bpf.c").read_bytes()
+    assert [header for header, _ in found.headers] == ["podmgr.h"]
+    assert found.include_dirs == (str(shipped),)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN_PROGRAMS))
+@pytest.mark.parametrize("suffix", [".bpf.c", ".bpf.o"])
+def test_program_that_hides_a_built_in_is_refused(folder: Path, name: str, suffix: str) -> None:
+    (folder / f"{name}{suffix}").write_text(SOURCE)
+    with pytest.raises(PodmgrError, match=f"hides podmgr's own program {name}"):
+        find(folder, name)
+
+
+def test_unknown_program_names_those_that_there_are(folder: Path) -> None:
+    with pytest.raises(PodmgrError, match="there is no program dropp") as caught:
+        find(folder, "dropp")
+    assert "known: bandwidth, edt, loss, dropper" in (caught.value.tip or "")
+
+
+@pytest.mark.parametrize("name", ["gone", "dropper.bpf.c"])
+def test_no_program_folder_holds_no_programs(folder: Path, name: str) -> None:
+    with pytest.raises(PodmgrError, match="there is no program dropper"):
+        find(folder / name)
+
+
+def test_program_that_is_a_folder_is_refused(folder: Path) -> None:
+    (folder / "strange.bpf.c").mkdir()
+    with pytest.raises(PodmgrError, match=r"strange\.bpf\.c"):
+        find(folder, "strange")
+
+
+def test_device_is_refused(folder: Path) -> None:
+    (folder / "null.bpf.c").symlink_to(os.devnull)
+    with pytest.raises(PodmgrError, match=r"null\.bpf\.c is not a regular file"):
+        find(folder, "null")
+
+
+# Who may have written it
+
+
+@PARTS
+def test_what_everybody_can_write_is_refused(folder: Path, part: str) -> None:
+    (folder / part).chmod(0o757)
+    with pytest.raises(PermissionDeniedError, match="everybody can write"):
+        find(folder)
+    with pytest.raises(PermissionDeniedError, match="everybody can write"):
+        find(folder, trusts_invoker=True)
+
+
+@PARTS
+def test_sticky_bit_makes_no_folder_trusted(folder: Path, part: str) -> None:
+    (folder / part).chmod(0o1777)
+    with pytest.raises(PermissionDeniedError, match="everybody can write"):
+        find(folder)
+
+
+@PARTS
+@pytest.mark.parametrize("trusts_invoker", [True, False])
+def test_what_a_stranger_owns_is_refused(folder: Path, part: str, trusts_invoker: bool) -> None:
+    os.chown(folder / part, STRANGER, 0)
+    with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write .*; programs must be root's"):
+        find(folder, trusts_invoker=trusts_invoker)
+
+
+@PARTS
+def test_what_a_stranger_owns_is_refused_also_without_the_right_to_write(folder: Path, part: str) -> None:
+    os.chown(folder / part, STRANGER, 0)
+    (folder / part).chmod(0o555)
+    with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write"):
+        find(folder)
+
+
+@PARTS
+def test_what_the_invoker_owns_is_trusted_only_in_a_folder_named_on_the_command_line(
+    folder: Path, part: str
+) -> None:
+    os.chown(folder / part, INVOKER, 0)
+    assert find(folder, trusts_invoker=True).content == SOURCE.encode()
+    with pytest.raises(PermissionDeniedError, match=f"user {INVOKER} can write"):
+        find(folder)
+
+
+def test_without_sudo_only_roots_programs_are_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID")
+    assert find(folder, trusts_invoker=True).content == SOURCE.encode()
+    os.chown(folder / "dropper.bpf.c", INVOKER, 0)
+    with pytest.raises(PermissionDeniedError, match=f"user {INVOKER} can write"):
+        find(folder, trusts_invoker=True)
+
+
+def test_user_who_is_not_root_trusts_himself_and_not_who_the_environment_names(
+    folder: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch("podmgr.programs.os.getuid", return_value=STRANGER)
+    os.chown(folder / "dropper.bpf.c", STRANGER, 0)
+    assert find(folder, trusts_invoker=True).content == SOURCE.encode()
+    with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write"):
+        find(folder)
+    os.chown(folder / "dropper.bpf.c", INVOKER, 0)
+    with pytest.raises(PermissionDeniedError, match=f"user {INVOKER} can write"):
+        find(folder, trusts_invoker=True)
+
+
+@PARTS
+@pytest.mark.parametrize("trusts_invoker", [True, False])
+def test_what_a_group_with_other_members_can_write_is_refused(
+    folder: Path, part: str, trusts_invoker: bool
+) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder / part, 0, nobody.pw_gid)
+    (folder / part).chmod(0o775)
+    with pytest.raises(PermissionDeniedError, match=r"nobody.* can write"):
+        find(folder, trusts_invoker=trusts_invoker)
+
+
+@PARTS
+def test_members_count_also_where_the_group_is_not_their_first(
+    folder: Path, part: str, mocker: MockerFixture
+) -> None:
+    group = grp.struct_group(("devs", "x", EMPTY_GROUP, ["nobody"]))
+    mocker.patch("podmgr.programs.grp.getgrgid", return_value=group)
+    os.chown(folder / part, 0, EMPTY_GROUP)
+    (folder / part).chmod(0o775)
+    with pytest.raises(PermissionDeniedError, match="nobody can write"):
+        find(folder)
+
+
+@PARTS
+def test_group_that_may_only_read_does_not_matter(folder: Path, part: str) -> None:
+    os.chown(folder / part, 0, pwd.getpwnam("nobody").pw_gid)
+    (folder / part).chmod(0o755)
+    assert find(folder).content == SOURCE.encode()
+
+
+@PARTS
+def test_group_without_other_members_may_write(folder: Path, part: str) -> None:
+    os.chown(folder / part, 0, EMPTY_GROUP)
+    (folder / part).chmod(0o775)
+    assert find(folder).content == SOURCE.encode()
+
+
+def test_ready_object_is_held_to_the_same_rules(folder: Path) -> None:
+    ready = folder / "ready.bpf.o"
+    ready.write_bytes(b"\x7fELF")
+    os.chown(ready, STRANGER, 0)
+    with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write"):
+        find(folder, "ready")
+
+
+def test_other_programs_of_the_folder_do_not_matter(folder: Path) -> None:
+    (folder / "other.bpf.c").write_text(SOURCE)
+    os.chown(folder / "other.bpf.c", STRANGER, 0)
+    assert find(folder).content == SOURCE.encode()
+
+
+@pytest.mark.parametrize("given_away", ["elsewhere", "elsewhere/real.c"])
+def test_symlink_is_as_trusted_as_what_it_points_to(folder: Path, given_away: str) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    (elsewhere / "real.c").write_text(SOURCE)
+    (folder / "linked.bpf.c").symlink_to(elsewhere / "real.c")
+    assert find(folder, "linked").content == SOURCE.encode()
+    os.chown(folder.parent / given_away, STRANGER, 0)
+    with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write"):
+        find(folder, "linked")
+
+
+def test_symlink_to_nothing_is_no_program(folder: Path) -> None:
+    (folder / "dangling.bpf.c").symlink_to("gone")
+    with pytest.raises(PodmgrError, match="there is no program dangling"):
+        find(folder, "dangling")
+
+
+@pytest.mark.parametrize(("name", "file"), [("bpf", "podmgr.h"), ("examples", "")])
+def test_shipped_folders_are_found(name: str, file: str) -> None:
+    assert (programs.shipped_folder(name) / file).exists()

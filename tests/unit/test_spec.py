@@ -1,0 +1,148 @@
+"""A rule made concrete: which macros are defined, which may be set, and what a digest depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from podmgr.errors import PodmgrError
+from podmgr.rules import Custom, Rule, parse_rule_option
+from podmgr.spec import ProgramSource, ProgramSpec, is_built_in, make_spec, settable_macros
+from tests.unit.samples import EGRESS, INGRESS, rules
+
+SOURCE = ProgramSource("dropper", b"#ifndef PORT\n#define PORT 53\n#endif\n", headers=(("a.h", b"int a;"),))
+READY = ProgramSource("dropper", b"\x7fELF", is_object=True)
+
+
+def rule(option: str) -> Rule:
+    (found,) = parse_rule_option(option)
+    return found
+
+
+def spec(
+    option: str = "ebpf-limit=dropper egress",
+    source: ProgramSource = SOURCE,
+    *,
+    compiler: str = "clang 1",
+    counts_loopback: bool = False,
+) -> ProgramSpec:
+    return make_spec(rule(option), source, compiler, counts_loopback=counts_loopback)
+
+
+@pytest.mark.parametrize(
+    ("direction", "interface", "is_egress"), [("egress", '"egress"', "1"), ("ingress", '"ingress"', "0")]
+)
+def test_podmgr_tells_the_program_its_direction(direction: str, interface: str, is_egress: str) -> None:
+    macros = dict(spec(f"ebpf-limit=dropper {direction}").macros)
+    assert (macros["INTERFACE"], macros["DIRECTION_EGRESS"]) == (interface, is_egress)
+
+
+@pytest.mark.parametrize(("counts_loopback", "macro"), [(True, "1"), (False, "0")])
+def test_podmgr_tells_the_program_whether_loopback_counts(counts_loopback: bool, macro: str) -> None:
+    assert dict(spec(counts_loopback=counts_loopback).macros)["PODMGR_LOOPBACK"] == macro
+
+
+def test_macros_of_the_rule_follow_podmgrs_own() -> None:
+    assert spec("ebpf-limit=dropper egress -DPORT=80").macros[3:] == (("PORT", "80"),)
+    assert spec("loss=uniform egress 50%").macros[3:] == (("THRESHOLD", "2147483648ULL"),)
+
+
+@pytest.mark.parametrize(
+    ("source", "macros"),
+    [
+        (b"#ifndef PORT\n#endif", ("PORT",)),
+        (b"  #  ifndef\tPORT /* the port */\n", ("PORT",)),
+        (b"#ifndef B\n#ifndef A\n#ifndef B\n", ("A", "B")),
+        (b"#ifndef INTERFACE\n#ifndef DIRECTION_EGRESS\n", ()),
+        (b"#ifdef PORT\n#if PORT\n#define PORT 1\n", ()),
+        (b"int x; #ifndef PORT\n", ()),
+        (b"#ifndefPORT\n", ()),
+        (b"\xff\xfe\n#ifndef PORT", ("PORT",)),
+        (b"", ()),
+    ],
+)
+def test_macros_that_the_source_tests_with_ifndef_may_be_set(source: bytes, macros: tuple[str, ...]) -> None:
+    assert settable_macros(ProgramSource("x", source)) == macros
+
+
+@pytest.mark.parametrize(
+    ("source", "tip"),
+    [
+        (SOURCE, "its source tests with #ifndef: PORT"),
+        (replace(SOURCE, content=b""), "its source tests with #ifndef: none"),
+        (replace(SOURCE, content=b"", headers=(("a.h", b"#ifndef RATE\n#endif"),)), "#ifndef: none"),
+        (READY, "a ready object takes no macros"),
+    ],
+)
+def test_macro_that_the_source_does_not_offer_is_refused(source: ProgramSource, tip: str) -> None:
+    with pytest.raises(PodmgrError, match="program dropper has no macro RATE to set") as caught:
+        spec("ebpf-limit=dropper egress -DRATE=1", source)
+    assert tip in (caught.value.tip or "")
+
+
+@given(rules.filter(lambda rule: not isinstance(rule, Custom)))
+def test_equal_specs_have_equal_digests(wish: Rule) -> None:
+    one, other = (make_spec(wish, SOURCE, "clang 1", counts_loopback=False) for _ in range(2))
+    assert (one.digest, one.rule_digest) == (other.digest, other.rule_digest)
+    assert one.digest.isalnum() and len(one.digest) == 16
+
+
+VARIANTS = {
+    "the same": spec(),
+    "another direction": spec("ebpf-limit=dropper ingress"),
+    "a macro": spec("ebpf-limit=dropper egress -DPORT"),
+    "a macro with a value": spec("ebpf-limit=dropper egress -DPORT=1"),
+    "a macro with an empty value": spec("ebpf-limit=dropper egress -DPORT="),
+    "another compiler": spec(compiler="clang 2"),
+    "loopback": spec(counts_loopback=True),
+    "another source": spec(source=replace(SOURCE, content=SOURCE.content + b"\n")),
+    "another header": spec(source=replace(SOURCE, headers=(("a.h", b"int b;"),))),
+    "another header's name": spec(source=replace(SOURCE, headers=(("b.h", b"int a;"),))),
+    "no header": spec(source=replace(SOURCE, headers=())),
+    "source and header joined": spec(source=replace(SOURCE, content=SOURCE.content + b"a.h", headers=())),
+    "a ready object": spec(source=READY),
+    "a ready object, another direction": spec("ebpf-limit=dropper ingress", READY),
+    "another ready object": spec(source=replace(READY, content=b"\x7fELF2")),
+}
+
+
+def test_everything_that_decides_the_object_changes_the_digest() -> None:
+    digests = {spec.digest: name for name, spec in VARIANTS.items()}
+    assert sorted(digests.values()) == sorted(VARIANTS)
+
+
+def test_what_does_not_reach_a_ready_object_does_not_change_its_digest() -> None:
+    assert spec(source=READY).digest == spec(source=READY, compiler="x", counts_loopback=True).digest
+
+
+def test_rules_that_mean_the_same_program_share_the_object_but_not_the_pin() -> None:
+    one, other = spec("loss=uniform egress 2%"), spec("loss=exponential egress 1000")
+    assert one.digest == other.digest
+    assert one.rule_digest != other.rule_digest
+
+
+def test_rule_with_another_program_has_another_pin() -> None:
+    one, other = spec(), spec(compiler="clang 2")
+    assert one.rule == other.rule
+    assert one.rule_digest != other.rule_digest
+
+
+@pytest.mark.parametrize(
+    ("option", "is_shipped"),
+    [
+        ("loss=uniform egress 2%", True),
+        ("bandwidth=10 mbps egress", True),
+        ("bandwidth=10 mbps egress algorithm=edt", True),
+        ("ebpf-limit=loss egress", True),
+        ("ebpf-limit=dropper egress", False),
+    ],
+)
+def test_program_is_built_in_if_podmgr_ships_it(option: str, is_shipped: bool) -> None:
+    assert is_built_in(rule(option)) is is_shipped
+
+
+def test_direction_is_the_rules() -> None:
+    assert spec().direction is EGRESS
+    assert spec("loss=uniform ingress 2%").direction is INGRESS

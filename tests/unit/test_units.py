@@ -1,0 +1,113 @@
+"""Numbers with units: what is read, what is refused, and that printing and reading agree."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr.units import RATE_UNITS, SIZE_UNITS, format_number, format_rate, format_size, parse_number, scaled
+from tests.unit.samples import decimals
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", "0"),
+        ("10", "10"),
+        ("1.5", "1.5"),
+        ("2.", "2"),
+        (".5", "0.5"),
+        ("007", "7"),
+        ("1.50", "1.5"),
+        ("0" * 39 + "1", "1"),
+    ],
+)
+def test_decimal_numbers_are_read(text: str, number: str) -> None:
+    assert parse_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("-1", "is negative"),
+        ("-0.5", "is negative"),
+        *((text, "is not a number") for text in ("", ".", "+1", "--1", "1e3", "nan", "inf", "0x10", "1_000")),
+        *((text, "is not a number") for text in ("1,5", "1 0", "10\n", "١", "²", "½", "1.2.3")),
+        ("9" * 41, "a number of 41 characters"),
+    ],
+)
+def test_anything_else_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_number(text)
+
+
+@given(st.text())
+def test_reading_raises_nothing_but_value_errors(text: str) -> None:
+    try:
+        number = parse_number(text)
+    except ValueError:
+        return
+    assert number.is_finite()
+    assert number >= 0
+
+
+@given(decimals(10**15))
+def test_number_survives_printing_and_reading(number: Decimal) -> None:
+    text = format_number(number)
+    assert parse_number(text) == number
+    assert "E" not in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [("2.50", "2.5"), ("2.00", "2"), ("100", "100"), ("1E+2", "100"), ("0.0", "0")]
+)
+def test_number_is_printed_in_its_shortest_form(number: str, text: str) -> None:
+    assert format_number(Decimal(number)) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "factor", "whole"),
+    [("1.5", 1000, 1500), ("0.0015", 1000, 2), ("0.0005", 1000, 0), ("0.0014", 1000, 1), ("0", 10**9, 0)],
+)
+def test_scaling_rounds_to_the_nearest_whole_and_halves_to_even(number: str, factor: int, whole: int) -> None:
+    assert scaled(Decimal(number), factor) == whole
+
+
+@given(st.integers(1, 10**15))
+def test_rate_survives_printing_and_reading(rate: int) -> None:
+    number, unit = format_rate(rate).split(" ")
+    assert scaled(parse_number(number), RATE_UNITS[unit]) == rate
+    assert Fraction(number) >= 1
+
+
+@given(st.integers(1, 10**12))
+def test_size_survives_printing_and_reading(size: int) -> None:
+    text = format_size(size)
+    number = text.rstrip("bkm")
+    assert scaled(parse_number(number), SIZE_UNITS[text.removeprefix(number)]) == size
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (8_000, "8 kbps"),
+        (999, "999 bps"),
+        (1_000_000, "1 mbps"),
+        (1_500_000, "1.5 mbps"),
+        (999_999, "999.999 kbps"),
+        (400 * 10**9, "400 gbps"),
+    ],
+)
+def test_rate_is_printed_in_the_largest_unit_that_fits(rate: int, text: str) -> None:
+    assert format_rate(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1_514, "1.514kb"), (64_000, "64kb"), (10**9, "1000mb"), (0, "0b")]
+)
+def test_size_is_printed_in_the_largest_unit_that_fits(size: int, text: str) -> None:
+    assert format_size(size) == text

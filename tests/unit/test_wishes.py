@@ -1,0 +1,172 @@
+"""From what the user named to wishes: targets, a manifest's pod, and rules that override it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from podmgr.errors import PodmgrError, RuleError, UsageError
+from podmgr.reconcile import Action, Outcome, Wish
+from podmgr.rules import Rule, parse_rule_option
+from podmgr.settings import Settings
+from podmgr.wishes import caveats_of, from_manifest, from_targets
+
+LOSS, BANDWIDTH = "loss=uniform egress 1%", "bandwidth=10 mbps egress"
+POD = """\
+kind: Pod
+metadata: {{name: web, labels: {{app: web}}, annotations: {{bandwidth: {bandwidth}}}}}
+spec: {{hostNetwork: {host}}}
+---
+kind: Service
+metadata: {{name: a, annotations: {{loss: uniform egress 1%}}}}
+spec: {{selector: {{app: web}}}}
+---
+kind: Service
+metadata: {{name: b, annotations: {{loss: uniform egress 2%}}}}
+spec: {{selector: {{app: web}}}}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A folder that looks like a cgroup2 mount, with the cgroups `a` and `b`."""
+    root = tmp_path / "cgroup"
+    for folder in (root, root / "a", root / "b"):
+        folder.mkdir()
+        (folder / "cgroup.procs").write_text("")
+    (root / "cgroup.controllers").write_text("")
+    return Settings(cgroup_root=root)
+
+
+def parsed(*options: str) -> list[Rule]:
+    return [rule for option in options for rule in parse_rule_option(option)]
+
+
+def wanted(wish: Wish) -> list[tuple[str, str]]:
+    return sorted((str(sourced.rule), sourced.source) for sourced in wish.rules)
+
+
+def of_manifest(
+    settings: Settings,
+    *options: str,
+    cgroup: str | None = "a",
+    names: tuple[str, ...] = (),
+    bandwidth: str = "10 mbps egress",
+    host: str = "false",
+) -> tuple[Wish, list[str]]:
+    """The wish of a manifest, and what was reported."""
+    assert settings.cgroup_root is not None
+    path = settings.cgroup_root.parent / "pod.yaml"
+    path.write_text(POD.format(bandwidth=bandwidth, host=host))
+    reported: list[str] = []
+    (wish,), failed = from_manifest(
+        str(path), cgroup, names, parsed(*options), settings, report=reported.append
+    )
+    assert failed == []
+    return wish, reported
+
+
+# Targets
+
+
+def test_each_target_is_wished_all_rules(settings: Settings) -> None:
+    wishes, failed = from_targets(["cgroup/a", "cgroup/b"], parsed(LOSS, BANDWIDTH), settings)
+    assert [wish.target.name for wish in wishes] == ["cgroup/a", "cgroup/b"]
+    assert [wanted(wish) for wish in wishes] == [[(BANDWIDTH, "cli"), (LOSS, "cli")]] * 2
+    assert failed == []
+
+
+def test_target_that_there_is_not_fails_alone(settings: Settings) -> None:
+    wishes, (outcome,) = from_targets(["cgroup/gone", "cgroup/a"], parsed(LOSS), settings)
+    assert [wish.target.name for wish in wishes] == ["cgroup/a"]
+    assert (outcome.target, outcome.action) == ("cgroup/gone", Action.FAILED)
+    assert outcome.error is not None and "No such file" in outcome.error.message
+
+
+def test_target_that_is_named_twice_is_wished_once(settings: Settings) -> None:
+    wishes, _ = from_targets(["cgroup/a", "cgroup/a"], parsed(LOSS), settings)
+    assert len(wishes) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        ([], [LOSS], "no target"),
+        (["cgroup/a"], [], "no rule"),
+        (["cgroup/a", "nonsense"], [LOSS], "is not a target"),
+        (["cgroup/a", "cgroup/."], [LOSS], "the whole machine"),
+    ],
+)
+def test_command_line_that_makes_no_sense_is_misuse(
+    settings: Settings, names: list[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_targets(names, parsed(*options), settings)
+
+
+# Manifests
+
+
+def test_manifests_pod_stands_on_the_cgroup_under_its_own_name(settings: Settings) -> None:
+    wish, reported = of_manifest(settings)
+    assert settings.cgroup_root is not None
+    assert (wish.target.name, wish.target.cgroup.path) == ("pod/web", settings.cgroup_root / "a")
+    assert wanted(wish) == [(BANDWIDTH, "pod"), (LOSS, "service/a")]
+    assert reported == [
+        "warning: service/b: 'loss=uniform egress 2%' gives way to 'loss=uniform egress 1%' of service/a"
+    ]
+
+
+def test_cgroup_may_be_the_target(settings: Settings) -> None:
+    wish, _ = of_manifest(settings, cgroup=None, names=("cgroup/b",))
+    assert wish.target.cgroup.path.name == "b"
+
+
+def test_rules_of_the_command_line_override_annotations_per_collision_key(settings: Settings) -> None:
+    wish, _ = of_manifest(settings, "bandwidth=1 mbps egress", "bandwidth=2 mbps ingress")
+    assert wanted(wish) == [
+        ("bandwidth=1 mbps egress", "cli"),
+        ("bandwidth=2 mbps ingress", "cli"),
+        (LOSS, "service/a"),
+    ]
+
+
+@pytest.mark.parametrize(("host", "counts"), [("true", True), ("false", False)])
+def test_loopback_counts_only_for_host_network_pods(settings: Settings, host: str, counts: bool) -> None:
+    assert of_manifest(settings, host=host)[0].target.counts_loopback is counts
+
+
+def test_bad_annotation_of_the_manifest_is_the_error(settings: Settings) -> None:
+    with pytest.raises(RuleError, match="pod/web: bandwidth: unknown unit 'mpbs'"):
+        of_manifest(settings, bandwidth="10 mpbs egress")
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "names"), [(None, ()), ("a", ("cgroup/b",)), (None, ("cgroup/a", "cgroup/b"))]
+)
+def test_manifest_needs_exactly_one_cgroup(
+    settings: Settings, cgroup: str | None, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match="-f needs one cgroup"):
+        of_manifest(settings, cgroup=cgroup, names=names)
+
+
+def test_pod_without_a_rule_is_an_error(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "pod.yaml"
+    path.write_text("kind: Pod\nmetadata: {name: web}\n")
+    with pytest.raises(PodmgrError, match="pod/web has no rule"):
+        from_manifest(str(path), "a", [], [], settings, report=lambda _: None)
+
+
+# Caveats
+
+
+def test_caveats_are_told_once_and_for_new_rules_only(settings: Settings) -> None:
+    wishes, _ = from_targets(["cgroup/a", "cgroup/b"], parsed(LOSS, "loss=uniform ingress 1%"), settings)
+
+    def told(action: Action) -> list[str]:
+        return caveats_of(wishes, [Outcome(wish.target.name, LOSS, action) for wish in wishes])
+
+    assert len(told(Action.ATTACHED)) == len(told(Action.REPLACED)) == 1
+    assert told(Action.UNCHANGED) == told(Action.FAILED) == []
