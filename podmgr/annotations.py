@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from podmgr.errors import RuleError
-from podmgr.rules import CollisionKey, Rule, annotation_values, collision_key, parse_value
+from podmgr.grammar import parse_value
+from podmgr.rules import CollisionKey, Rule, annotation_values, collision_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from podmgr import __version__, proc
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.grammar import parse_rule_option
 from podmgr.render import (
     Format,
     attachments_document,
@@ -27,7 +28,7 @@ from podmgr.render import (
     outcomes_document,
     outcomes_text,
 )
-from podmgr.rules import Rule, collision_key, parse_rule_option
+from podmgr.rules import Rule, collision_key
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from podmgr import cgroups, pins, proc
 from podmgr.catalog import DRAWS, drop_threshold
+from podmgr.desired import Target
+from podmgr.grammar import parse_rule_option
 from podmgr.intervals import binomial_interval
 from podmgr.programs import shipped_folder
-from podmgr.reconcile import Outcome, Report, Target, apply, clean, observe
-from podmgr.rules import Bandwidth, ExponentialLoss, Rule, UniformLoss, parse_rule_option
+from podmgr.reconcile import Outcome, Report, apply, clean, observe
+from podmgr.rules import Bandwidth, ExponentialLoss, Rule, UniformLoss
 from podmgr.settings import Settings
 from podmgr.throwaway import Pod, checked, send_datagrams, throughput, throw_away_pod
 from podmgr.units import format_rate

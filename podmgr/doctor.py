@@ -14,10 +14,12 @@ from pathlib import Path
 
 from podmgr import bpf_syscall, cgroups, mounts, scratch
 from podmgr.annotations import SourcedRule
+from podmgr.desired import Target, Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.grammar import parse_rule_option
 from podmgr.proc import Runner
-from podmgr.reconcile import Target, Wish, apply, clean
-from podmgr.rules import Direction, parse_rule_option
+from podmgr.reconcile import apply, clean
+from podmgr.rules import Direction
 from podmgr.settings import Settings
 
 OLDEST_KERNEL = (5, 10)

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.grammar import parse_rule_option
 from podmgr.plan import Attachment, PodRef
-from podmgr.rules import Direction, parse_rule_option
+from podmgr.rules import Direction
 
 VERSION = 1
 LOCK_TIMEOUT_SECONDS = 60.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from podmgr.rules import Direction, collision_key, parse_rule_option
+from podmgr.grammar import parse_rule_option
+from podmgr.rules import Direction, collision_key
 
 
 @dataclass(frozen=True, slots=True)

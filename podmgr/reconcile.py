@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from podmgr import bpf_syscall, cgroups, ledger, pins, tc
+from podmgr import bpf_syscall, cgroups, ledger, pins
 from podmgr.actual import (
     is_attached,
     is_healthy,
@@ -23,43 +23,19 @@ from podmgr.actual import (
     unknown_pins,
 )
 from podmgr.actuator import Actuator, Failures
-from podmgr.annotations import SourcedRule
 from podmgr.bpf_syscall import Counters
-from podmgr.build import SpecMaker, store_all
-from podmgr.catalog import recipe
+from podmgr.build import store_all
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Desired, Target, Wish
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
-from podmgr.plan import Attachment, Plan, PodRef, make_plan
+from podmgr.plan import Attachment, Plan, make_plan
 from podmgr.proc import Runner, uninterrupted
-from podmgr.rules import Direction, Rule
+from podmgr.rules import Direction
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
 Report = Callable[[str], None]  # takes one line for the user, beside the results
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback."""
-
-    name: str
-    cgroup: Cgroup
-    pod: PodRef | None = None
-    counts_loopback: bool = True
-
-    @property
-    def owner(self) -> str:
-        """Names the folder of its pins."""
-        return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """All the rules that one target shall have, and no others."""
-
-    target: Target
-    rules: tuple[SourcedRule, ...]
 
 
 class Action(StrEnum):
@@ -111,9 +87,9 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
 def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     _require_sight(settings)
-    desired = _Desired(wishes, settings)
+    desired = Desired(wishes, settings)
     plan = _plan(desired, settings, ledger.read(settings.state_dir))
-    return [*desired.failures(), *_outcomes(plan)]
+    return [*_failures(desired), *_outcomes(plan)]
 
 
 def apply(
@@ -125,10 +101,10 @@ def apply(
     Raises PodmgrError where nothing can be done at all: no right, no bpffs, no state folder.
     """
     _require_sight(settings)
-    desired = _Desired(wishes, settings)
+    desired = Desired(wishes, settings)
     desired.require_fq(runner)
     if desired.all_failed():  # nothing to do: leave no folder, mount nothing
-        return desired.failures()
+        return _failures(desired)
     with _transaction(settings, runner, report) as transaction:
         if pins.ensure_bpffs(settings.bpffs, runner=runner):
             report("mounted the bpf file system at /sys/fs/bpf")
@@ -161,65 +137,6 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     return EXIT_PARTLY if {outcome.target for outcome in outcomes} - failed else EXIT_FAILED
 
 
-class _Desired:
-    """The wishes as rows and specs, and the targets that failed so far: at most once each."""
-
-    def __init__(self, wishes: Sequence[Wish], settings: Settings) -> None:
-        self.wishes = {wish.target.cgroup.id: wish for wish in wishes}
-        self.specs: dict[str, ProgramSpec] = {}
-        self._rows: dict[int, list[Attachment]] = {}
-        self._failed: dict[int, tuple[str, PodmgrError]] = {}
-        maker = SpecMaker(settings)
-        for cgroup_id, wish in self.wishes.items():
-            self._rows[cgroup_id] = []
-            for sourced in sorted(wish.rules, key=lambda sourced: recipe(sourced.rule).order):
-                try:
-                    spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)
-                except PodmgrError as error:
-                    self.fail(cgroup_id, str(sourced.rule), error)
-                    break
-                self.specs[spec.digest] = spec
-                self._rows[cgroup_id].append(_wanted_row(wish.target, sourced, spec))
-
-    @property
-    def cgroup_ids(self) -> Collection[int]:
-        """The targets that have not failed."""
-        return self.wishes.keys() - self._failed.keys()
-
-    @property
-    def rows(self) -> list[Attachment]:
-        """The rows of the targets that have not failed."""
-        return [row for cgroup_id in self.wishes if self.is_alive(cgroup_id) for row in self._rows[cgroup_id]]
-
-    def is_alive(self, cgroup_id: int) -> bool:
-        return cgroup_id not in self._failed
-
-    def all_failed(self) -> bool:
-        return not self.cgroup_ids
-
-    def fail(self, cgroup_id: int, rule: str, error: PodmgrError) -> None:
-        self._failed.setdefault(cgroup_id, (rule, error))
-
-    def fail_all(self, failures: Failures) -> None:
-        for row, error in failures:
-            self.fail(row.cgroup_id, row.rule, error)
-
-    def failures(self) -> list[Outcome]:
-        return [
-            Outcome(self.wishes[cgroup_id].target.name, rule, Action.FAILED, None, error)
-            for cgroup_id, (rule, error) in self._failed.items()
-        ]
-
-    def require_fq(self, runner: Runner) -> None:
-        """A program that stamps departure times does nothing without fq: fail instead."""
-        for cgroup_id, wish in self.wishes.items():
-            for rule in (sourced.rule for sourced in wish.rules if recipe(sourced.rule).needs_fq):
-                try:
-                    _require_fq(wish.target.cgroup, rule, runner)
-                except PodmgrError as error:
-                    self.fail(cgroup_id, str(rule), error)
-
-
 class _Transaction:
     """Under the lock. `rows` is always what the ledger should say if we ended now."""
 
@@ -234,7 +151,7 @@ class _Transaction:
         self._store = ObjectStore(state.folder)
         self._act = Actuator(settings, state, runner)
 
-    def apply(self, desired: _Desired) -> list[Outcome]:
+    def apply(self, desired: Desired) -> list[Outcome]:
         objects = self._build(desired)
         plan = _plan(desired, self._settings, self.rows)
         kept = {row.identity: row for row in plan.unchanged}
@@ -274,7 +191,7 @@ class _Transaction:
             detach=tuple(row for row in plan.detach if desired.is_alive(row.cgroup_id)),
             unchanged=tuple(row for row in plan.unchanged if desired.is_alive(row.cgroup_id)),
         )
-        return [*desired.failures(), *_outcomes(done)]
+        return [*_failures(desired), *_outcomes(done)]
 
     def clean(self, targets: Collection[Target | str] | None) -> list[Outcome]:
         rows = [
@@ -303,7 +220,7 @@ class _Transaction:
         self._store.prune({row.object_digest for row in self.rows})
         self._write()
 
-    def _build(self, desired: _Desired) -> Mapping[str, StoredObject]:
+    def _build(self, desired: Desired) -> Mapping[str, StoredObject]:
         """The objects, compiled where they are not in the store; targets that lack one fail."""
         specs = [desired.specs[row.object_digest] for row in desired.rows]
         results = store_all(specs, self._store, runner=self._runner)
@@ -356,7 +273,7 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
                 transaction.finish()
 
 
-def _plan(desired: _Desired, settings: Settings, rows: Sequence[Attachment]) -> Plan:
+def _plan(desired: Desired, settings: Settings, rows: Sequence[Attachment]) -> Plan:
     """Wanted minus actual, over all targets that have not failed."""
     ids = desired.cgroup_ids
     known = [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
@@ -373,21 +290,6 @@ def _require_sight(settings: Settings) -> None:
         bpf_syscall.attached_programs(fd, Direction.EGRESS)
 
 
-def _require_fq(cgroup: Cgroup, rule: Rule, runner: Runner) -> None:
-    if rule.direction is Direction.INGRESS:
-        raise PodmgrError(
-            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="use algorithm=tbf for ingress",
-        )
-    lacking = tc.interfaces_without_fq(cgroup, runner=runner)
-    if lacking:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
-        raise PodmgrError(
-            f"'{rule}' delays packets through the fq qdisc, which is not the root qdisc of {listed}",
-            tip="tc qdisc replace dev DEV root fq (kernel module sch_fq), or use algorithm=tbf",
-        )
-
-
 def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
     return PodmgrError(
         f"program {spec.source.name} is for the {hook} hook, which this version does not attach to",
@@ -395,21 +297,10 @@ def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
     )
 
 
-def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Attachment:
-    return Attachment(
-        target=target.name,
-        owner=target.owner,
-        cgroup_path=str(target.cgroup.path),
-        cgroup_id=target.cgroup.id,
-        rule=str(sourced.rule),
-        kind=sourced.rule.kind,
-        direction=sourced.rule.direction,
-        hook="cgroup",
-        source=sourced.source,
-        digest=spec.rule_digest,
-        object_digest=spec.digest,
-        pod=target.pod,
-    )
+def _failures(desired: Desired) -> list[Outcome]:
+    return [
+        Outcome(target.name, rule, Action.FAILED, None, error) for target, rule, error in desired.failures()
+    ]
 
 
 def _outcomes(plan: Plan) -> list[Outcome]:

@@ -1,32 +1,18 @@
-"""The grammar of rules: an annotation's key and value become frozen rules, and print back.
+"""What a rule is: a wish with a kind, a direction and parameters. Pure data.
 
-Pure. A rule is a wish (kind, direction, parameters); what program fulfils it is `catalog`'s
-business. `parse_value` accepts what users write; `str(rule)` is the canonical `KEY=VALUE`, and
-parsing that gives the same rule again.
+Reading what users write is `grammar`'s business, what program fulfils a rule is `catalog`'s.
+`str(rule)` is the canonical `KEY=VALUE`, and reading that gives the same rule again.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import ClassVar
 
-from podmgr.errors import RuleError, UsageError, printable
-from podmgr.units import (
-    MAX_RATE_BITS_PER_SECOND,
-    MIN_RATE_BITS_PER_SECOND,
-    RATE_UNITS,
-    SIZE_UNITS,
-    format_number,
-    format_rate,
-    format_size,
-    parse_number,
-    scaled,
-)
+from podmgr.units import format_number, format_rate, format_size
 
 PREFIX = "podmgr.io/"
 
@@ -34,15 +20,6 @@ MIN_BURST_BYTES = 1_514  # one full Ethernet frame
 MAX_BURST_BYTES = 1_000_000_000
 MAX_EXPONENTIAL = 1_000
 RESERVED_MACROS = frozenset({"INTERFACE", "DIRECTION_EGRESS"})
-
-_MAX_VALUE_CHARACTERS = 4_096
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_]*))?", re.ASCII)
-_NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%]+)", re.ASCII)
-
-_BANDWIDTH_FORM = 'RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"'
-_LOSS_FORM = '"uniform DIRECTION P%" or "exponential DIRECTION T", such as "uniform egress 2%"'
-_CUSTOM_FORM = 'NAME DIRECTION [-DMACRO[=VALUE]]..., such as "dropper egress -DPORT=53"'
 
 
 class Direction(StrEnum):
@@ -153,31 +130,6 @@ def bare_key(key: str) -> str | None:
     return bare if bare in KEYS else None
 
 
-def parse_rule_option(text: str) -> tuple[Rule, ...]:
-    """The rules in one `--rule KEY=VALUE`. Raises RuleError or UsageError."""
-    key, equals, value = text.partition("=")
-    key = key.strip().lower()
-    bare = bare_key(key)
-    if bare is None:
-        shown = printable(key)[:60]
-        guess = difflib.get_close_matches(key.removeprefix(PREFIX), KEYS, n=1)
-        hint = f"did you mean {guess[0]!r}? " if guess else ""
-        raise UsageError(
-            f"unknown rule key {shown!r}" if equals else f"{printable(text)[:60]!r} is not KEY=VALUE",
-            tip=f"{hint}keys are {', '.join(KEYS)}; such as --rule 'bandwidth=10 mbps egress'",
-        )
-    if not equals:
-        raise UsageError(
-            f"--rule {shown_key(key)} has no value", tip=f"write --rule '{bare}=...': {_FORMS[bare]}"
-        )
-    return parse_value(key, value)
-
-
-def shown_key(key: str) -> str:
-    """A key as an error shows it."""
-    return printable(key)[:80]
-
-
 def annotation_values(annotations: Mapping[str, str]) -> list[tuple[str, str]]:
     """The (key, value) pairs that hold rules; the prefixed key replaces the bare key whole.
 
@@ -189,262 +141,3 @@ def annotation_values(annotations: Mapping[str, str]) -> list[tuple[str, str]]:
         for key in [PREFIX + bare if PREFIX + bare in annotations else bare]
         if key in annotations
     ]
-
-
-def parse_value(key: str, value: str) -> tuple[Rule, ...]:
-    """The rules of one annotation. `key` is one of ours, bare or prefixed.
-
-    Raises RuleError with the column of the first thing that is wrong, and for two rules of the
-    value that collide.
-    """
-    bare = bare_key(key)
-    if bare is None:
-        raise ValueError(f"not a podmgr key: {key}")
-    if len(value) > _MAX_VALUE_CHARACTERS:
-        raise RuleError(
-            f"a value of {len(value)} characters",
-            key=key,
-            value=value,
-            column=_MAX_VALUE_CHARACTERS + 1,
-            expected=f"at most {_MAX_VALUE_CHARACTERS} characters: {_FORMS[bare]}",
-        )
-    rules: list[Rule] = []
-    seen: dict[CollisionKey, Rule] = {}
-    start = 0
-    for piece in value.split(";"):
-        words = _Words(key, value, start, start + len(piece), _FORMS[bare])
-        start += len(piece) + 1
-        if words.done():
-            continue
-        column = words.column
-        rule = _PARSERS[bare](words)
-        other = seen.setdefault(collision_key(rule), rule)
-        if other is not rule:
-            raise RuleError(
-                f"'{rule.value}' collides with '{other.value}'",
-                key=key,
-                value=value,
-                column=column,
-                expected=f"one {collision_key(rule)[0]} rule per direction",
-            )
-        rules.append(rule)
-    if not rules:
-        raise RuleError("no rule", key=key, value=value, column=1, expected=_FORMS[bare])
-    return tuple(rules)
-
-
-_Fail = Callable[[str, str], RuleError]
-
-
-class _Words:
-    """The words of one rule inside a value, read from left to right, each with its column."""
-
-    def __init__(self, key: str, value: str, start: int, end: int, form: str) -> None:
-        self._key = key
-        self._value = value
-        self._end = end
-        self._form = form
-        self._words = [
-            (match.group(), start + match.start()) for match in re.finditer(r"\S+", value[start:end])
-        ]
-        self._next = 0
-
-    def done(self) -> bool:
-        return self._next == len(self._words)
-
-    @property
-    def column(self) -> int:
-        """Where the next word stands; behind the last one, where it would stand."""
-        if self.done():
-            return (self._words[-1][1] + len(self._words[-1][0]) if self._words else self._end) + 1
-        return self._words[self._next][1] + 1
-
-    def take(self, what: str) -> str:
-        """The next word, or an error that says what is missing."""
-        if self.done():
-            raise self.error(f"{what} is missing")
-        word = self._words[self._next][0]
-        self._next += 1
-        return word
-
-    def split_number(self) -> None:
-        """Make two words of a next word like `10mbps`, so that the blank does not matter."""
-        if self.done():
-            return
-        word, offset = self._words[self._next]
-        if match := _NUMBER_AND_UNIT.fullmatch(word):
-            self._words[self._next : self._next + 1] = [
-                (match.group(1), offset),
-                (match.group(2), offset + match.start(2)),
-            ]
-
-    def error(self, problem: str, *, expected: str | None = None, back: int = 0) -> RuleError:
-        """An error at the next word, or `back` words before it."""
-        self._next -= back
-        return RuleError(
-            problem,
-            key=self._key,
-            value=self._value,
-            column=self.column,
-            expected=expected or self._form,
-        )
-
-
-def _parse_bandwidth(words: _Words) -> Bandwidth:
-    words.split_number()
-    amount = _number(words, "the rate")
-    unit = _choice(words, RATE_UNITS, "unit")
-    rate = scaled(amount, RATE_UNITS[unit])
-    if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
-        raise words.error(
-            f"{format_number(amount)} {unit} is out of range",
-            expected="a rate from 8 kbps to 400 gbps (bits per second, powers of 1000)",
-            back=2,
-        )
-    direction = _direction(words)
-    burst: int | None = None
-    algorithm = Algorithm.TBF
-    for name, text, fail in _options(words, ("burst", "algorithm")):
-        if name == "burst":
-            burst = _size(text, fail)
-        else:
-            try:
-                algorithm = Algorithm(text.lower())
-            except ValueError:
-                raise fail(f"unknown algorithm {text!r}", "tbf (drops, default) or edt (delays)") from None
-    if burst is not None and algorithm is Algorithm.EDT:
-        raise words.error(
-            "burst belongs to algorithm=tbf; edt has no bucket", expected="burst or algorithm=edt, not both"
-        )
-    return Bandwidth(direction, rate, burst, algorithm)
-
-
-def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
-    distribution = _choice(words, ("uniform", "exponential"), "distribution")
-    direction = _direction(words)
-    words.split_number()
-    if distribution == "exponential":
-        threshold = _number(words, "the threshold T")
-        if threshold > MAX_EXPONENTIAL:
-            raise words.error(
-                f"T = {format_number(threshold)} is out of range",
-                expected="T from 0 (drops all) to 1000 (drops 2 %)",
-                back=1,
-            )
-        _end(words)
-        return ExponentialLoss(direction, threshold)
-    percent = _number(words, "the probability")
-    if words.done() or words.take("%") != "%":
-        raise words.error(
-            "the percent sign is missing",
-            expected='a percentage, such as "2%"',
-            back=0 if words.done() else 1,
-        )
-    if percent > 100:
-        raise words.error(
-            f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
-        )
-    _end(words)
-    return UniformLoss(direction, percent)
-
-
-def _parse_custom(words: _Words) -> Custom:
-    name = words.take("the program's name")
-    if not _NAME.fullmatch(name):
-        raise words.error(
-            f"{name!r} is not a program name",
-            expected="NAME of a file NAME.bpf.c: letters, digits, - and _, at most 63, no path",
-            back=1,
-        )
-    direction = _direction(words)
-    macros: dict[str, str | None] = {}
-    while not words.done():
-        word = words.take("a macro")
-        match = _MACRO.fullmatch(word)
-        if not match:
-            raise words.error(
-                f"{word!r} is not a macro",
-                expected="-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ only",
-                back=1,
-            )
-        macro = match.group(1)
-        if macro in RESERVED_MACROS:
-            raise words.error(
-                f"{macro} is set by podmgr", expected="the direction is the second word of the rule", back=1
-            )
-        if macro in macros:
-            raise words.error(f"-D{macro} twice", expected="each macro once", back=1)
-        macros[macro] = match.group(2)
-    return Custom(direction, name, tuple(sorted(macros.items())))
-
-
-def _number(words: _Words, what: str) -> Decimal:
-    text = words.take(what)
-    try:
-        return parse_number(text)
-    except ValueError as error:
-        raise words.error(f"{what} is wrong: {error}", back=1) from error
-
-
-def _choice(words: _Words, choices: Iterable[str], what: str) -> str:
-    """The next word, which must be one of `choices` in any case."""
-    word = words.take(f"the {what}")
-    if word.lower() in choices:
-        return word.lower()
-    names = list(choices)
-    guess = difflib.get_close_matches(word.lower(), names, n=1)
-    hint = f"did you mean {guess[0]!r}? " if guess else ""
-    raise words.error(f"unknown {what} {word!r}", expected=f"{hint}{what}s are {', '.join(names)}", back=1)
-
-
-def _direction(words: _Words) -> Direction:
-    return Direction(_choice(words, [direction.value for direction in Direction], "direction"))
-
-
-def _options(words: _Words, known: tuple[str, ...]) -> Iterator[tuple[str, str, _Fail]]:
-    """The `name=value` words that end a rule: name, value, and how to complain about the value."""
-    seen: set[str] = set()
-    while not words.done():
-        word = words.take("an option")
-        name, equals, text = word.partition("=")
-        name = name.lower()
-        if not equals or name not in known:
-            accepted = " and ".join(f"{option}=..." for option in known)
-            raise words.error(
-                f"unexpected {word!r}",
-                expected=f"options of this rule are {accepted}" if known else "nothing more",
-                back=1,
-            )
-        if name in seen:
-            raise words.error(f"{name} twice", expected="each option once", back=1)
-        seen.add(name)
-
-        def fail(problem: str, expected: str) -> RuleError:
-            return words.error(problem, expected=expected, back=1)
-
-        yield name, text, fail
-
-
-def _end(words: _Words) -> None:
-    for _ in _options(words, ()):
-        raise AssertionError("no option is known")
-
-
-def _size(text: str, fail: _Fail) -> int:
-    """The bytes of `burst=SIZE`."""
-    expected = "burst=SIZE from 1514b to 1000mb, in b, kb or mb (bytes, powers of 1000)"
-    match = _NUMBER_AND_UNIT.fullmatch(text)
-    if not match or match.group(2).lower() not in SIZE_UNITS:
-        raise fail(f"{text!r} is not a size", expected)
-    try:
-        number = parse_number(match.group(1))
-    except ValueError as error:
-        raise fail(f"burst is wrong: {error}", expected) from error
-    size = scaled(number, SIZE_UNITS[match.group(2).lower()])
-    if not MIN_BURST_BYTES <= size <= MAX_BURST_BYTES:
-        raise fail(f"burst {text} is out of range", expected)
-    return size
-
-
-_PARSERS = {Bandwidth.key: _parse_bandwidth, UniformLoss.key: _parse_loss, Custom.key: _parse_custom}
-_FORMS = {Bandwidth.key: _BANDWIDTH_FORM, UniformLoss.key: _LOSS_FORM, Custom.key: _CUSTOM_FORM}

@@ -20,9 +20,10 @@ from podmgr import cgroups, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.catalog import caveats
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Target, Wish
 from podmgr.errors import UsageError, printable
 from podmgr.proc import Runner
-from podmgr.reconcile import Action, Report, Target, Wish, apply, clean, observe
+from podmgr.reconcile import Action, Report, apply, clean, observe
 from podmgr.rules import Rule
 from podmgr.settings import Settings
 

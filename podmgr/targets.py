@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from podmgr import cgroups
+from podmgr.desired import Target
 from podmgr.errors import UsageError, printable
-from podmgr.reconcile import Target
 from podmgr.settings import Settings
 
 # kubectl's names and short names, to the name that `list` shows.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import SourcedRule
 from podmgr.catalog import caveats
+from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.reconcile import Action, Outcome, Report, Target, Wish, observe
+from podmgr.reconcile import Action, Outcome, Report, observe
 from podmgr.rules import Rule, collision_key
 from podmgr.settings import Settings
 

@@ -19,8 +19,8 @@ import pytest
 from podmgr import bpf_syscall, cgroups, ledger, pins, proc, reconcile
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.reconcile import Target, Wish
-from podmgr.rules import parse_rule_option
+from podmgr.desired import Target, Wish
+from podmgr.grammar import parse_rule_option
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
 

@@ -14,9 +14,10 @@ import pytest
 from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Target, Wish
+from podmgr.grammar import parse_rule_option
 from podmgr.proc import Completed
-from podmgr.reconcile import Target, Wish, apply
-from podmgr.rules import parse_rule_option
+from podmgr.reconcile import apply
 from tests.kernel.conftest import (
     PASS_PROGRAM,
     Cli,

@@ -11,8 +11,10 @@ from pathlib import Path
 from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.reconcile import Action, Target, Wish, apply
-from podmgr.rules import Direction, parse_rule_option
+from podmgr.desired import Target, Wish
+from podmgr.grammar import parse_rule_option
+from podmgr.reconcile import Action, apply
+from podmgr.rules import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run
 

@@ -13,7 +13,7 @@ import pytest
 
 from podmgr import bpf_syscall, pins, proc
 from podmgr.build import SpecMaker, compile_spec
-from podmgr.rules import parse_rule_option
+from podmgr.grammar import parse_rule_option
 from podmgr.settings import Settings
 from tests.kernel.conftest import run
 

@@ -16,9 +16,11 @@ from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.catalog import DRAWS, drop_threshold
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Target, Wish
+from podmgr.grammar import parse_rule_option
 from podmgr.intervals import binomial_interval
-from podmgr.reconcile import Observed, Target, Wish, apply, clean, observe
-from podmgr.rules import ExponentialLoss, UniformLoss, parse_rule_option
+from podmgr.reconcile import Observed, apply, clean, observe
+from podmgr.rules import ExponentialLoss, UniformLoss
 from podmgr.settings import Settings
 from podmgr.throwaway import WORLD_ADDRESS, WORLD_ADDRESS6, Pod, send_datagrams, throughput, throw_away_pod
 

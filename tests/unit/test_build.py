@@ -11,8 +11,9 @@ from pytest_mock import MockerFixture
 from podmgr import clang, proc, programs
 from podmgr.build import SpecMaker, compile_spec, store_all
 from podmgr.errors import MissingToolError, PodmgrError
+from podmgr.grammar import parse_rule_option
 from podmgr.objects import ObjectStore, StoredObject
-from podmgr.rules import Rule, parse_rule_option
+from podmgr.rules import Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, Script, bpf_object

@@ -18,6 +18,7 @@ from podmgr.catalog import (
     initial_bytes,
     recipe,
 )
+from podmgr.grammar import parse_rule_option
 from podmgr.programs import shipped_folder
 from podmgr.rules import (
     MAX_BURST_BYTES,
@@ -28,7 +29,6 @@ from podmgr.rules import (
     ExponentialLoss,
     Rule,
     UniformLoss,
-    parse_rule_option,
 )
 from tests.unit.samples import EGRESS, INGRESS, percents, rates, rules, thresholds
 

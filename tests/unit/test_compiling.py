@@ -10,7 +10,7 @@ import pytest
 from podmgr import proc
 from podmgr.compiling import Result, as_document, as_text, compile_rules
 from podmgr.errors import PodmgrError
-from podmgr.rules import parse_rule_option
+from podmgr.grammar import parse_rule_option
 from podmgr.settings import Settings
 
 LOSS, BANDWIDTH = "loss=uniform egress 2%", "bandwidth=10 mbps ingress burst=64kb"

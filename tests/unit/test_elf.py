@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,6 +251,14 @@ def test_arbitrary_bytes_are_refused(content: bytes) -> None:
 def test_truncated_object_is_refused(part: float) -> None:
     content = shipped("bandwidth")
     refusal(content[: int(len(content) * part)])
+
+
+def test_relocation_that_libbpf_does_not_resolve_is_refused() -> None:
+    content = bytearray(shipped("bandwidth"))
+    section = ELFFile(io.BytesIO(content)).get_section_by_name(".relcgroup_skb/ingress")
+    assert section is not None
+    struct.pack_into("<I", content, section["sh_offset"] + 8, 99)
+    assert "has an unknown relocation of type 99" in refusal(bytes(content)).message
 
 
 def test_damaged_btf_is_refused() -> None:

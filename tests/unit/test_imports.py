@@ -14,6 +14,7 @@ import podmgr
 LAYERS = [
     {"errors", "units", "intervals", "settings", "mounts"},
     {"rules"},
+    {"grammar"},
     {"annotations", "catalog", "plan"},
     {"spec"},
     {"proc"},
@@ -23,6 +24,7 @@ LAYERS = [
     {"build", "scratch", "tc"},
     {"actual", "throwaway"},
     {"actuator"},
+    {"desired"},
     {"reconcile"},
     {"compiling", "render", "targets"},
     {"doctor", "live", "running", "wishes"},
@@ -30,7 +32,18 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-GROUND = ["errors", "units", "intervals", "rules", "annotations", "catalog", "plan", "spec", "settings"]
+GROUND = [
+    "errors",
+    "units",
+    "intervals",
+    "rules",
+    "grammar",
+    "annotations",
+    "catalog",
+    "plan",
+    "spec",
+    "settings",
+]
 OUTSIDE = {"asyncio", "ctypes", "fcntl", "io", "os", "pathlib", "select", "shutil", "signal", "socket"} | {
     "subprocess",
     "sys",

@@ -43,7 +43,7 @@ def test_pins_are_found_whole_and_halfway(tmp_path: Path) -> None:
     without_maps = pinned(Pin(tmp_path, "a", "222"), maps=())
     without_program = pinned(Pin(tmp_path, "a", "111"), program=False)
     (tmp_path / "empty-owner").mkdir()
-    (tmp_path / "stray").write_text("")
+    (tmp_path / "a-stray-file").write_text("")
     assert list(pins.pinned(tmp_path)) == [without_program, without_maps, whole]
 
 
@@ -119,6 +119,13 @@ def test_folder_on_bpffs_is_made_without_mounting(tmp_path: Path, mocker: Mocker
     assert not pins.ensure_bpffs(bpffs, runner=runner)
     assert bpffs.stat().st_mode & 0o777 == 0o700
     assert runner.calls == []
+
+
+def test_folder_that_may_not_be_made_is_a_lack_of_rights(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, "bpf")])
+    mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
+        pins.ensure_bpffs(tmp_path / "bpffs", runner=FAILING)
 
 
 def test_bpffs_is_mounted_at_its_usual_place_if_need_be(tmp_path: Path, mocker: MockerFixture) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podmgr.grammar import parse_rule_option
 from podmgr.plan import Attachment, Plan, make_plan
-from podmgr.rules import parse_rule_option
 from tests.unit.samples import EGRESS, INGRESS, attachment
 
 RULES = [
@@ -108,6 +108,11 @@ def test_replaced_slots_are_those_both_attached_and_detached(
 def test_nothing_wanted_and_nothing_there_is_an_empty_plan() -> None:
     assert make_plan([], []) == Plan((), (), ())
     assert make_plan([], []).is_empty
+
+
+def test_plan_that_only_attaches_or_only_detaches_is_not_empty() -> None:
+    assert not make_plan([row(RULES[0])], []).is_empty
+    assert not make_plan([], [row(RULES[0], program_id=5)]).is_empty
 
 
 def test_changed_rule_replaces_the_old_one() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Target
 from podmgr.errors import PodmgrError
 from podmgr.plan import PodRef
-from podmgr.reconcile import Action, Outcome, Target, exit_code
+from podmgr.reconcile import Action, Outcome, exit_code
 
 CGROUP = Cgroup(Path("/cgroups/a"), 77)
 

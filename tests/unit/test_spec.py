@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 
 from podmgr.errors import PodmgrError
-from podmgr.rules import Custom, Rule, parse_rule_option
+from podmgr.grammar import parse_rule_option
+from podmgr.rules import Custom, Rule
 from podmgr.spec import ProgramSource, ProgramSpec, is_built_in, make_spec, settable_macros
 from tests.unit.samples import EGRESS, INGRESS, rules
 

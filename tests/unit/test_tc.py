@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from podmgr import tc
 from podmgr.cgroups import Cgroup
@@ -134,6 +136,34 @@ def test_cgroup_without_processes_lives_in_our_namespace(cgroup: Cgroup, pids: s
     runner = Namespaces([ETH0], [], [root("eth0", "noqueue")])
     assert tc.interfaces_without_fq(cgroup, runner=runner) == {"eth0": "noqueue"}
     assert set(runner.inodes) == {os.stat("/proc/self/ns/net").st_ino}
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process in a network namespace of its own."""
+    argv = ["unshare", "--net", "sh", "-c", "echo ready; exec cat"]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    yield child.pid
+    child.communicate()
+
+
+def test_every_namespace_of_the_cgroup_is_entered(cgroup: Cgroup, stranger: int) -> None:
+    (cgroup.path / "cgroup.procs").write_text(f"{os.getpid()}\n{stranger}\n")
+    runner = Namespaces()
+    tc.interfaces_without_fq(cgroup, runner=runner)
+    inodes = [os.stat(f"/proc/{pid}/ns/net").st_ino for pid in (os.getpid(), stranger)]
+    assert inodes[0] != inodes[1]
+    assert runner.inodes == [inodes[0]] * 3 + [inodes[1]] * 3
+
+
+def test_process_that_has_left_the_cgroup_does_not_count(
+    cgroup: Cgroup, stranger: int, mocker: MockerFixture
+) -> None:
+    mocker.patch("podmgr.cgroups.processes", side_effect=[[stranger, os.getpid()], [], [os.getpid()]])
+    runner = Namespaces()
+    tc.interfaces_without_fq(cgroup, runner=runner)
+    assert runner.inodes == [os.stat("/proc/self/ns/net").st_ino] * 3
 
 
 @pytest.mark.parametrize("does_fail", [False, True])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, RuleError, UsageError
-from podmgr.reconcile import Action, Outcome, Wish
-from podmgr.rules import Rule, parse_rule_option
+from podmgr.grammar import parse_rule_option
+from podmgr.reconcile import Action, Outcome
+from podmgr.rules import Rule
 from podmgr.settings import Settings
 from podmgr.wishes import caveats_of, from_manifest, from_targets
 
