@@ -67,13 +67,24 @@ class Cli:
         return rows
 
 
+@pytest.fixture(scope="session")
+def cgroup_root() -> Iterator[Path]:
+    """A cgroup that stands for the mount, so that test runs do not see each other."""
+    root = cgroups.create(cgroups.find_root(None), f"podmgr-pytest-{os.getpid()}")
+    yield root.path
+    cgroups.kill(root)
+    cgroups.remove(root)
+
+
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(monkeypatch: pytest.MonkeyPatch, cgroup_root: Path) -> Settings:
     """Where the test's podmgr keeps things; also in the environment, for processes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PODMGR_CGROUP_ROOT", str(cgroup_root))
     return Settings(
         Path(os.environ["PODMGR_STATE_DIR"]),
         Path(os.environ["PODMGR_BPFFS"]),
+        cgroup_root=cgroup_root,
         program_dir=EXAMPLES,
         trusts_invoker=True,
     )
@@ -96,13 +107,12 @@ def assert_nothing_left(settings: Settings) -> None:
 
 
 @pytest.fixture
-def make_cgroup() -> Iterator[Callable[..., Cgroup]]:
+def make_cgroup(cgroup_root: Path) -> Iterator[Callable[..., Cgroup]]:
     """Makes cgroups that are removed, with all that lives in them, at the end of the test."""
-    root = cgroups.find_root(None)
     made: list[Cgroup] = []
 
     def make(name: str = "pod") -> Cgroup:
-        cgroup = cgroups.create(root, f"podmgr-pytest-{os.getpid()}-{name}")
+        cgroup = cgroups.create(cgroup_root, name)
         made.append(cgroup)
         return cgroup
 

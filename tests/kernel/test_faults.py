@@ -194,7 +194,13 @@ def test_without_the_right_nothing_is_taken_for_empty(podmgr: Cli, cgroup: Cgrou
 @pytest.mark.usefixtures("podmgr")
 def test_a_machine_with_cgroup_v1_only_is_told_so() -> None:
     """In a mount namespace of its own, where the cgroup2 mount is covered up."""
-    done = _in_own_mounts(f"umount {cgroups.find_root(None)}", "apply", "cgroup/x", "--rule", BANDWIDTH)
+    done = _in_own_mounts(
+        f"unset PODMGR_CGROUP_ROOT; umount {cgroups.find_root(None)}",
+        "apply",
+        "cgroup/x",
+        "--rule",
+        BANDWIDTH,
+    )
     assert done.returncode == 1
     complains(done, "cgroup v2")
 

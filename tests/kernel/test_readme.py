@@ -93,4 +93,5 @@ def _put_commands_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
+    monkeypatch.delenv("PODMGR_CGROUP_ROOT")  # the README's cgroups are relative to the mount
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,33 @@ SEND = [sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", "4001", "1000
 
 
 @pytest.fixture(autouse=True)
-def no_scratch_cgroup_is_left() -> Iterator[None]:
-    root = cgroups.find_root(None)
-    before = set(root.glob("podmgr-run-*"))
+def no_scratch_cgroup_is_left(cgroup_root: Path) -> Iterator[None]:
     yield
-    assert set(root.glob("podmgr-run-*")) == before
+    assert list(cgroup_root.iterdir()) == [path for path in cgroup_root.iterdir() if not path.is_dir()]
+
+
+Start = Callable[[], tuple["subprocess.Popen[bytes]", Cgroup]]
+
+
+@pytest.fixture
+def start(cgroup_root: Path) -> Iterator[Start]:
+    """Starts a run whose command waits, and returns once the command is there."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> tuple[subprocess.Popen[bytes], Cgroup]:
+        argv = [sys.executable, "-m", "podmgr", "run", "-q", "--rule", RULE, "sleep", "1000"]
+        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        started.append(process)
+        while not (found := list(cgroup_root.glob("podmgr-run-*"))) or not _is_sleeping(_at(found[0])):
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert attached(_at(found[0]))
+        return process, _at(found[0])
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def test_the_command_runs_under_the_rules_and_says_what_they_did(podmgr: Cli) -> None:
@@ -111,24 +133,24 @@ def test_what_the_command_leaves_behind_is_killed(podmgr: Cli) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_reach_the_command_and_everything_is_removed(podmgr: Cli, number: signal.Signals) -> None:
-    process = _start()
+def test_signals_reach_the_command_and_everything_is_removed(
+    podmgr: Cli, start: Start, number: signal.Signals
+) -> None:
+    process, _ = start()
     process.send_signal(number)
     assert process.wait(10) == 128 + number
     assert_nothing_left(podmgr.settings)
 
 
-def test_a_command_that_dies_of_sigkill_is_tidied_up_after(podmgr: Cli) -> None:
-    process = _start()
-    (cgroup,) = _scratch()
+def test_a_command_that_dies_of_sigkill_is_tidied_up_after(podmgr: Cli, start: Start) -> None:
+    process, cgroup = start()
     os.kill(cgroups.processes(cgroup)[0], signal.SIGKILL)
     assert process.wait(10) == 128 + signal.SIGKILL
     assert_nothing_left(podmgr.settings)
 
 
-def test_the_command_dies_with_podmgr(podmgr: Cli) -> None:
-    process = _start()
-    (cgroup,) = _scratch()
+def test_the_command_dies_with_podmgr(podmgr: Cli, start: Start) -> None:
+    process, cgroup = start()
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5
@@ -167,20 +189,8 @@ def test_rules_that_were_taken_away_meanwhile_are_reported(podmgr: Cli) -> None:
     assert "warning: rules were removed while the command ran" in done.stderr
 
 
-def _scratch() -> list[Cgroup]:
-    root = cgroups.find_root(None)
-    return [Cgroup(path, path.stat().st_ino) for path in root.glob("podmgr-run-*")]
-
-
-def _start() -> subprocess.Popen[bytes]:
-    """A run whose command waits, once the command is there."""
-    argv = [sys.executable, "-m", "podmgr", "run", "-q", "--rule", RULE, "sleep", "1000"]
-    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    while not (found := _scratch()) or not cgroups.processes(found[0]) or not _is_sleeping(found[0]):
-        assert process.poll() is None
-        time.sleep(0.01)
-    assert attached(found[0])
-    return process
+def _at(path: Path) -> Cgroup:
+    return Cgroup(path, path.stat().st_ino)
 
 
 def _is_sleeping(cgroup: Cgroup) -> bool:

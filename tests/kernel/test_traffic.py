@@ -28,8 +28,8 @@ PORT = 4000
 
 
 @pytest.fixture(scope="module")
-def pod() -> Iterator[Pod]:
-    with throw_away_pod(cgroups.find_root(None)) as pod:
+def pod(cgroup_root: Path) -> Iterator[Pod]:
+    with throw_away_pod(cgroup_root) as pod:
         yield pod
 
 
