@@ -85,6 +85,7 @@ def inspect(content: bytes, *, name: str, cpus: int = 1) -> ObjectInfo:
         struct.error,
         UnicodeDecodeError,
         LookupError,
+        OverflowError,
         TypeError,
         ValueError,
         AttributeError,

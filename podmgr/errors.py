@@ -54,7 +54,7 @@ class RuleError(UsageError):
         self.column = column
         self.expected = expected
         self.where = where
-        prefix = f"{where}: " if where else ""
+        prefix = f"{printable(where)}: " if where else ""
         shown, offset = _excerpt(printable(value), column)
         super().__init__(
             f"{prefix}{printable(key)}: {printable(problem)} (column {column})",

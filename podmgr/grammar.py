@@ -198,7 +198,9 @@ def _parse_bandwidth(words: _Words) -> Bandwidth:
                 raise fail(f"unknown algorithm {text!r}", "tbf (drops, default) or edt (delays)") from None
     if burst is not None and algorithm is Algorithm.EDT:
         raise words.error(
-            "burst belongs to algorithm=tbf; edt has no bucket", expected="burst or algorithm=edt, not both"
+            "burst belongs to algorithm=tbf; edt has no bucket",
+            expected="burst or algorithm=edt, not both",
+            back=1,
         )
     return Bandwidth(direction, rate, burst, algorithm)
 
@@ -218,12 +220,11 @@ def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
         _end(words)
         return ExponentialLoss(direction, threshold)
     percent = _number(words, "the probability")
-    if words.done() or words.take("%") != "%":
-        raise words.error(
-            "the percent sign is missing",
-            expected='a percentage, such as "2%"',
-            back=0 if words.done() else 1,
-        )
+    missing = "the percent sign is missing"
+    if words.done():
+        raise words.error(missing, expected='a percentage, such as "2%"')
+    if words.take("the percent sign") != "%":
+        raise words.error(missing, expected='a percentage, such as "2%"', back=1)
     if percent > 100:
         raise words.error(
             f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2

@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -155,8 +157,10 @@ def _from_json(row: dict[str, Any]) -> Attachment:
     ):
         if not isinstance(getattr(attachment, name), kind):
             raise ValueError(f"{name} is not {kind.__name__}")
-    if not attachment.owner.isascii() or not attachment.digest.isalnum() or "/" in attachment.owner:
+    if not _PLAIN_NAME.fullmatch(attachment.owner) or not _PLAIN_NAME.fullmatch(attachment.digest):
         raise ValueError("a pin outside the folder")
+    if not isinstance(attachment.program_id, int | None):
+        raise ValueError("program_id is not a number")
     parse_rule_option(attachment.rule)
     return attachment
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from podmgr.annotations import AnnotatedService, PodRules, rules_of_pod
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
 
@@ -57,7 +59,7 @@ def read_pod(path: str) -> ManifestPod:
     )
     return ManifestPod(
         target=f"{kind}/{name}",
-        ref=PodRef(namespace, name, str(metadata.get("uid") or "")),
+        ref=PodRef(namespace, name, _uid(path, metadata)),
         has_host_network=bool(_mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
     )
@@ -69,7 +71,7 @@ def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         documents = list(yaml.load_all(text, Loader=loader))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise PodmgrError(f"{path} is not YAML", detail=str(error), tip="-f takes a manifest") from error
     for document in documents:
         if document is None:
@@ -77,7 +79,7 @@ def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
         if not isinstance(document, dict) or "kind" not in document:
             raise PodmgrError(f"{path} is not a manifest", tip="a manifest has apiVersion, kind and metadata")
         items = document.get("items") if str(document["kind"]).endswith("List") else [document]
-        yield from (item for item in items or [] if isinstance(item, dict))
+        yield from (item for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
 
 
 def _pod_template(item: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
@@ -106,7 +108,7 @@ def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
         name,
         {str(key): str(value) for key, value in selector.items()},
         _annotations(path, f"service/{name}", metadata),
-        str(metadata.get("creationTimestamp") or ""),
+        _timestamp(metadata.get("creationTimestamp")),
     )
 
 
@@ -118,9 +120,26 @@ def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str
             found[str(key)] = value
         elif bare_key(str(key)):
             raise PodmgrError(
-                f"{path}: {where}: the annotation {key} is not text", tip=f'put it into quotes: {key}: "..."'
+                f"{path}: {printable(where)}: the annotation {key} is not text",
+                tip=f'put it into quotes: {key}: "..."',
             )
     return found
+
+
+def _uid(path: str, metadata: Mapping[str, Any]) -> str:
+    """The pod's UID, which names a folder: no other characters than those of a UID."""
+    uid = str(metadata.get("uid") or "")
+    if not re.fullmatch(r"[A-Za-z0-9-]{0,63}", uid, re.ASCII):
+        raise PodmgrError(f"{path}: {printable(uid)[:80]!r} is not a UID", tip="leave metadata.uid out")
+    return uid
+
+
+def _timestamp(value: object) -> str:
+    """RFC 3339 in UTC, so that it sorts as text; YAML reads one without quotes as a time."""
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(value or "")
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

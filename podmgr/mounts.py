@@ -19,9 +19,9 @@ class Mount:
 def table() -> list[Mount]:
     """All mounts, in the order in which they were made."""
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).rstrip("\n").split("\n"):
         fields, _, filesystem = line.partition(" - ")
-        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
+        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
         mounts.append(Mount(Path(path), filesystem.split()[0]))
     return mounts
 

@@ -82,7 +82,12 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
         attach=attach,
         detach=detach,
         unchanged=tuple(
-            replace(row, program_id=have[identity].program_id, hook=have[identity].hook)
+            replace(
+                row,
+                owner=have[identity].owner,  # where its pin is, whatever the target is called now
+                program_id=have[identity].program_id,
+                hook=have[identity].hook,
+            )
             for identity, row in want.items()
             if identity in have
         ),

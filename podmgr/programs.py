@@ -17,6 +17,7 @@ from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource
 
+_ACCESS_LIST = "system.posix_acl_access"
 _PACKAGE = Path(__file__).parent
 
 
@@ -75,7 +76,9 @@ def _headers(folder: Path) -> tuple[tuple[str, bytes], ...]:
 def _trusted_users(settings: Settings) -> frozenset[int]:
     users = {0}
     if settings.trusts_invoker:
-        users.add(int(os.environ.get("SUDO_UID", os.getuid())) if os.getuid() == 0 else os.getuid())
+        sudo_uid = os.environ.get("SUDO_UID", "")
+        is_sudo = os.getuid() == 0 and sudo_uid.isascii() and sudo_uid.isdigit()
+        users.add(int(sudo_uid) if is_sudo else os.getuid())
     return frozenset(users)
 
 
@@ -93,8 +96,9 @@ def _read(path: Path, trusted: frozenset[int]) -> bytes | None:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise PermissionDeniedError(f"{path}: {error.strerror}", tip="see --program-dir") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        reason = error.strerror if isinstance(error, OSError) else "a link that leads nowhere"
+        raise PermissionDeniedError(f"{path}: {reason}", tip="see --program-dir") from error
 
 
 def _check_writers(path: Path, status: os.stat_result, trusted: frozenset[int]) -> None:
@@ -102,6 +106,10 @@ def _check_writers(path: Path, status: os.stat_result, trusted: frozenset[int]) 
         raise PermissionDeniedError(f"everybody can write {path}", tip=f"chmod o-w {path}")
     writers = {status.st_uid}
     if status.st_mode & stat.S_IWGRP:
+        if _ACCESS_LIST in os.listxattr(path):
+            raise PermissionDeniedError(
+                f"an access control list lets others write {path}", tip=f"setfacl --remove-all {path}"
+            )
         writers |= _members(status.st_gid)
     if others := writers - trusted:
         names = ", ".join(_user_name(uid) for uid in sorted(others))

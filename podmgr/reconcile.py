@@ -158,7 +158,9 @@ class _Transaction:
         broken = [
             row
             for row in self.rows
-            if row.cgroup_id in desired.cgroup_ids and not is_healthy(self._settings, row)
+            if row.cgroup_id in desired.cgroup_ids
+            and not is_healthy(self._settings, row)
+            and kept.get(row.identity, row).program_id == row.program_id
         ]
         self.rows = [row for row in self.rows if row.identity not in kept] + list(kept.values())
         self._remove([row for row in broken if not is_attached(row)])

@@ -38,7 +38,8 @@ def document(content: Any, form: Format) -> str:
     if form is Format.YAML:
         import yaml  # 45 ms: only for -o yaml
 
-        return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        plain = json.loads(json.dumps(content))  # enumerations as text
+        return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     return json.dumps(content, indent=2) + "\n"
 
 

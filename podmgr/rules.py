@@ -19,7 +19,7 @@ PREFIX = "podmgr.io/"
 MIN_BURST_BYTES = 1_514  # one full Ethernet frame
 MAX_BURST_BYTES = 1_000_000_000
 MAX_EXPONENTIAL = 1_000
-RESERVED_MACROS = frozenset({"INTERFACE", "DIRECTION_EGRESS"})
+RESERVED_MACROS = frozenset({"INTERFACE", "DIRECTION_EGRESS", "PODMGR_LOOPBACK"})
 
 
 class Direction(StrEnum):

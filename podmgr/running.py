@@ -31,6 +31,7 @@ EXIT_PODMGR_FAILED = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
+_MAX_ID = 2**32 - 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -61,6 +62,8 @@ def user_named(text: str) -> User:
     name, colon, group = text.partition(":")
     try:
         if name.isascii() and name.isdigit():
+            if int(name) > _MAX_ID:
+                raise OverflowError
             user = _user_of_uid(int(name))
         else:
             entry = pwd.getpwnam(name)

@@ -65,7 +65,7 @@ class ProgramSpec:
         parts = [b"source", self.compiler.encode(), self.source.content]
         for name, content in self.source.headers:
             parts += [name.encode(), content]
-        parts += [f"{name}={value}".encode() for name, value in self.macros]
+        parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
         return _digest(*parts)
 
     @cached_property

@@ -16,6 +16,8 @@ from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.proc import Runner
 
+_HOOKS = ("clsact", "ingress")  # listed as qdiscs, but they queue nothing
+
 
 def interfaces_without_fq(cgroup: Cgroup, *, runner: Runner) -> dict[str, str]:
     """Interface to its root qdisc, for those that leave the cgroup's namespaces without fq.
@@ -24,9 +26,9 @@ def interfaces_without_fq(cgroup: Cgroup, *, runner: Runner) -> dict[str, str]:
     processes is taken to live in our own namespace.
     """
     lacking: dict[str, str] = {}
-    fds = _namespaces(cgroup)
+    fds = _namespaces(cgroup) or [os.open("/proc/self/ns/net", os.O_RDONLY)]
     try:
-        for fd in fds or [os.open("/proc/self/ns/net", os.O_RDONLY)]:
+        for fd in fds:
             lacking.update(_without_fq(fd, runner))
     finally:
         for fd in fds:
@@ -49,7 +51,7 @@ def _without_fq(namespace_fd: int, runner: Runner) -> dict[str, str]:
     links = {
         link["ifname"]
         for link in ask("ip", "-j", "link", "show", "up")
-        if "LOOPBACK" not in link.get("flags", ())
+        if link and "LOOPBACK" not in link["flags"]  # iproute2 prints {} for what is down
     }
     routed = {route.get("dev") for route in ask("ip", "-j", "route", "show", "default")}
     kinds = dict.fromkeys(links & routed or links, "none")
@@ -57,7 +59,7 @@ def _without_fq(namespace_fd: int, runner: Runner) -> dict[str, str]:
     for qdisc in ask("tc", "-j", "qdisc", "show"):
         if qdisc.get("root"):
             kinds.update({qdisc["dev"]: qdisc["kind"]} if qdisc["dev"] in kinds else {})
-        else:
+        elif qdisc["kind"] not in _HOOKS:
             children.setdefault(qdisc["dev"], set()).add(qdisc["kind"])
     return {
         name: kind

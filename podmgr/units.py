@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 
 RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
 SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
@@ -43,7 +44,7 @@ def format_number(number: Decimal) -> str:
 
 def scaled(number: Decimal, factor: int) -> int:
     """`number` times `factor`, to the nearest whole (halves to even)."""
-    return int((number * factor).to_integral_value())
+    return round(Fraction(number) * factor)
 
 
 def format_rate(rate_bits_per_second: int) -> str:

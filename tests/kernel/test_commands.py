@@ -60,6 +60,10 @@ def test_doctor_finds_this_machine_fit_and_leaves_nothing(podmgr: Cli) -> None:
     assert_nothing_left(podmgr.settings)
 
 
+def test_doctor_in_yaml(podmgr: Cli) -> None:
+    assert "status: ok" in podmgr("doctor", "-o", "yaml").stdout
+
+
 def test_doctor_without_bpftool_says_what_to_install(
     podmgr: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,22 @@ def test_a_manifest_on_standard_input_and_clean_by_the_pods_name(podmgr: Cli, cg
     assert attached(cgroup) == ()
 
 
+def test_a_cgroup_under_another_name_keeps_its_program(podmgr: Cli, cgroup: Cgroup) -> None:
+    """The pin lies in the folder of the pod's UID; the plain cgroup has a folder of its own."""
+    uid = "7f3c2f6e-0000-4000-8000-000000000001"
+    text = (EXAMPLES / "loss-uniform.yaml").read_text().replace("  name:", f"  uid: {uid}\n  name:", 1)
+    text = text.replace("spec:", "spec:\n  hostNetwork: true", 1)  # loopback counts, as for a cgroup
+    podmgr("apply", "-f", "-", "--cgroup", str(cgroup.path), stdin=text)
+    before = attached(cgroup)
+    for _ in range(2):
+        done = podmgr("apply", f"cgroup/{cgroup.path}", "--rule", "loss=uniform egress 2%")
+        assert done.stdout.endswith("unchanged\n")
+        assert attached(cgroup) == before
+        assert podmgr.listed()[0]["counters"] is not None
+    podmgr("clean", f"cgroup/{cgroup.path}")
+    assert attached(cgroup) == ()
+
+
 def test_every_example_can_be_applied(podmgr: Cli, cgroup: Cgroup) -> None:
     manifests = sorted(EXAMPLES.glob("*.yaml"))
     assert len(manifests) >= 5

@@ -115,7 +115,7 @@ def test_counters_count_every_segment_and_its_headers(pod: Pod, settings: Settin
     rule = "bandwidth=400 gbps egress"
     with under(settings, pod.cgroup, rule) as listed:
         result = json.loads(_iperf(pod, "-n", "50M"))
-        passed_packets, passed_bytes, dropped, _ = counters(listed(), rule)
+        passed_packets, passed_bytes, dropped, _ = _settled(lambda: counters(listed(), rule))
     payload = result["end"]["sum_sent"]["bytes"]
     assert dropped == 0
     assert passed_packets == pytest.approx(payload / 1448, rel=0.01)
@@ -179,6 +179,16 @@ def test_edt_without_fq_says_so_and_attaches_nothing(pod: Pod, settings: Setting
         assert "fq" in outcome.error.message
         assert "eth0 (noqueue)" in outcome.error.message
         assert not Path(settings.bpffs).exists()
+
+
+def _settled(read: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    """What `read` gives once it no longer changes: a socket sends on after it was closed."""
+    before: tuple[int, ...] = ()
+    now = read()
+    while before != now:
+        time.sleep(0.3)
+        before, now = now, read()
+    return now
 
 
 def _iperf(pod: Pod, *words: str) -> str:

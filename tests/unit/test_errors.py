@@ -106,3 +106,8 @@ def test_rule_error_shows_nothing_unprintable(
     error = rule_error(value, column, key=key, problem=problem)
     assert error.message.isprintable()
     assert all(line.isprintable() for line in (error.detail or "").split("\n"))
+
+
+def test_rule_error_shows_the_objects_name_without_control_characters() -> None:
+    error = rule_error("x", 1).on("pod/a\x1b[31mb")
+    assert "\x1b" not in error.message

@@ -380,3 +380,18 @@ def test_control_characters_never_reach_the_screen_raw(option: str, character: s
         parse_rule_option(option.format(f"{character}[31m"))
     assert not any(character in line for line in shown(caught.value))
     assert all(line.isprintable() for line in shown(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("value", "column"), [("uniform egress 2 x", 18), ("uniform egress 2x", 17), ("uniform egress 2", 17)]
+)
+def test_missing_percent_sign_is_shown_where_it_should_be(value: str, column: int) -> None:
+    with pytest.raises(RuleError) as caught:
+        parse_value("loss", value)
+    assert caught.value.column == column
+
+
+def test_rate_is_rounded_once_however_many_digits_it_has() -> None:
+    (rule,) = parse_value("bandwidth", "8000.50000000000000000000000000000000001 bps egress")
+    assert isinstance(rule, Bandwidth)
+    assert rule.rate_bits_per_second == 8001

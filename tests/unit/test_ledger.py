@@ -351,3 +351,17 @@ def test_rows_of_a_pod_keep_its_names(folder: Path) -> None:
     row = replace(ROWS[1], pod=PodRef("default", "web", ""))
     written(folder, [row])
     assert ledger.read(folder)[0].pod == PodRef("default", "web", "")
+
+
+@pytest.mark.parametrize(
+    "field", [{"owner": ".."}, {"owner": ""}, {"owner": "a/b"}, {"digest": ".."}, {"program_id": "5"}]
+)
+def test_row_that_would_lead_elsewhere_damages_the_ledger(tmp_path: Path, field: dict[str, object]) -> None:
+    with ledger.locked(tmp_path / "state") as state:
+        ledger.write(state, [attachment(program_id=5)])
+        path = state.folder / "ledger.json"
+        content = json.loads(path.read_text())
+        content["attachments"][0] |= field
+        path.write_text(json.dumps(content))
+        with pytest.raises(ledger.DamagedLedgerError):
+            ledger.read(state.folder)

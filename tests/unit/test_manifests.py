@@ -214,3 +214,43 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, message
     (tmp_path / "latin1.yaml").write_bytes(b"kind: P\xf6d\n")
     with pytest.raises(PodmgrError, match=message):
         read_pod(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: List\nitems: 5",
+        "x: !!bool maybe",
+        "x: !!timestamp foo",
+        "x: !!int ''",
+        "kind: Pod\nmetadata: 7",
+    ],
+)
+def test_odd_yaml_is_an_ordinary_failure(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    if "metadata" in text:
+        assert read_pod(str(path)).target == "pod/unnamed"
+        return
+    with pytest.raises(PodmgrError):
+        read_pod(str(path))
+
+
+@pytest.mark.parametrize("uid", ["../../x", "a/b", "a b", "..", "x" * 64])
+def test_uid_that_could_not_name_a_folder_is_refused(tmp_path: Path, uid: str) -> None:
+    path = tmp_path / "pod.yaml"
+    path.write_text(f"kind: Pod\nmetadata: {{name: web, uid: '{uid}'}}\n")
+    with pytest.raises(PodmgrError, match="not a UID"):
+        read_pod(str(path))
+
+
+def test_older_service_wins_also_where_yaml_reads_its_age_as_a_time(tmp_path: Path) -> None:
+    service = """---
+kind: Service
+metadata: {name: %s, creationTimestamp: %s, annotations: {bandwidth: "%s mbps egress"}}
+spec: {selector: {app: web}}
+"""
+    path = tmp_path / "pod.yaml"
+    younger, older = service % ("a", "2024-01-01T11:00:00Z", 1), service % ("b", '"2024-01-01T10:00:00Z"', 2)
+    path.write_text("kind: Pod\nmetadata: {name: web, labels: {app: web}}\n" + younger + older)
+    assert [str(sourced.rule) for sourced in read_pod(str(path)).rules.rules] == ["bandwidth=2 mbps egress"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ TABLE = """\
 
 @pytest.fixture
 def recorded(mocker: MockerFixture) -> None:
-    mocker.patch.object(Path, "read_text", return_value=TABLE)
+    mocker.patch.object(Path, "read_bytes", return_value=os.fsencode(TABLE))
 
 
 @pytest.mark.usefixtures("recorded")
@@ -60,7 +61,7 @@ def test_path_lies_on_the_deepest_and_latest_mount_above_it(path: str, filesyste
 
 
 def test_path_below_no_mount_lies_on_none(mocker: MockerFixture) -> None:
-    mocker.patch.object(Path, "read_text", return_value="24 23 0:22 / /proc rw - proc proc rw\n")
+    mocker.patch.object(Path, "read_bytes", return_value=b"24 23 0:22 / /proc rw - proc proc rw\n")
     assert mounts.filesystem_of(Path("/sys")) is None
 
 
@@ -73,3 +74,9 @@ def test_symlink_lies_where_it_points(tmp_path: Path) -> None:
 def test_own_mount_table_is_readable() -> None:
     assert Path("/proc") in [mount.path for mount in mounts.table()]
     assert mounts.filesystem_of(Path("/proc/self")) == "proc"
+
+
+def test_mount_paths_need_not_be_text(mocker: MockerFixture) -> None:
+    line = b"24 23 0:22 / /mnt/l\xf6\x0cx rw - tmpfs tmpfs rw\n"
+    mocker.patch.object(Path, "read_bytes", return_value=line)
+    assert [os.fsencode(mount.path) for mount in mounts.table()] == [b"/mnt/l\xf6\x0cx"]

@@ -170,3 +170,10 @@ def test_identity_and_slot_tell_the_directions_apart() -> None:
     other = attachment("loss=uniform ingress 1%", direction=INGRESS)
     assert one.identity != other.identity
     assert one.slot != other.slot
+
+
+def test_unchanged_rule_keeps_the_owner_that_its_pin_has() -> None:
+    """A cgroup may be called by its pod's UID once and by its id the next time."""
+    actual = attachment(owner="pod-uid", program_id=5)
+    (unchanged,) = make_plan([attachment(owner="7")], [actual]).unchanged
+    assert (unchanged.owner, unchanged.program_id) == ("pod-uid", 5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import struct
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,22 @@ def test_symlink_to_nothing_is_no_program(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "file"), [("bpf", "podmgr.h"), ("examples", "")])
 def test_shipped_folders_are_found(name: str, file: str) -> None:
     assert (programs.shipped_folder(name) / file).exists()
+
+
+def test_access_control_list_that_lets_others_write_is_refused(folder: Path) -> None:
+    entries = [(1, 6, -1), (2, 6, STRANGER), (4, 4, -1), (0x10, 6, -1), (0x20, 4, -1)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(folder / "dropper.bpf.c", "system.posix_acl_access", value)
+    with pytest.raises(PermissionDeniedError, match="access control list"):
+        find(folder)
+
+
+def test_link_to_itself_is_an_ordinary_failure(folder: Path) -> None:
+    (folder / "loop.bpf.c").symlink_to("loop.bpf.c")
+    with pytest.raises(PodmgrError):
+        find(folder, "loop")
+
+
+def test_sudo_uid_that_is_no_number_trusts_root_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", "abc")
+    assert find(folder, trusts_invoker=True).name == "dropper"

@@ -62,3 +62,8 @@ def test_without_a_group_of_sudo_the_users_own_is_taken(monkeypatch: pytest.Monk
 def test_root_itself_has_no_one_to_go_back_to(monkeypatch: pytest.MonkeyPatch, uid: str) -> None:
     monkeypatch.setenv("SUDO_UID", uid)
     assert invoking_user() is None
+
+
+def test_user_id_out_of_range_is_a_usage_error() -> None:
+    with pytest.raises(UsageError):
+        user_named("99999999999")

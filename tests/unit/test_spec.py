@@ -147,3 +147,13 @@ def test_program_is_built_in_if_podmgr_ships_it(option: str, is_shipped: bool) -
 def test_direction_is_the_rules() -> None:
     assert spec().direction is EGRESS
     assert spec("loss=uniform ingress 2%").direction is INGRESS
+
+
+def test_a_macro_without_a_value_is_not_one_with_the_value_none() -> None:
+    source = ProgramSource("x", b"#ifndef X\n#endif\n")
+    digests = {
+        make_spec(rule, source, "clang", counts_loopback=False).digest
+        for text in ("ebpf-limit=x egress -DX", "ebpf-limit=x egress -DX=None", "ebpf-limit=x egress -DX=")
+        for rule in parse_rule_option(text)
+    }
+    assert len(digests) == 3

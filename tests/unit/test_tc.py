@@ -187,3 +187,22 @@ def test_failing_command_is_an_error_and_not_an_empty_answer(cgroup: Cgroup) -> 
     runner.code = 1
     with pytest.raises(PodmgrError, match=r"cannot look at the pod's interfaces: Cannot open it$"):
         tc.interfaces_without_fq(cgroup, runner=runner)
+
+
+def test_interfaces_that_are_down_are_empty_rows_and_passed_over(cgroup: Cgroup) -> None:
+    runner = Namespaces([{}, ETH0], [VIA_ETH0], [root("eth0", "pfifo_fast")])
+    assert tc.interfaces_without_fq(cgroup, runner=runner) == {"eth0": "pfifo_fast"}
+
+
+@pytest.mark.parametrize("hook", ["clsact", "ingress"])
+def test_hooks_beside_the_queues_do_not_count(cgroup: Cgroup, hook: str) -> None:
+    qdiscs = [root("eth0", "mq"), child("eth0", "fq", 1), child("eth0", "fq", 2)]
+    qdiscs.append({"kind": hook, "handle": "ffff:", "dev": "eth0", "parent": "ffff:fff1", "options": {}})
+    assert tc.interfaces_without_fq(cgroup, runner=Namespaces([ETH0], [VIA_ETH0], qdiscs)) == {}
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    empty = Cgroup(tmp_path, tmp_path.stat().st_ino)
+    tc.interfaces_without_fq(empty, runner=Namespaces([ETH0], [VIA_ETH0], [root("eth0", "fq")]))
+    assert set(os.listdir("/proc/self/fd")) == before
