@@ -23,6 +23,7 @@ from podmgr.errors import PodmgrError
 
 POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
 POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
+_POD_MAC, _WORLD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 WIRE_PER_PAYLOAD = 1514 / 1448  # a full frame carries 1448 bytes of TCP payload
 _IPERF_PORT = 5201
 _READY_SECONDS = 5.0
@@ -54,15 +55,16 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
         holders.append(_hold_namespace(lambda: cgroups.join(cgroup)))
         holders.append(_hold_namespace(lambda: None))
         pod, world = (holder.pid for holder in holders)
-        for pid, commands in (
-            (pod, [f"link add eth0 type veth peer name eth0 netns {world}"]),
-            (pod, [f"addr add {POD_ADDRESS}/24 dev eth0", "link set eth0 up", "link set lo up"]),
-            (pod, [f"-6 addr add {POD_ADDRESS6}/64 dev eth0 nodad"]),
-            (world, [f"addr add {WORLD_ADDRESS}/24 dev eth0", "link set eth0 up", "link set lo up"]),
-            (world, [f"-6 addr add {WORLD_ADDRESS6}/64 dev eth0 nodad"]),
+        _ip(pod, f"link add eth0 address {_POD_MAC} type veth peer eth0 address {_WORLD_MAC} netns {world}")
+        _configure(pod, POD_ADDRESS, POD_ADDRESS6)
+        _configure(world, WORLD_ADDRESS, WORLD_ADDRESS6)
+        # Known neighbours: packets that wait for an address to be resolved may be lost there.
+        for pid, mac, addresses in (
+            (pod, _WORLD_MAC, (WORLD_ADDRESS, WORLD_ADDRESS6)),
+            (world, _POD_MAC, (POD_ADDRESS, POD_ADDRESS6)),
         ):
-            for command in commands:
-                checked(proc.run(_inside(pid, ["ip", *command.split()])))
+            for address in addresses:
+                _ip(pid, f"neigh add {address} lladdr {mac} nud permanent dev eth0")
         yield Pod(cgroup, pod, world)
     finally:
         for holder in holders:
@@ -108,6 +110,21 @@ def checked(done: proc.Completed) -> str:
             f"{' '.join(done.argv)} failed", detail=(done.stderr + done.stdout)[-1000:], tip="podmgr doctor"
         )
     return done.stdout
+
+
+def _configure(pid: int, address: str, address6: str) -> None:
+    for command in (
+        f"addr add {address}/24 dev eth0",
+        "link set eth0 up",
+        "link set lo up",
+        f"-6 addr add {address6}/64 dev eth0 nodad",
+    ):
+        _ip(pid, command)
+
+
+def _ip(pid: int, command: str) -> None:
+    """`ip` in the namespace of a process."""
+    checked(proc.run(_inside(pid, ["ip", *command.split()])))
 
 
 def _inside(pid: int, argv: Sequence[str]) -> list[str]:

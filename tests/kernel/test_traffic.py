@@ -63,7 +63,9 @@ def test_lost_datagrams_are_no_errors_to_their_sender(pod: Pod, settings: Settin
         assert (sent, errors) == (20_000, 0)
         assert low <= sent - received <= high
         passed, _, dropped, _ = counters(listed(), rule)
-        assert (passed, dropped) == (received, sent - received)
+        # the namespace's own few packets (router and neighbour discovery) count as well
+        assert passed - received in range(20)
+        assert dropped - (sent - received) in range(20)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +118,11 @@ def test_counters_count_every_segment_and_its_headers(pod: Pod, settings: Settin
     with under(settings, pod.cgroup, rule) as listed:
         result = json.loads(_iperf(pod, "-n", "50M"))
         passed_packets, passed_bytes, dropped, _ = _settled(lambda: counters(listed(), rule))
-    payload = result["end"]["sum_sent"]["bytes"]
+    sent = result["end"]["sum_sent"]
+    payload = sent["bytes"] + 1448 * sent["retransmits"]
     assert dropped == 0
-    assert passed_packets == pytest.approx(payload / 1448, rel=0.01)
-    assert passed_bytes == pytest.approx(payload / 1448 * 1514, rel=0.01)
+    assert passed_packets == pytest.approx(payload / 1448, rel=0.05)  # not all segments are full
+    assert passed_bytes == pytest.approx(payload + 66 * passed_packets, rel=0.002)
 
 
 def test_two_processes_and_a_child_cgroup_share_one_limit(pod: Pod, settings: Settings) -> None:
