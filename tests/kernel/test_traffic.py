@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,13 +113,12 @@ def test_bandwidth_on_the_wire_is_the_limit(pod: Pod, settings: Settings, text: 
 
 def test_counters_count_every_segment_and_its_headers(pod: Pod, settings: Settings) -> None:
     """TCP hands over packets of up to 64 KiB; the wire sees full frames of 1514 bytes."""
-    rule = "bandwidth=400 gbps egress"
+    rule, payload = "bandwidth=400 gbps egress", 50_000_000
     with under(settings, pod.cgroup, rule) as listed:
-        result = json.loads(_iperf(pod, "-n", "50M"))
-        passed_packets, passed_bytes, dropped, _ = _settled(lambda: counters(listed(), rule))
-    sent = result["end"]["sum_sent"]
-    payload = sent["bytes"] + 1448 * sent["retransmits"]
+        sent_again = _transfer(pod, payload)
+        passed_packets, passed_bytes, dropped, _ = counters(listed(), rule)
     assert dropped == 0
+    payload += 1448 * sent_again
     assert passed_packets == pytest.approx(payload / 1448, rel=0.05)  # not all segments are full
     assert passed_bytes == pytest.approx(payload + 66 * passed_packets, rel=0.002)
 
@@ -184,24 +182,35 @@ def test_edt_without_fq_says_so_and_attaches_nothing(pod: Pod, settings: Setting
         assert not Path(settings.bpffs).exists()
 
 
-def _settled(read: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
-    """What `read` gives once it no longer changes: a socket sends on after it was closed."""
-    before: tuple[int, ...] = ()
-    now = read()
-    while before != now:
-        time.sleep(0.3)
-        before, now = now, read()
-    return now
+_SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+    sock.sendall(bytes(int(sys.argv[3])))
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    print(int.from_bytes(info[100:104], sys.byteorder))  # tcpi_total_retrans
+"""
+_RECEIVE = """
+import socket, sys
+with socket.create_server(("", int(sys.argv[1]))) as server:
+    print("ready", flush=True)
+    connection, _ = server.accept()
+    while connection.recv(1 << 20):
+        pass
+    connection.close()
+"""
 
 
-def _iperf(pod: Pod, *words: str) -> str:
-    server = pod.start_outside(["iperf3", "-s", "-1"], streams=subprocess.DEVNULL)
-    try:
-        time.sleep(0.3)
-        return pod.run(["iperf3", "-c", WORLD_ADDRESS, "-J", *words])
-    finally:
-        server.kill()
-        server.wait()
+def _transfer(pod: Pod, payload_bytes: int) -> int:
+    """So many bytes by TCP from the pod to the world, to the last one; the segments sent again."""
+    receiver = pod.start_outside([sys.executable, "-c", _RECEIVE, str(PORT)], streams=subprocess.PIPE)
+    assert receiver.stdin is not None and receiver.stdout is not None
+    with receiver.stdin, receiver.stdout:
+        receiver.stdout.readline()
+        again = pod.run([sys.executable, "-c", _SEND, WORLD_ADDRESS, str(PORT), str(payload_bytes)])
+        assert receiver.wait() == 0
+    return int(again)
 
 
 _FLOOD = """
