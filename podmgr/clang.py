@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from podmgr import proc
 from podmgr.errors import PodmgrError
-from podmgr.proc import Runner, missing_tool
+from podmgr.proc import Runner
 
 # v3: 32-bit arithmetic and jumps, understood by every kernel since 5.1. -g: BTF, which spin
 # locks and map definitions need.
@@ -22,9 +22,9 @@ def identity() -> str:
 
     Finer than a version, and it starts no process. Raises MissingToolError without clang.
     """
-    found = shutil.which("clang")
+    found = proc.find("clang")
     if found is None:
-        raise missing_tool("clang")
+        raise proc.missing_tool("clang")
     path = Path(found).resolve()
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns} {' '.join(FLAGS)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from podmgr.annotations import SourcedRule
 from podmgr.desired import Target, Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
-from podmgr.proc import Runner
+from podmgr.proc import Runner, find
 from podmgr.reconcile import apply, clean
 from podmgr.rules import Direction
 from podmgr.settings import Settings
@@ -172,7 +171,7 @@ def _headers() -> Finding:
 
 
 def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
-    path = shutil.which(name)
+    path = find(name)
     if path is None:
         return Finding(name, Status.MISSING if is_needed else Status.LACKING, "not installed", advice)
     option = "version" if name == "bpftool" else "-V" if name in ("ip", "tc") else "--version"

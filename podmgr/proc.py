@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +79,8 @@ def run(
             input=stdin,
             capture_output=True,
             pass_fds=pass_fds,
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # used by the demo alone, which has one thread
+            env=dict(os.environ) | {"PATH": search_path()},
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
@@ -87,6 +89,18 @@ def run(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
     return Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+def find(name: str) -> str | None:
+    """Where a tool is, as `run` finds it."""
+    return shutil.which(name, path=search_path())
+
+
+def search_path() -> str:
+    """PATH, and beside each bin its sbin: there Debian keeps bpftool, ip and tc, out of users' PATH."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    beside = [folder[:-4] + "/sbin" for folder in folders if folder.endswith("/bin")]
+    return os.pathsep.join(dict.fromkeys(folders + beside))
 
 
 def missing_tool(name: str) -> MissingToolError:

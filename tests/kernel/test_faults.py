@@ -64,6 +64,7 @@ def complains(done: subprocess.CompletedProcess[str], *words: str) -> None:
         "ebpf-limit=dropper egress -DPORT=1;rm",
         "ebpf-limit=dropper egress -DPORT=$(id)",
         "ebpf-limit=dropper egress -DINTERFACE=x",
+        "ebpf-limit=dropper egress -DPODMGR_LOOPBACK=1",
         "ebpf-limit=dropper egress -DPORT=1 -DPORT=2",
         "ebpf-limit=../dropper egress",
         "ebpf-limit=a/b egress",
@@ -118,7 +119,7 @@ def test_a_macro_that_blows_up_a_map_is_refused(podmgr: Cli, cgroup: Cgroup, tmp
 
 def test_only_macros_that_the_source_offers_can_be_set(podmgr: Cli, cgroup: Cgroup, tmp_path: Path) -> None:
     source = HEAD + "#ifdef OTHER\n#endif\n" + PASS + LICENCE
-    for macro in ("OTHER", "PODMGR_LOOPBACK", "NOSUCH"):
+    for macro in ("OTHER", "PODMGR_H", "NOSUCH"):
         done = _apply_program(podmgr, cgroup, tmp_path, source, f"ebpf-limit=bad egress -D{macro}=1")
         complains(done, macro)
 

@@ -93,3 +93,18 @@ def test_command_that_cannot_be_started_raises_as_subprocess_does(
 ) -> None:
     with pytest.raises(kind):
         proc.start([str(tmp_path / name)])
+
+
+def test_tools_are_also_looked_for_in_the_sbin_beside_a_bin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("bin", "sbin"):
+        (tmp_path / folder).mkdir()
+    tool = tmp_path / "sbin" / "tool"
+    tool.write_text("#!/bin/sh\necho found\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/bin")
+    assert proc.find("tool") == str(tool)
+    assert proc.run(["tool"]).stdout == "found\n"
+    monkeypatch.setenv("PATH", str(tmp_path / "other"))
+    assert proc.find("tool") is None
