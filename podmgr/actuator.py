@@ -14,11 +14,12 @@ from pathlib import Path
 
 from podmgr import bpf_syscall, bpftool, cgroups, pins
 from podmgr.actual import cgroup_of, is_attached, pin_of, pinned_id
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, ToolTimeoutError
 from podmgr.ledger import State
 from podmgr.objects import StoredObject
 from podmgr.plan import Attachment
 from podmgr.proc import Runner
+from podmgr.rules import Custom
 from podmgr.settings import Settings
 
 Failures = list[tuple[Attachment, PodmgrError]]
@@ -37,7 +38,28 @@ class Actuator:
     def load(
         self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
     ) -> tuple[list[Attachment], Failures]:
-        """Load and pin. Returns the rows that worked, with their program ids, and the others."""
+        """Load and pin. Returns the rows that worked, with their program ids, and the others.
+
+        Custom programs come last and by themselves: the verifier may take longer over one than
+        bpftool is given, and the others shall not fail with it.
+        """
+        loaded: list[Attachment] = []
+        failures: Failures = []
+        for kind_is_custom in (False, True):
+            batch = [row for row in rows if (row.kind == Custom.kind) == kind_is_custom]
+            try:
+                done, failed = self._load(batch, objects)
+            except ToolTimeoutError as error:
+                for row in batch:
+                    pins.remove(pin_of(self.settings, row))
+                done, failed = [], [(row, error) for row in batch]
+            loaded += done
+            failures += failed
+        return loaded, failures
+
+    def _load(
+        self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
+    ) -> tuple[list[Attachment], Failures]:
         if not rows:
             return [], []
         for row in rows:
@@ -135,16 +157,17 @@ class Actuator:
         if len(there.program_ids) >= bpf_syscall.MAX_PROGRAMS:
             return PodmgrError(
                 f"cgroup {cgroup.path} is full: {len(there.program_ids)} {row.direction} programs",
-                tip=f"the kernel allows no more; see bpftool cgroup show {cgroup.path}",
+                tip="the kernel allows no more; bpftool prog show tells whose they are",
             )
         root = cgroups.find_root(self.settings.cgroup_root)
         for above in [cgroup, *cgroups.ancestors(root, cgroup)]:
             with cgroups.opened(above) as fd:
-                if fd is not None and bpf_syscall.attached_programs(fd, row.direction).is_exclusive:
-                    return PodmgrError(
-                        f"cgroup {above.path} has an exclusive {row.direction} program: it admits no other",
-                        tip=f"its owner must attach it with 'multi'; see bpftool cgroup show {above.path}",
-                    )
+                if fd is None or not (there := bpf_syscall.attached_programs(fd, row.direction)).is_exclusive:
+                    continue
+                return PodmgrError(
+                    f"cgroup {above.path} has an exclusive {row.direction} program: it admits no other",
+                    tip=f"its owner must attach it with 'multi'; bpftool prog show id {there.program_ids[0]}",
+                )
         return PodmgrError(
             f"the kernel refuses to attach '{row.rule}' to {cgroup.path}",
             detail=_last_lines(failure.log) if failure else None,

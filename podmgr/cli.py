@@ -123,6 +123,7 @@ def apply(
     twice changes nothing. A target is done whole, or put back as it was.
     """
     from podmgr import reconcile, wishes
+    from podmgr.doctor import require_sockets_with_cgroups
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
     cli_rules = _parse_rules(rule)
@@ -133,6 +134,8 @@ def apply(
     else:
         made = wishes.from_targets(targets or [], cli_rules, settings)
     wished, failed = made
+    if wished and not dry_run:
+        require_sockets_with_cgroups(settings, runner=proc.run)
     if dry_run:
         outcomes = failed + reconcile.preview(wished, settings)
     else:
@@ -262,11 +265,13 @@ def run(
     127 if there is no such command.
     """
     from podmgr import running
+    from podmgr.doctor import require_sockets_with_cgroups
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
     parsed = _parse_rules(rule)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
+    require_sockets_with_cgroups(settings, runner=proc.run)
     whom = running.user_named(user) if user else running.invoking_user()
     return running.run(parsed, command, settings, runner=proc.run, report=_report, user=whom, is_quiet=quiet)
 

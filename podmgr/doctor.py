@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from podmgr import bpf_syscall, cgroups, mounts, scratch
+from podmgr import bpf_syscall, cgroups, mounts, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.desired import Target, Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.proc import Runner, find
-from podmgr.reconcile import apply, clean
+from podmgr.reconcile import apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 
@@ -128,17 +129,20 @@ def _cgroup2(settings: Settings) -> Finding:
 
 
 def _trap() -> Finding:
-    """Before 5.15, using a v1 net_cls or net_prio silently bypassed cgroup programs on a socket."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    there = sorted(
-        {"net_cls", "net_prio"} & {name for line in lines for name in line.split(":")[1].split(",")}
-    )
-    if not there or _version(platform.release()) >= KERNEL_WITHOUT_TRAP:
-        return Finding("net_cls, net_prio", Status.OK, "cannot bypass podmgr's programs here")
+    """Before 5.15, one use of a v1 net_cls or net_prio made all new sockets forget their cgroup."""
+    name = "net_cls, net_prio"
+    if _version(platform.release()) >= KERNEL_WITHOUT_TRAP:
+        return Finding(name, Status.OK, "cannot bypass podmgr's programs on this kernel")
+    table = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()]
+    there = [row[0] for row in table if row[0] in ("net_cls", "net_prio") and row[-1] == "1"]
+    disabled = re.search(r"\bcgroup_no_v1=(\S+)", Path("/proc/cmdline").read_text())
+    disabled_names = disabled[1].split(",") if disabled else []
+    if "all" in disabled_names or set(there) <= set(disabled_names):
+        return Finding(name, Status.OK, "not there as cgroup v1 controllers")
     return Finding(
-        "net_cls, net_prio",
+        name,
         Status.LACKING,
-        f"{' and '.join(there)} of cgroup v1, if used, bypass podmgr's programs",
+        f"{' and '.join(there)}, once used as cgroup v1, would bypass podmgr's programs until the next boot",
         "boot with cgroup_no_v1=net_prio,net_cls",
     )
 
@@ -209,28 +213,51 @@ def _kubeconfig() -> Finding:
     return Finding("kubeconfig", Status.LACKING, "none found", "not needed for cgroup/PATH, -f and run")
 
 
+def require_sockets_with_cgroups(settings: Settings, *, runner: Runner) -> None:
+    """Raise PodmgrError where rules would attach and do nothing: see `_trap`.
+
+    Costs nothing since Linux 5.15; before, a packet is sent through a rule to see.
+    """
+    if _version(platform.release()) < KERNEL_WITHOUT_TRAP:
+        _send_through_a_rule(settings, runner)
+
+
 def _self_test(settings: Settings, runner: Runner) -> Finding:
-    """A rule that drops nothing, on a cgroup of its own, the whole way and back."""
     started = time.monotonic()
     try:
-        root = cgroups.find_root(settings.cgroup_root)
-        cgroup = scratch.create(root, "doctor")
-        target = Target(cgroups.display_name(root, cgroup), cgroup)
-        rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("loss=uniform egress 0%"))
-        try:
-            outcomes = apply([Wish(target, rules)], settings, runner=runner)
-            outcomes += clean([target], settings, runner=runner)
-        finally:
-            cgroups.remove(cgroup)
+        _send_through_a_rule(settings, runner)
     except PodmgrError as error:
         return Finding("self-test", Status.MISSING, error.message, error.tip or "")
+    elapsed_ms = (time.monotonic() - started) * 1000
+    found = f"a rule compiled, attached, counted a packet, and was removed in {elapsed_ms:.0f} ms"
+    return Finding("self-test", Status.OK, found)
+
+
+def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
+    """A rule that drops nothing, on a cgroup of its own, the whole way and back.
+
+    Raises PodmgrError if a part fails, or if the rule does not see what its cgroup sends.
+    """
+    root = cgroups.find_root(settings.cgroup_root)
+    cgroup = scratch.create(root, "doctor")
+    target = Target(cgroups.display_name(root, cgroup), cgroup)
+    rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("loss=uniform egress 0%"))
+    try:
+        outcomes = apply([Wish(target, rules)], settings, runner=runner)
+        sender = [sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", "9", "1"]  # 9: discard
+        proc.run(sender, prepare=lambda: cgroups.join(cgroup))
+        seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
+        outcomes += clean([target], settings, runner=runner)
+    finally:
+        cgroups.remove(cgroup)
     for outcome in outcomes:
         if outcome.error is not None:
-            return Finding("self-test", Status.MISSING, outcome.error.message, outcome.error.tip or "")
-    elapsed_ms = (time.monotonic() - started) * 1000
-    return Finding(
-        "self-test", Status.OK, f"a rule compiled, attached, read back, removed in {elapsed_ms:.0f} ms"
-    )
+            raise outcome.error
+    if not any(counters and counters.passed_packets for counters in seen):
+        raise PodmgrError(
+            "rules attach but see no packet: the sockets of this kernel have lost their cgroups",
+            tip="net_cls or net_prio was used; reboot with cgroup_no_v1=net_prio,net_cls",
+        )
 
 
 def _version(release: str) -> tuple[int, int]:

@@ -78,6 +78,10 @@ class MissingToolError(PodmgrError):
     """A program that podmgr needs is not installed."""
 
 
+class ToolTimeoutError(PodmgrError):
+    """A program that podmgr runs did not end in time."""
+
+
 class PermissionDeniedError(PodmgrError):
     """The kernel does not let us look or act. Never to be read as "nothing is there"."""
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from podmgr.errors import MissingToolError, PodmgrError
+from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
 
 TIMEOUT_SECONDS = 120.0
 
@@ -70,8 +70,8 @@ def run(
     """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
 
     `prepare` runs in the child before the command: to join a cgroup, to change the user.
-    Raises MissingToolError if there is no such program, PodmgrError if it cannot be started or
-    takes longer than two minutes. A non-zero exit is a result, not an error.
+    Raises MissingToolError if there is no such program, PodmgrError if it cannot be started,
+    ToolTimeoutError if it takes longer than two minutes. A non-zero exit is a result, no error.
     """
     try:
         done = subprocess.run(
@@ -86,7 +86,12 @@ def run(
         )
     except FileNotFoundError as error:
         raise missing_tool(argv[0]) from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise ToolTimeoutError(
+            f"{argv[0]} did not end within {TIMEOUT_SECONDS:.0f} s",
+            tip="podmgr doctor shows whether it works",
+        ) from error
+    except OSError as error:
         raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
     return Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 

@@ -15,6 +15,7 @@ from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
+from podmgr.errors import ToolTimeoutError
 from podmgr.grammar import parse_rule_option
 from podmgr.proc import Completed
 from podmgr.reconcile import apply
@@ -254,6 +255,27 @@ def test_a_cgroup_that_vanishes_during_apply_is_reported(podmgr: Cli, make_cgrou
     assert error is not None and "vanished" in error.message
     assert outcomes[stays.path.name].error is None
     assert [row["target"] for row in podmgr.listed()] == [stays.path.name]
+
+
+def test_a_custom_program_that_keeps_the_verifier_busy_stops_no_other_target(
+    podmgr: Cli, make_cgroup: MakeCgroup
+) -> None:
+    """bpftool is given two minutes; the runner stands for one that needs more."""
+    busy, quick = make_cgroup("busy"), make_cgroup("quick")
+
+    def runner(argv: list[str], *, stdin: bytes = b"", pass_fds: tuple[int, ...] = ()) -> Completed:
+        if b"prog load" in stdin and str(busy.id).encode() in stdin:
+            raise ToolTimeoutError("bpftool did not end within 120 s")
+        return proc.run(argv, stdin=stdin, pass_fds=pass_fds)
+
+    custom = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("ebpf-limit=dropper egress"))
+    rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(BANDWIDTH))
+    wishes = [Wish(Target("busy", busy), custom), Wish(Target("quick", quick), rules)]
+    outcomes = {outcome.target: outcome for outcome in apply(wishes, podmgr.settings, runner=runner)}  # type: ignore[arg-type]
+    assert isinstance(outcomes["busy"].error, ToolTimeoutError)
+    assert outcomes["quick"].error is None
+    assert attached(busy) == ()
+    assert len(attached(quick)) == 1
 
 
 def test_a_full_cgroup_is_reported(podmgr: Cli, cgroup: Cgroup, tmp_path: Path) -> None:

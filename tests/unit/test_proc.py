@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.errors import MissingToolError, PodmgrError
+from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
 from podmgr.proc import Completed
 
 
@@ -71,7 +71,7 @@ def test_command_that_cannot_be_executed_is_an_error(tmp_path: Path) -> None:
 
 def test_command_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.01)
-    with pytest.raises(PodmgrError, match="timed out"):
+    with pytest.raises(ToolTimeoutError, match="did not end"):
         proc.run(["sleep", "60"])
 
 
