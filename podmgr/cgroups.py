@@ -109,6 +109,23 @@ def walk(root: Path) -> Iterator[Cgroup]:
             yield Cgroup(Path(folder), os.stat(folder).st_ino)
 
 
+def pods(root: Path) -> dict[str, Cgroup]:
+    """Pod UID to the pod's own directory, for all pods that have processes; listed once.
+
+    Found by their names wherever they are, so that no runtime's layout is guessed. A static pod
+    goes by the hash of its manifest (annotation kubernetes.io/config.hash). Directories without
+    processes are passed over: kubelet leaves empty ones beside the real one.
+    """
+    return {cgroup.pod_uid: cgroup for cgroup in walk(root) if cgroup.pod_uid and _is_populated(cgroup)}
+
+
+def _is_populated(cgroup: Cgroup) -> bool:
+    """Whether a process lives in the cgroup or below it."""
+    with suppress(OSError):
+        return "populated 1" in (cgroup.path / "cgroup.events").read_text()
+    return False
+
+
 def processes(cgroup: Cgroup) -> list[int]:
     """The processes in the cgroup and below it."""
     found: list[int] = []

@@ -107,7 +107,12 @@ def apply(
         typer.Option("-f", "--filename", metavar="FILE", help="A pod's manifest, or - for standard input."),
     ] = None,
     cgroup: Annotated[
-        str | None, typer.Option("--cgroup", metavar="PATH", help="The cgroup that stands for the pod of -f.")
+        str | None,
+        typer.Option(
+            "--cgroup",
+            metavar="PATH",
+            help="The cgroup that stands for the pod of -f.  [default: found by the pod's UID]",
+        ),
     ] = None,
     rule: Rules = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,

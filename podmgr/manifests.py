@@ -15,13 +15,19 @@ from podmgr.errors import PodmgrError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
 
+_STATIC_POD_HASH = "kubernetes.io/config.hash"
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestPod:
-    """A pod, or a workload's pod template, and the rules that hold on it."""
+    """A pod, or a workload's pod template, and the rules that hold on it.
+
+    `cgroup_uids` are the names that its cgroup may carry; none if no API server has seen it.
+    """
 
     target: str
     ref: PodRef
+    cgroup_uids: tuple[str, ...]
     has_host_network: bool
     rules: PodRules
 
@@ -51,6 +57,8 @@ def read_pod(path: str) -> ManifestPod:
         if item.get("kind") == "Service"
         and str(_mapping(item.get("metadata")).get("namespace") or "default") == namespace
     ]
+    uid = _uid(path, metadata)
+    static = str(_mapping(metadata.get("annotations")).get(_STATIC_POD_HASH) or "")
     rules = rules_of_pod(
         name,
         _annotations(path, f"{kind}/{name}", metadata),
@@ -59,7 +67,8 @@ def read_pod(path: str) -> ManifestPod:
     )
     return ManifestPod(
         target=f"{kind}/{name}",
-        ref=PodRef(namespace, name, _uid(path, metadata)),
+        ref=PodRef(namespace, name, uid),
+        cgroup_uids=tuple(item for item in (uid, static) if item),
         has_host_network=bool(_mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
     )

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import SourcedRule
 from podmgr.catalog import caveats
+from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
+from podmgr.manifests import ManifestPod
 from podmgr.reconcile import Action, Outcome, Report, observe
 from podmgr.rules import Rule, collision_key
 from podmgr.settings import Settings
@@ -54,10 +56,8 @@ def from_manifest(
     Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
     """
     places = [*names, *([f"cgroup/{cgroup}"] if cgroup is not None else [])]
-    if len(places) != 1:
-        raise UsageError(
-            "-f needs one cgroup that stands for the pod", tip="podmgr apply -f pod.yaml --cgroup PATH"
-        )
+    if len(places) > 1:
+        raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
     pod = manifests.read_pod(path)
     for error in pod.rules.errors:
         raise error
@@ -69,9 +69,26 @@ def from_manifest(
         raise PodmgrError(
             f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
         )
-    found = targets.resolve(places[0], settings)
-    target = Target(pod.target, found.cgroup, pod.ref, counts_loopback=pod.has_host_network)
+    place = targets.resolve(places[0], settings).cgroup if places else _cgroup_of(pod, settings)
+    target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
     return [Wish(target, tuple(winners.values()))], []
+
+
+def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
+    """The cgroup of a pod that runs on this machine, found by its UID."""
+    if not pod.cgroup_uids:
+        raise UsageError(
+            f"{pod.target} has no UID: which cgroup is it?",
+            tip="add --cgroup PATH, or take the pod from the cluster: kubectl get pod NAME -o yaml",
+        )
+    found = cgroups.pods(cgroups.find_root(settings.cgroup_root))
+    for uid in pod.cgroup_uids:
+        if uid in found:
+            return found[uid]
+    raise PodmgrError(
+        f"no cgroup of {pod.target} (UID {pod.ref.uid}) has processes here",
+        tip="podmgr must run on the pod's own node, and the pod must be running",
+    )
 
 
 def targets_to_clean(names: Sequence[str], settings: Settings) -> list[Target | str]:
