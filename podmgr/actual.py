@@ -44,12 +44,14 @@ def unknown_pins(settings: Settings, rows: Sequence[Attachment]) -> list[Pin]:
     return [pin for pin in pins.pinned(settings.bpffs) if (pin.owner, pin.digest) not in known]
 
 
-def unknown_attachments(
-    settings: Settings, rows: Sequence[Attachment], cgroup_ids: Collection[int] | None = None
-) -> list[Attachment]:
-    """Attachments that only their pins tell of, on these cgroups, or on any (None)."""
+def unknown_attachments(settings: Settings, rows: Sequence[Attachment]) -> list[Attachment]:
+    """Attachments that only their pins tell of.
+
+    The kernel is the truth: a row speaks for its pin only if the pinned program is attached
+    where the row says. If not, the program is looked for everywhere.
+    """
     orphans: dict[int, Pin] = {}
-    for pin in unknown_pins(settings, rows):
+    for pin in unknown_pins(settings, [row for row in rows if is_healthy(settings, row)]):
         program_id = bpf_syscall.pinned_program_id(pin.program)
         if program_id is not None:
             orphans[program_id] = pin
@@ -58,8 +60,7 @@ def unknown_attachments(
     root = cgroups.find_root(settings.cgroup_root)
     return [
         _unknown_row(root, cgroup, direction, program_id, orphans[program_id])
-        for cgroup in cgroups.walk(root)
-        if cgroup_ids is None or cgroup.id in cgroup_ids
+        for cgroup in cgroups.walk_everywhere(root)
         for direction in Direction
         for program_id in _attached_to(cgroup, direction)
         if program_id in orphans

@@ -130,17 +130,13 @@ class Actuator:
                     for row in attached
                 ]
                 bpftool.batch(commands, runner=self.runner, pass_fds=fds)
-        failures: Failures = []
+        still = [row for row in rows if is_attached(row)]
+        kept = {(row.owner, row.digest) for row in still}
         for row in rows:
-            if is_attached(row):
-                error = PodmgrError(
-                    f"program {row.program_id} is still attached to {row.cgroup_path}",
-                    tip=f"bpftool cgroup detach {row.cgroup_path} {row.direction} id {row.program_id}",
-                )
-                failures.append((row, error))
-            elif pinned_id(self.settings, row) in (None, row.program_id) or row.program_id is None:
+            is_its_own = row.program_id is None or pinned_id(self.settings, row) in (None, row.program_id)
+            if is_its_own and (row.owner, row.digest) not in kept:
                 pins.remove(pin_of(self.settings, row))
-        return failures
+        return [(row, _still_attached(row)) for row in still]
 
     def _open_bpffs(self, stack: ExitStack) -> int:
         fd = os.open(self.settings.bpffs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -173,6 +169,13 @@ class Actuator:
             detail=_last_lines(failure.log) if failure else None,
             tip=failure.error if failure else "podmgr doctor",
         )
+
+
+def _still_attached(row: Attachment) -> PodmgrError:
+    return PodmgrError(
+        f"program {row.program_id} is still attached to {row.cgroup_path}",
+        tip=f"bpftool cgroup detach {row.cgroup_path} {row.direction} id {row.program_id}",
+    )
 
 
 def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:

@@ -5,10 +5,12 @@ Owns paths and processes of cgroups. What is attached to one is asked of `bpf_sy
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,10 @@ from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printa
 
 _POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 _REMOVE_SECONDS = 5.0
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the handle is the 64-bit inode number
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +80,61 @@ def locate(root: Path, path: str) -> Cgroup:
     return Cgroup(found, status.st_ino)
 
 
-def same(path: Path, cgroup_id: int) -> bool:
-    """Whether `path` still is the cgroup with that id."""
-    try:
-        return path.stat().st_ino == cgroup_id
-    except OSError:
-        return False
-
-
 @contextmanager
 def opened(cgroup: Cgroup) -> Iterator[int | None]:
-    """A descriptor of the cgroup, or None if it has vanished (or another has taken its name)."""
+    """A descriptor of the cgroup with that id, wherever it is mounted now; None if it is gone.
+
+    A directory that has taken its path is another cgroup. Raises PermissionDeniedError or
+    PodmgrError where it cannot be told whether it is gone.
+    """
+    fd = _open_path(cgroup)
+    if fd is None:
+        fd = _open_by_id(cgroup.id)
     try:
-        fd = os.open(cgroup.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        yield None
-        return
-    try:
-        yield fd if os.fstat(fd).st_ino == cgroup.id else None
+        yield fd
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
+
+
+def _open_path(cgroup: Cgroup) -> int | None:
+    try:
+        fd = os.open(cgroup.path, _FOLDER)
+    except PermissionError as error:
+        raise _cannot_use(f"cgroup {cgroup.path}", error, cgroup.path.parent) from error
+    except (OSError, ValueError):
+        return None
+    if os.fstat(fd).st_ino == cgroup.id:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _open_by_id(cgroup_id: int) -> int | None:
+    """open_by_handle_at(2): the whole cgroup2 hierarchy is one file system, whatever is mounted."""
+    mounted = [mount.path for mount in mounts.table() if mount.filesystem == "cgroup2"]
+    if not mounted:
+        raise PodmgrError("no cgroup v2 hierarchy is mounted", tip="podmgr doctor")
+    handle = ctypes.create_string_buffer(struct.pack("=IiQ", 8, _FILEID_KERNFS, cgroup_id), 16)
+    root = os.open(mounted[0], _FOLDER)
+    try:
+        fd = int(_libc.open_by_handle_at(root, handle, _FOLDER))
+    finally:
+        os.close(root)
+    if fd >= 0:
+        return fd
+    number = ctypes.get_errno()
+    if number in (errno.ESTALE, errno.ENOENT):
+        return None
+    raise PermissionDeniedError(
+        f"cannot look for cgroup {cgroup_id}: {os.strerror(number)}", tip="run as root (sudo podmgr ...)"
+    )
+
+
+def exists(cgroup: Cgroup) -> bool:
+    """Whether the cgroup with that id still is."""
+    with opened(cgroup) as fd:
+        return fd is not None
 
 
 def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:
@@ -107,6 +148,26 @@ def walk(root: Path) -> Iterator[Cgroup]:
     for folder, _, _ in os.walk(root):
         with suppress(OSError):
             yield Cgroup(Path(folder), os.stat(folder).st_ino)
+
+
+def walk_everywhere(root: Path) -> Iterator[Cgroup]:
+    """Every cgroup below `root` and below all cgroup2 mounts, each once."""
+    seen: set[int] = set()
+    mounted = [mount.path for mount in mounts.table() if mount.filesystem == "cgroup2"]
+    for folder in dict.fromkeys([root, *mounted]):
+        for cgroup in walk(folder):
+            if cgroup.id not in seen:
+                seen.add(cgroup.id)
+                yield cgroup
+
+
+def own(root: Path) -> Path:
+    """The cgroup that this process lives in, if it is below `root`; else the root."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::/"):
+            path = root / line.removeprefix("0::/")
+            return path if path.is_dir() and ".." not in path.parts else root
+    return root
 
 
 def pods(root: Path) -> dict[str, Cgroup]:
@@ -135,19 +196,19 @@ def processes(cgroup: Cgroup) -> list[int]:
     return found
 
 
-def create(root: Path, name: str) -> Cgroup:
-    """Make the cgroup `name` below the root. Raises PodmgrError or PermissionDeniedError."""
-    path = root / name
+def create(parent: Path, name: str) -> Cgroup:
+    """Make the cgroup `name` below another. Raises PodmgrError or PermissionDeniedError."""
+    path = parent / name
     try:
         path.mkdir()
     except OSError as error:
-        raise _cannot_use(f"cgroup {path}", error, root) from error
+        raise _cannot_use(f"cgroup {path}", error, parent) from error
     return Cgroup(path, path.stat().st_ino)
 
 
-def join(cgroup: Cgroup) -> None:
-    """Move the calling process into the cgroup."""
-    (cgroup.path / "cgroup.procs").write_text("0")
+def join(cgroup: Cgroup, pid: int = 0) -> None:
+    """Move a process into the cgroup: 0 is the calling one."""
+    (cgroup.path / "cgroup.procs").write_text(str(pid))
 
 
 def kill(cgroup: Cgroup) -> int:
@@ -199,7 +260,8 @@ def remove(cgroup: Cgroup) -> None:
 
 def display_name(root: Path, cgroup: Cgroup) -> str:
     """How `list` names a plain cgroup: `cgroup/PATH`, relative to the mount."""
-    return f"cgroup/{cgroup.path.relative_to(root)}"
+    inside = cgroup.path.is_relative_to(root)
+    return f"cgroup/{cgroup.path.relative_to(root) if inside else cgroup.path}"
 
 
 def _cannot_use(what: str, error: Exception, root: Path) -> PodmgrError:

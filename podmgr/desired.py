@@ -91,6 +91,18 @@ class Desired:
             (self.wishes[cgroup_id].target, rule, error) for cgroup_id, (rule, error) in self._failed.items()
         ]
 
+    def require_one_cgroup_each(self, rows: Collection[Attachment]) -> None:
+        """A pod's UID names the folder of its pins, so it can stand for one living cgroup only."""
+        for cgroup_id in list(self.cgroup_ids):
+            target = self.wishes[cgroup_id].target
+            for row in rows:
+                if row.owner == target.owner and row.cgroup_id != cgroup_id:
+                    error = PodmgrError(
+                        f"the pod {target.owner} is already on {row.cgroup_path}",
+                        tip=f"podmgr clean cgroup/{row.cgroup_path} first, or leave metadata.uid out",
+                    )
+                    self.fail(cgroup_id, "", error)
+
     def require_fq(self, runner: Runner) -> None:
         """A program that stamps departure times does nothing without fq: fail instead."""
         for cgroup_id, wish in self.wishes.items():

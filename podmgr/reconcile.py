@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from podmgr import bpf_syscall, cgroups, ledger, pins
 from podmgr.actual import (
+    cgroup_of,
     is_attached,
     is_healthy,
     pin_of,
@@ -124,6 +125,8 @@ def clean(
     matched by its name in the ledger alone: its cgroup may be gone.
     """
     _require_sight(settings)
+    if not settings.state_dir.exists() and not any(pins.pinned(settings.bpffs)):
+        return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
         return transaction.clean(targets)
 
@@ -152,6 +155,8 @@ class _Transaction:
         self._act = Actuator(settings, state, runner)
 
     def apply(self, desired: Desired) -> list[Outcome]:
+        self._remove([row for row in self.rows if not cgroups.exists(cgroup_of(row))])
+        desired.require_one_cgroup_each([*self.rows, *unknown_attachments(self._settings, self.rows)])
         objects = self._build(desired)
         plan = _plan(desired, self._settings, self.rows)
         kept = {row.identity: row for row in plan.unchanged}
@@ -279,16 +284,16 @@ def _plan(desired: Desired, settings: Settings, rows: Sequence[Attachment]) -> P
     """Wanted minus actual, over all targets that have not failed."""
     ids = desired.cgroup_ids
     known = [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
-    return make_plan(desired.rows, [*unknown_attachments(settings, rows, ids), *known])
+    unknown = [row for row in unknown_attachments(settings, rows) if row.cgroup_id in ids]
+    return make_plan(desired.rows, [*unknown, *known])
 
 
 def _require_sight(settings: Settings) -> None:
     """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
     path = cgroups.find_root(settings.cgroup_root)
-    root = Cgroup(path, os.stat(path).st_ino)
-    with cgroups.opened(root) as fd:
+    with cgroups.opened(Cgroup(path, os.stat(path).st_ino)) as fd:
         if fd is None:
-            raise PodmgrError(f"cgroup {path} has vanished")
+            raise PodmgrError(f"cgroup {path} has vanished", tip="podmgr doctor")
         bpf_syscall.attached_programs(fd, Direction.EGRESS)
 
 

@@ -198,11 +198,11 @@ class FindingList:
 def error_text(error: PodmgrError, *, where: str = "", stream: TextIO | None = None) -> str:
     """An error as the user sees it: one line, what it is about, and a tip."""
     stream = sys.stderr if stream is None else stream
-    text = f"{_painted('error:', _RED, stream)} {where}{error.message}\n"
+    text = f"{_painted('error:', _RED, stream)} {printable(where + error.message)}\n"
     if error.detail:
-        text += "".join(f"  {line}\n" for line in error.detail.splitlines())
+        text += "".join(f"  {printable(line.expandtabs())}\n" for line in error.detail.splitlines())
     if error.tip:
-        text += f"{_painted('tip:', _CYAN, stream)} {error.tip}\n"
+        text += f"{_painted('tip:', _CYAN, stream)} {printable(error.tip)}\n"
     return text
 
 

@@ -16,17 +16,20 @@ _NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")
 
 
 def create(root: Path, purpose: str) -> Cgroup:
-    """A new cgroup below the root. Raises PodmgrError if it cannot be made."""
-    return cgroups.create(root, f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}")
+    """A new cgroup below our own, so that the limits and rules that hold for us hold in it too.
+
+    Raises PodmgrError if it cannot be made.
+    """
+    name = f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}"
+    return cgroups.create(cgroups.own(root), name)
 
 
 def sweep(root: Path) -> list[Cgroup]:
     """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up."""
     swept = []
-    for path in root.glob("podmgr-*"):
-        match = _NAME.fullmatch(path.name)
+    for cgroup in list(cgroups.walk(root)):
+        match = _NAME.fullmatch(cgroup.path.name)
         if match and _start_time(int(match[1])) != match[2]:
-            cgroup = Cgroup(path, path.stat().st_ino)
             cgroups.evict(cgroup)
             cgroups.remove(cgroup)
             swept.append(cgroup)

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,10 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
     cgroup = scratch.create(root, "demo")
     holders: list[subprocess.Popen[bytes]] = []
     try:
-        holders.append(_hold_namespace(lambda: cgroups.join(cgroup)))
-        holders.append(_hold_namespace(lambda: None))
+        holders.append(_hold_namespace())
+        holders.append(_hold_namespace())
+        # After the namespace was made: its own sockets are not the pod's, as with a real one.
+        cgroups.join(cgroup, holders[0].pid)
         pod, world = (holder.pid for holder in holders)
         _ip(pod, f"link add eth0 address {_POD_MAC} type veth peer eth0 address {_WORLD_MAC} netns {world}")
         _configure(pod, POD_ADDRESS, POD_ADDRESS6)
@@ -131,12 +133,9 @@ def _inside(pid: int, argv: Sequence[str]) -> list[str]:
     return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
 
 
-def _hold_namespace(prepare: Callable[[], None]) -> subprocess.Popen[bytes]:
-    def child() -> None:
-        prepare()
-        proc.die_with_parent()
-
-    holder = proc.start(["unshare", "--net", "sleep", "infinity"], prepare=child, streams=subprocess.DEVNULL)
+def _hold_namespace() -> subprocess.Popen[bytes]:
+    argv = ["unshare", "--net", "sleep", "infinity"]
+    holder = proc.start(argv, prepare=proc.die_with_parent, streams=subprocess.DEVNULL)
     ours = os.stat("/proc/self/ns/net").st_ino
     deadline = time.monotonic() + _READY_SECONDS
     while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
