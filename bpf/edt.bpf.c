@@ -12,12 +12,13 @@
 #ifndef RATE /* bits per second, 8000 .. 400000000000 */
 #define RATE 10000000ULL
 #endif
-#ifndef HORIZON /* nanoseconds, at least 20000000: less starves 1 Mbit/s */
+#ifndef HORIZON /* nanoseconds, 20 ms to 10 s: less starves 1 Mbit/s */
 #define HORIZON 250000000ULL
 #endif
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
-_Static_assert(HORIZON >= 20000000, "HORIZON is in nanoseconds, 20 ms and more");
+_Static_assert(HORIZON >= 20000000 && HORIZON <= 10000000000ULL,
+	       "HORIZON is in nanoseconds, 20 ms to 10 s");
 
 struct clock {
 	struct bpf_spin_lock lock;

@@ -22,6 +22,10 @@
 #define PORT 0
 #endif
 
+_Static_assert(DROP == 0 || DROP == 1, "DROP is 0 or 1");
+_Static_assert(PROTOCOL >= 0 && PROTOCOL <= 255, "PROTOCOL is a number of the IP header");
+_Static_assert(PORT >= 0 && PORT <= 65535, "PORT is 0 to 65535");
+
 static __always_inline int matches(struct __sk_buff *skb)
 {
 	struct transport transport = transport_of(skb);

@@ -58,7 +58,6 @@ def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
             spec.source.content,
             name=name,
             macros=spec.macros,
-            include_dirs=spec.source.include_dirs,
             runner=runner,
         )
     info = elf.inspect(content, name=name, cpus=possible_cpus())

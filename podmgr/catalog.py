@@ -124,6 +124,8 @@ def caveats(rule: Rule) -> list[str]:
                 "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
                 "sees congestion, sends the segment again and counts no retransmit"
             ]
+        case _ if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
+            return ["nothing can be delayed on ingress at the cgroup hook: podmgr apply refuses this rule"]
         case Bandwidth(burst_bytes=int(burst)) if burst < 65_550:
             return [f"burst={burst}b is smaller than a 64 KiB GSO packet: TCP's larger packets never pass"]
     return []

@@ -35,16 +35,16 @@ def compile_c(
     *,
     name: str,
     macros: Sequence[tuple[str, str | None]],
-    include_dirs: Sequence[str],
     runner: Runner,
 ) -> bytes:
     """Compile `source` to an object. Raises PodmgrError with clang's own lines.
 
-    Source and object go through pipes: a crash leaves no file.
+    Source and object go through pipes: a crash leaves no file, and only the system's headers are
+    read from the disk.
     """
     argv = ["clang", *FLAGS, "-x", "c"]
     argv += [f"-D{macro}" if value is None else f"-D{macro}={value}" for macro, value in macros]
-    argv += [f"-I{folder}" for folder in (*include_dirs, *_system_include_dirs())]
+    argv += [f"-I{folder}" for folder in _system_include_dirs()]
     argv += ["-c", "-", "-o", "-"]
     done = runner(argv, stdin=source)
     if done.succeeded:

@@ -5,6 +5,7 @@ The one error boundary is `main`. Holds no logic that a library user would miss.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -142,7 +143,7 @@ def apply(
     if wished and not dry_run:
         require_sockets_with_cgroups(settings, runner=proc.run)
     if dry_run:
-        outcomes = failed + reconcile.preview(wished, settings)
+        outcomes = failed + reconcile.preview(wished, settings, runner=proc.run)
     else:
         outcomes = failed + (
             reconcile.apply(wished, settings, runner=proc.run, report=_report) if wished else []
@@ -202,8 +203,10 @@ def clean(
     from podmgr import cgroups, reconcile, scratch, wishes
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
-    named = wishes.targets_to_clean(targets, settings) if targets else None
-    outcomes = reconcile.clean(named, settings, runner=proc.run, report=_report)
+    named, failed = wishes.targets_to_clean(targets, settings) if targets else (None, [])
+    outcomes = list(failed)
+    if named != []:
+        outcomes += reconcile.clean(named, settings, runner=proc.run, report=_report)
     if named is None:
         for cgroup in scratch.sweep(cgroups.find_root(settings.cgroup_root)):
             _report(f"removed {cgroup.path}, left by a crash")
@@ -370,8 +373,20 @@ def _terminate(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _repair_streams() -> None:
+    """A closed descriptor would be given to the next file that is opened; text may not be ASCII."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """Run the command line and exit. Every expected failure is one line and a tip."""
+    _repair_streams()
     is_run = sys.argv[1:2] == ["run"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
@@ -390,6 +405,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _report("interrupted")
         code = 130
+    except OSError as error:
+        sys.stderr.write(error_text(PodmgrError(str(error), tip="podmgr doctor")))
+        code = 125 if is_run else EXIT_FAILED
     except Exception as error:
         if os.environ.get("PODMGR_DEBUG"):
             raise

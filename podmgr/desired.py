@@ -117,7 +117,7 @@ def _require_fq(cgroup: Cgroup, rule: Rule, runner: Runner) -> None:
     if rule.direction is Direction.INGRESS:
         raise PodmgrError(
             f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="use algorithm=tbf for ingress",
+            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
         )
     lacking = tc.interfaces_without_fq(cgroup, runner=runner)
     if lacking:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from podmgr.proc import Runner, find
 from podmgr.reconcile import apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
+from podmgr.throwaway import PROBE
 
 OLDEST_KERNEL = (5, 10)
 # Since then net_cls and net_prio no longer make a socket forget its cgroup (kernel 8520e224f547).
@@ -244,7 +244,7 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
     rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("loss=uniform egress 0%"))
     try:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
-        sender = [sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", "9", "1"]  # 9: discard
+        sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
         proc.run(sender, prepare=lambda: cgroups.join(cgroup))
         seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
         outcomes += clean([target], settings, runner=runner)

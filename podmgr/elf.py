@@ -38,6 +38,9 @@ _MODIFIERS = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict
 # enum bpf_map_type: those whose size is not (key + value) * max_entries
 _PER_CPU_MAPS = frozenset({5, 6, 10, 21})
 _RING_BUFFERS = frozenset({27, 31})  # max_entries is the size in bytes
+_ARRAYS = frozenset({2, 6})
+_ENTRY_BYTES = 48  # struct htab_elem of the kernel
+_BUCKET_BYTES = 32  # 16, and up to twice as many buckets as entries
 _MAPS_OF_MAPS = frozenset({12, 13})
 
 
@@ -221,9 +224,15 @@ def _map_info(map_name: str, members: dict[str, int], name: str, cpus: int) -> M
     if kind in _RING_BUFFERS:
         size = entries
     else:
-        padded = -(-value // 8) * 8
-        size = entries * (key + padded * (cpus if kind in _PER_CPU_MAPS else 1))
+        copies = cpus if kind in _PER_CPU_MAPS else 1
+        # Outside of arrays each entry has a header, and hangs in a table of buckets.
+        overhead = key if kind in _ARRAYS else _padded(key) + _ENTRY_BYTES + _BUCKET_BYTES
+        size = entries * (overhead + _padded(value) * copies)
     return MapInfo(map_name, kind, key, value, entries, size)
+
+
+def _padded(size: int) -> int:
+    return -(-size // 8) * 8
 
 
 class _Btf:

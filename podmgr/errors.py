@@ -57,7 +57,7 @@ class RuleError(UsageError):
         prefix = f"{printable(where)}: " if where else ""
         shown, offset = _excerpt(printable(value), column)
         super().__init__(
-            f"{prefix}{printable(key)}: {printable(problem)} (column {column})",
+            f"{prefix}{printable(key)}: {_shortened(printable(problem))} (column {column})",
             tip=expected,
             detail=f"{printable(key)}={shown}\n{' ' * (len(printable(key)) + 1 + offset)}^",
         )
@@ -92,6 +92,10 @@ def printable(text: str) -> str:
     Annotations are written by strangers; their escape sequences must not reach the screen.
     """
     return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 2 * _EXCERPT_COLUMNS else text[: 2 * _EXCERPT_COLUMNS] + "…"
 
 
 def _excerpt(value: str, column: int) -> tuple[str, int]:

@@ -133,6 +133,11 @@ class _Words:
         ]
         self._next = 0
 
+    @property
+    def form(self) -> str:
+        """What a rule of this key looks like."""
+        return self._form
+
     def done(self) -> bool:
         return self._next == len(self._words)
 
@@ -297,7 +302,7 @@ def _options(words: _Words, known: tuple[str, ...]) -> Iterator[tuple[str, str, 
             accepted = " and ".join(f"{option}=..." for option in known)
             raise words.error(
                 f"unexpected {word!r}",
-                expected=f"options of this rule are {accepted}" if known else "nothing more",
+                expected=f"options of this rule are {accepted}" if known else f"nothing behind {words.form}",
                 back=1,
             )
         if name in seen:

@@ -30,7 +30,8 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_MAX_TEXT_BYTES = 8_192
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -62,6 +63,21 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
         yield State(folder, fd)
     finally:
         os.close(fd)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another podmgr is in a transaction just now."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def read(folder: Path) -> list[Attachment]:
@@ -148,15 +164,12 @@ def _from_json(row: dict[str, Any]) -> Attachment:
     if fields["pod"] is not None:
         fields["pod"] = PodRef(**fields["pod"])
     attachment = Attachment(**fields)
-    for name, kind in (
-        ("target", str),
-        ("owner", str),
-        ("cgroup_path", str),
-        ("digest", str),
-        ("cgroup_id", int),
-    ):
-        if not isinstance(getattr(attachment, name), kind):
-            raise ValueError(f"{name} is not {kind.__name__}")
+    for name, value in fields.items():
+        expected = int if name == "cgroup_id" else str
+        if name not in ("pod", "program_id") and not isinstance(value, expected):
+            raise ValueError(f"{name} is not {expected.__name__}")
+        if isinstance(value, str) and ("\0" in value or len(value.encode()) > _MAX_TEXT_BYTES):
+            raise ValueError(f"{name} is no name")
     if not _PLAIN_NAME.fullmatch(attachment.owner) or not _PLAIN_NAME.fullmatch(attachment.digest):
         raise ValueError("a pin outside the folder")
     if not isinstance(attachment.program_id, int | None):

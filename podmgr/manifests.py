@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from podmgr.errors import PodmgrError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
 
+_MAX_DEPTH = 100
 _STATIC_POD_HASH = "kubernetes.io/config.hash"
 
 
@@ -62,7 +63,7 @@ def read_pod(path: str) -> ManifestPod:
     rules = rules_of_pod(
         name,
         _annotations(path, f"{kind}/{name}", metadata),
-        {str(key): str(value) for key, value in _mapping(metadata.get("labels")).items()},
+        _texts(metadata.get("labels")),
         services,
     )
     return ManifestPod(
@@ -79,6 +80,7 @@ def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _check_depth(path, yaml.parse(text, Loader=loader))
         documents = list(yaml.load_all(text, Loader=loader))
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise PodmgrError(f"{path} is not YAML", detail=str(error), tip="-f takes a manifest") from error
@@ -89,6 +91,16 @@ def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
             raise PodmgrError(f"{path} is not a manifest", tip="a manifest has apiVersion, kind and metadata")
         items = document.get("items") if str(document["kind"]).endswith("List") else [document]
         yield from (item for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
+
+
+def _check_depth(path: str, events: Iterable[Any]) -> None:
+    """Refuse what would overrun the stack of the YAML library, which recurses in C."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if depth > _MAX_DEPTH:
+            raise PodmgrError(f"{path} is nested too deeply", tip="-f takes a manifest")
 
 
 def _pod_template(item: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
@@ -115,7 +127,7 @@ def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
     selector = _mapping(_mapping(item.get("spec")).get("selector"))
     return AnnotatedService(
         name,
-        {str(key): str(value) for key, value in selector.items()},
+        _texts(selector),
         _annotations(path, f"service/{name}", metadata),
         _timestamp(metadata.get("creationTimestamp")),
     )
@@ -149,6 +161,11 @@ def _timestamp(value: object) -> str:
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(value or "")
+
+
+def _texts(value: object) -> dict[str, str]:
+    """A mapping of text to text; what is no scalar can match nothing and is left out."""
+    return {str(key): str(item) for key, item in _mapping(value).items() if isinstance(item, str | int)}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

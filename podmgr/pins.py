@@ -87,10 +87,11 @@ def pinned(bpffs: Path) -> Iterator[Pin]:
         raise _not_allowed(bpffs) from error
     for owner in owners:
         try:
-            names = os.listdir(bpffs / owner)
+            entries = list(os.scandir(bpffs / owner))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for digest in sorted({name.removesuffix(_MAPS_SUFFIX) for name in names}):
+        ours = [entry.name for entry in entries if entry.name.endswith(_MAPS_SUFFIX) or not entry.is_dir()]
+        for digest in sorted({name.removesuffix(_MAPS_SUFFIX) for name in ours}):
             yield Pin(bpffs, owner, digest)
 
 
@@ -98,9 +99,12 @@ def remove(pin: Pin) -> None:
     """Unpin the program and its maps. What is gone already is fine."""
     with suppress(FileNotFoundError):
         pin.program.unlink()
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(pin.maps):
-            (pin.maps / name).unlink(missing_ok=True)
+    for folder, folders, names in os.walk(pin.maps, topdown=False):
+        for name in names:
+            (Path(folder) / name).unlink(missing_ok=True)
+        for name in folders:
+            (Path(folder) / name).rmdir()
+    with suppress(FileNotFoundError):
         pin.maps.rmdir()
 
 

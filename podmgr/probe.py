@@ -1,7 +1,7 @@
 """UDP in numbers: how many datagrams leave, and how many arrive. Used by `demo` and the tests.
 
-`python -m podmgr.probe receive PORT` counts until its standard input ends and nothing more
-arrives; `python -m podmgr.probe send HOST PORT COUNT [BYTES]` sends. Both print JSON.
+`python probe.py receive PORT` counts until its standard input ends and nothing more
+arrives; `python probe.py send HOST PORT COUNT [BYTES]` sends. Both print JSON.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ def run(
             pass_fds=pass_fds,
             preexec_fn=prepare,  # used by the demo alone, which has one thread
             env=dict(os.environ) | {"PATH": search_path()},
+            cwd="/",  # where only root writes: a compiler also looks for headers there
             timeout=TIMEOUT_SECONDS,
             check=False,
         )

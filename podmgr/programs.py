@@ -10,8 +10,10 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
+from podmgr import csource
 from podmgr.catalog import BUILT_IN_PROGRAMS
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.settings import Settings
@@ -36,16 +38,12 @@ def find(name: str, settings: Settings) -> ProgramSource:
     built_in = shipped_folder("bpf")
     folder = settings.program_dir
     candidates = [folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"]
+    headers = _headers(built_in)
     if name in BUILT_IN_PROGRAMS:
         hiding = next((path for path in candidates if path.exists()), None)
         if hiding is not None:
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
-        return ProgramSource(
-            name,
-            (built_in / f"{name}.bpf.c").read_bytes(),
-            headers=_headers(built_in),
-            include_dirs=(str(built_in),),
-        )
+        return _source(name, (built_in / f"{name}.bpf.c").read_bytes(), headers)
     trusted = _trusted_users(settings)
     for path in candidates:
         content = _read(path, trusted)
@@ -54,13 +52,8 @@ def find(name: str, settings: Settings) -> ProgramSource:
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
         for header in folder.glob("*.h"):
-            _read(header, trusted)
-        return ProgramSource(
-            name,
-            content,
-            headers=_headers(folder) + _headers(built_in),
-            include_dirs=(str(folder), str(built_in)),
-        )
+            headers.setdefault(header.name, _read(header, trusted) or b"")
+        return _source(name, content, headers)
     there = sorted(path.name.removesuffix(".bpf.c") for path in folder.glob("*.bpf.c"))
     raise PodmgrError(
         f"there is no program {name}",
@@ -69,8 +62,13 @@ def find(name: str, settings: Settings) -> ProgramSource:
     )
 
 
-def _headers(folder: Path) -> tuple[tuple[str, bytes], ...]:
-    return tuple((path.name, path.read_bytes()) for path in sorted(folder.glob("*.h")))
+def _headers(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.h")}
+
+
+def _source(name: str, content: bytes, headers: Mapping[str, bytes]) -> ProgramSource:
+    expanded = csource.expand(f"{name}.bpf.c", content, headers)
+    return ProgramSource(name, expanded, macros=csource.offered_macros(content))
 
 
 def _trusted_users(settings: Settings) -> frozenset[int]:
@@ -86,12 +84,16 @@ def _read(path: Path, trusted: frozenset[int]) -> bytes | None:
     """The content of a file that only `trusted` could have written; None if there is no file."""
     try:
         real = path.resolve(strict=True)
-        with real.open("rb") as file:
+        # Not to hang on a pipe that somebody calls a program; on files O_NONBLOCK means nothing.
+        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise PodmgrError(f"{path} is not a regular file")
+                raise PodmgrError(f"{path} is not a regular file", tip="see --program-dir")
             for folder in {path.parent, real.parent}:
                 _check_writers(folder, folder.stat(), trusted)
+                for ancestor in folder.resolve().parents:
+                    if not ancestor.stat().st_mode & stat.S_ISVTX:  # in a sticky one, owners rule
+                        _check_writers(ancestor, ancestor.stat(), trusted)
             _check_writers(path, status, trusted)
             return file.read()
     except (FileNotFoundError, NotADirectoryError):

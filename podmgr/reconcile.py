@@ -72,6 +72,8 @@ class Observed:
 def observe(settings: Settings) -> tuple[list[Observed], int]:
     """Every attachment of the ledger, read back from the kernel, and how many pins it lacks.
 
+    While another podmgr is at work, pins come before their rows, so none is said to be lacking.
+
     Raises PermissionDeniedError if we may not look, DamagedLedgerError if the ledger cannot be
     read. Takes no lock and starts no process.
     """
@@ -82,13 +84,15 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         active = is_attached(row)
         counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
         observed.append(Observed(row, active, counters))
-    return observed, len(unknown_pins(settings, rows))
+    unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
+    return observed, unknown
 
 
-def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
+def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     _require_sight(settings)
     desired = Desired(wishes, settings)
+    desired.require_fq(runner)
     plan = _plan(desired, settings, ledger.read(settings.state_dir))
     return [*_failures(desired), *_outcomes(plan)]
 

@@ -6,11 +6,10 @@ Pure and frozen. Two specs with the same `digest` compile to the same object.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
+from podmgr.catalog import recipe
 from podmgr.errors import PodmgrError
 from podmgr.rules import RESERVED_MACROS, Custom, Direction, Rule
 
@@ -19,16 +18,15 @@ _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2
 
 @dataclass(frozen=True)
 class ProgramSource:
-    """A program as found: C source with the headers it may include, or a ready object.
+    """A program as found: a C source of which its headers are part, or a ready object.
 
-    `include_dirs` are searched in order; `headers` are their contents, for the digest.
+    `macros` are those that the source, without its headers, offers to be set.
     """
 
     name: str
     content: bytes
+    macros: frozenset[str] = frozenset()
     is_object: bool = False
-    headers: tuple[tuple[str, bytes], ...] = ()
-    include_dirs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,6 @@ class ProgramSpec:
         if self.source.is_object:
             return _digest(b"object", self.direction.encode(), self.source.content)
         parts = [b"source", self.compiler.encode(), self.source.content]
-        for name, content in self.source.headers:
-            parts += [name.encode(), content]
         parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
         return _digest(*parts)
 
@@ -80,7 +76,7 @@ def make_spec(rule: Rule, source: ProgramSource, compiler: str, *, counts_loopba
     Raises PodmgrError for a macro that the source does not test with #ifndef.
     """
     if isinstance(rule, Custom):
-        offered = () if source.is_object else settable_macros(source)
+        offered = sorted(source.macros - RESERVED_MACROS)
         for name, _ in rule.macros:
             if name not in offered:
                 raise PodmgrError(
@@ -90,18 +86,6 @@ def make_spec(rule: Rule, source: ProgramSource, compiler: str, *, counts_loopba
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
     return ProgramSpec(rule, source, compiler, counts_loopback)
-
-
-def settable_macros(source: ProgramSource) -> tuple[str, ...]:
-    """The macros that the source itself tests with #ifndef, without those that podmgr sets."""
-    names = re.findall(rb"^[ \t]*#[ \t]*ifndef[ \t]+([A-Za-z_]\w*)", source.content, re.MULTILINE)
-    decoded = {name.decode() for name in names}
-    return tuple(sorted(decoded - RESERVED_MACROS))
-
-
-def is_built_in(rule: Rule) -> bool:
-    """Whether podmgr ships the rule's program."""
-    return recipe(rule).program in BUILT_IN_PROGRAMS
 
 
 def _digest(*parts: bytes) -> str:

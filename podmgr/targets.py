@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from podmgr import cgroups
 from podmgr.desired import Target
 from podmgr.errors import UsageError, printable
@@ -25,11 +28,15 @@ KUBERNETES_KINDS = {
 }
 
 
-def canonical(text: str) -> str:
-    """`po/web` as `pod/web`; `cgroup/PATH` as it is. Raises UsageError for anything else."""
+def canonical(text: str, root: Path | None = None) -> str:
+    """`po/web` as `pod/web`; `cgroup/PATH` as `list` shows it, given the mount.
+
+    Raises UsageError for anything else.
+    """
     kind, slash, name = text.partition("/")
     if slash and name and kind == "cgroup":
-        return text
+        path = os.path.normpath(name)
+        return f"cgroup/{os.path.relpath(path, root) if root and path.startswith('/') else path}"
     if slash and name and kind in KUBERNETES_KINDS:
         return f"{KUBERNETES_KINDS[kind]}/{name}"
     raise UsageError(
@@ -47,5 +54,5 @@ def resolve(text: str, settings: Settings) -> Target:
             tip="podmgr apply -f pod.yaml --cgroup PATH, or podmgr apply cgroup/PATH",
         )
     root = cgroups.find_root(settings.cgroup_root)
-    cgroup = cgroups.locate(root, name.removeprefix("cgroup/"))
+    cgroup = cgroups.locate(root, text.removeprefix("cgroup/"))
     return Target(cgroups.display_name(root, cgroup), cgroup)

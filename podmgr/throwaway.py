@@ -26,6 +26,7 @@ POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
 _POD_MAC, _WORLD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 WIRE_PER_PAYLOAD = 1514 / 1448  # a full frame carries 1448 bytes of TCP payload
 _IPERF_PORT = 5201
+PROBE = (sys.executable, "-I", str(Path(__file__).with_name("probe.py")))  # wherever it is started
 _READY_SECONDS = 5.0
 
 
@@ -78,7 +79,7 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
 
 def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:
     """Send from the pod to the world: how many were sent, refused by sendto(), and received."""
-    probe = [sys.executable, "-m", "podmgr.probe"]
+    probe = list(PROBE)
     receiver = pod.start_outside([*probe, "receive", str(port)], streams=subprocess.PIPE)
     assert receiver.stdin is not None and receiver.stdout is not None
     try:

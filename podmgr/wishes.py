@@ -91,29 +91,32 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     )
 
 
-def targets_to_clean(names: Sequence[str], settings: Settings) -> list[Target | str]:
-    """The targets by cgroup, or by the name that the ledger has for them.
+def targets_to_clean(names: Sequence[str], settings: Settings) -> tuple[list[Target | str], list[Outcome]]:
+    """The targets by cgroup, or by the name that the ledger has for them; and those that are neither.
 
-    Raises PodmgrError for a target that is neither a cgroup nor in the ledger.
+    Raises UsageError for what cannot be a target.
     """
     found: list[Target | str] = []
+    failed: list[Outcome] = []
     known = {item.attachment.target for item in observe(settings)[0]}
+    root = cgroups.find_root(settings.cgroup_root)
     for text in dict.fromkeys(names):
-        name = targets.canonical(text)
+        name = targets.canonical(text, root)
         if name in known:
             found.append(name)
+        elif not name.startswith("cgroup/"):
+            error = PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
+            failed.append(Outcome(text, "", Action.FAILED, None, error))
+            continue
         if name.startswith("cgroup/"):
             try:
-                found.append(targets.resolve(name, settings))
-            except PodmgrError:
-                root = cgroups.find_root(settings.cgroup_root)
-                relative = name.replace(f"cgroup/{root}/", "cgroup/", 1)
-                if relative not in known:
-                    raise
-                found.append(relative)
-        elif name not in known:
-            raise PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
-    return found
+                found.append(targets.resolve(text, settings))
+            except UsageError:
+                raise
+            except PodmgrError as error:
+                if name not in known:
+                    failed.append(Outcome(text, "", Action.FAILED, None, error))
+    return found, failed
 
 
 def caveats_of(wishes: Sequence[Wish], outcomes: Sequence[Outcome]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -320,6 +321,107 @@ def test_a_ledger_that_cannot_be_read_is_kept_and_clean_still_finds_all(
     assert kept.read_text(encoding="latin-1") == content
     assert attached(cgroup) == ()
     assert_nothing_left(podmgr.settings)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"program_id": 1}, {"program_id": None}, {"cgroup_id": 1}, {"direction": "ingress"}]
+)
+def test_a_ledger_that_contradicts_the_kernel_is_not_believed(
+    podmgr: Cli, cgroup: Cgroup, wrong: dict[str, object]
+) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    path = podmgr.settings.state_dir / "ledger.json"
+    content = json.loads(path.read_text())
+    content["attachments"][0] |= wrong
+    path.write_text(json.dumps(content))
+    podmgr("clean")
+    assert attached(cgroup) == ()
+    assert_nothing_left(podmgr.settings)
+
+
+def test_a_cgroup_is_found_by_its_id_where_its_path_is_hidden(
+    podmgr: Cli, cgroup: Cgroup, tmp_path: Path
+) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    mount = cgroups.find_root(None)
+    script = f"unset PODMGR_CGROUP_ROOT; mount -t cgroup2 none {tmp_path} && umount {mount}"
+    done = _in_own_mounts(script, "clean")
+    assert done.returncode == 0, done.stderr
+    assert attached(cgroup) == ()
+
+
+def test_one_pod_is_on_one_cgroup(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
+    one, two = make_cgroup("one"), make_cgroup("two")
+    text = "kind: Pod\nmetadata: {name: web, uid: abc-1, annotations: {loss: uniform egress 1%}}"
+    podmgr("apply", "-f", "-", "--cgroup", str(one.path), stdin=text)
+    done = podmgr("apply", "-f", "-", "--cgroup", str(two.path), stdin=text, code=1)
+    complains(done, "already on", str(one.path))
+    assert attached(two) == ()
+    cgroups.remove(one)
+    podmgr("apply", "-f", "-", "--cgroup", str(two.path), stdin=text)
+    assert [row["state"] for row in podmgr.listed()] == ["active"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_do_no_harm(podmgr: Cli, cgroup: Cgroup, closed: str) -> None:
+    argv = f"{sys.executable} -m podmgr apply cgroup/{cgroup.path} --rule '{BANDWIDTH}' {closed}"
+    done = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(attached(cgroup)) == 1
+    assert [row["state"] for row in podmgr.listed()] == ["active"]
+
+
+def test_a_result_that_cannot_be_written_is_an_ordinary_failure(podmgr: Cli, cgroup: Cgroup) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    argv = f"{sys.executable} -m podmgr list > /dev/full"
+    done = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    complains(done, "No space left")
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(
+    podmgr: Cli, make_cgroup: MakeCgroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = make_cgroup("ü x")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert "\\xfc" in podmgr("apply", f"cgroup/{odd.path}", "--rule", BANDWIDTH).stdout
+    assert "\\xfc" in podmgr("list").stdout
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "- " * 100_000, "{a: " * 100_000])
+def test_yaml_that_would_overrun_the_stack_is_refused(podmgr: Cli, cgroup: Cgroup, text: str) -> None:
+    complains(
+        podmgr("apply", "-f", "-", "--cgroup", str(cgroup.path), stdin=text, code=1), "nested too deeply"
+    )
+
+
+def test_escape_sequences_of_a_manifest_never_reach_the_screen(podmgr: Cli, cgroup: Cgroup) -> None:
+    text = 'kind: Pod\nmetadata: {name: "x\\e[31m"}\n'
+    done = podmgr("apply", "-f", "-", "--cgroup", str(cgroup.path), stdin=text, code=1)
+    complains(done, "has no rule")
+    assert "\x1b" not in done.stderr
+
+
+def test_a_dry_run_refuses_what_apply_refuses(podmgr: Cli, cgroup: Cgroup) -> None:
+    rule = "bandwidth=1 mbps ingress algorithm=edt"
+    complains(podmgr("apply", f"cgroup/{cgroup.path}", "--rule", rule, "--dry-run", code=1), "ingress")
+
+
+def test_cleaning_what_is_there_and_what_is_not(podmgr: Cli, cgroup: Cgroup) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    complains(podmgr("clean", f"cgroup/{cgroup.path}", "cgroup/nosuch", code=3), "cgroup/nosuch")
+    assert attached(cgroup) == ()
+
+
+def test_foreign_folders_among_the_pins_do_not_stop_clean(podmgr: Cli, cgroup: Cgroup) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    owner = podmgr.settings.bpffs / str(cgroup.id)
+    (owner / "junk").mkdir()
+    (owner / "0123456789abcdef-maps" / "junk").mkdir(parents=True)
+    podmgr("clean")
+    assert attached(cgroup) == ()
+    (owner / "junk").rmdir()
+    podmgr("clean")
 
 
 def test_one_bad_rule_leaves_the_target_as_it_was(podmgr: Cli, cgroup: Cgroup) -> None:

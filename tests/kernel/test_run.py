@@ -16,16 +16,17 @@ import pytest
 
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup
+from podmgr.throwaway import PROBE
 from tests.kernel.conftest import Cli, assert_nothing_left, attached
 
 RULE = "loss=uniform egress 50%"
-SEND = [sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", "4001", "1000"]
+SEND = [*PROBE, "send", "127.0.0.1", "4001", "1000"]
 
 
 @pytest.fixture(autouse=True)
 def no_scratch_cgroup_is_left(cgroup_root: Path) -> Iterator[None]:
     yield
-    assert list(cgroup_root.iterdir()) == [path for path in cgroup_root.iterdir() if not path.is_dir()]
+    assert [path for path in cgroup_root.iterdir() if path.is_dir()] == []
 
 
 Start = Callable[[], tuple["subprocess.Popen[bytes]", Cgroup]]
@@ -101,6 +102,13 @@ def test_podmgrs_own_failures_are_125(podmgr: Cli, words: list[str]) -> None:
     done = podmgr("run", *words, code=125)
     assert done.stderr.startswith("error: ")
     assert "\ntip: " in done.stderr
+
+
+def test_the_rules_of_a_run_hold_inside_a_run(podmgr: Cli) -> None:
+    outer, inner = "loss=uniform egress 100%", "bandwidth=100 mbps egress"
+    nested = [sys.executable, "-m", "podmgr", "run", "-q", "--rule", inner, "--", *SEND]
+    done = podmgr("run", "--rule", outer, "--", *nested)
+    assert f"{outer}: 0 packets passed, 1000 dropped" in done.stderr
 
 
 def test_options_behind_the_command_are_the_commands(podmgr: Cli) -> None:

@@ -21,7 +21,15 @@ from podmgr.intervals import binomial_interval
 from podmgr.reconcile import Observed, apply, clean, observe
 from podmgr.rules import ExponentialLoss, UniformLoss
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, WORLD_ADDRESS6, Pod, send_datagrams, throughput, throw_away_pod
+from podmgr.throwaway import (
+    PROBE,
+    WORLD_ADDRESS,
+    WORLD_ADDRESS6,
+    Pod,
+    send_datagrams,
+    throughput,
+    throw_away_pod,
+)
 
 PORT = 4000
 
@@ -89,14 +97,14 @@ def test_loss_on_the_way_in(settings: Settings, cgroup: Cgroup) -> None:
     rule = "loss=uniform ingress 25%"
     with under(settings, cgroup, rule, counts_loopback=True) as listed:
         receiver = proc.start(
-            [sys.executable, "-m", "podmgr.probe", "receive", str(PORT)],
+            [*PROBE, "receive", str(PORT)],
             prepare=lambda: cgroups.join(cgroup),
             streams=subprocess.PIPE,
         )
         assert receiver.stdin is not None and receiver.stdout is not None
         with receiver.stdin, receiver.stdout:
             receiver.stdout.readline()
-            proc.run([sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", str(PORT), "20000"])
+            proc.run([*PROBE, "send", "127.0.0.1", str(PORT), "20000"])
             receiver.stdin.close()
             received = json.loads(receiver.stdout.readline())["received"]
             receiver.wait()
@@ -137,7 +145,7 @@ def test_two_processes_and_a_child_cgroup_share_one_limit(pod: Pod, settings: Se
 def test_a_pods_own_loopback_is_not_its_network(pod: Pod, settings: Settings) -> None:
     rule = "loss=uniform egress 100%"
     with under(settings, pod.cgroup, rule) as listed:
-        probe = [sys.executable, "-m", "podmgr.probe"]
+        probe = list(PROBE)
         assert json.loads(pod.run([*probe, "send", "127.0.0.1", str(PORT), "100"]))["errors"] in range(100)
         assert counters(listed(), rule) == (0, 0, 0, 0)
 
@@ -145,7 +153,7 @@ def test_a_pods_own_loopback_is_not_its_network(pod: Pod, settings: Settings) ->
 def test_loopback_counts_for_a_plain_cgroup(cgroup: Cgroup, settings: Settings) -> None:
     rule = "loss=uniform egress 100%"
     with under(settings, cgroup, rule, counts_loopback=True) as listed:
-        argv = [sys.executable, "-m", "podmgr.probe", "send", "127.0.0.1", str(PORT), "100", "32"]
+        argv = [*PROBE, "send", "127.0.0.1", str(PORT), "100", "32"]
         proc.run(argv, prepare=lambda: cgroups.join(cgroup))
         assert counters(listed(), rule) == (0, 0, 100, 100 * (14 + 20 + 8 + 32))
 

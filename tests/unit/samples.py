@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from podmgr import clang, proc
 from podmgr.plan import Attachment, PodRef
 from podmgr.proc import Completed
-from podmgr.programs import shipped_folder
 from podmgr.rules import (
     MAX_BURST_BYTES,
     MIN_BURST_BYTES,
@@ -123,10 +122,4 @@ PROGRAM = 'SEC("cgroup_skb/egress") int program(struct __sk_buff *skb) { return 
 @functools.cache
 def bpf_object(source: str) -> bytes:
     """The BPF object of a C source."""
-    return clang.compile_c(
-        source.encode(),
-        name="sample",
-        macros=(),
-        include_dirs=[str(shipped_folder("bpf"))],
-        runner=proc.run,
-    )
+    return clang.compile_c(source.encode(), name="sample", macros=(), runner=proc.run)

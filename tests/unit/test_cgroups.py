@@ -217,13 +217,6 @@ def test_cgroup_whose_name_another_has_taken_has_no_descriptor(root: Path) -> No
         assert fd is None
 
 
-def test_same_compares_the_id(root: Path) -> None:
-    inode = (root / "kubepods").stat().st_ino
-    assert cgroups.same(root / "kubepods", inode)
-    assert not cgroups.same(root / "kubepods", inode + 1)
-    assert not cgroups.same(root / "gone", inode)
-
-
 # Trees
 
 
@@ -237,7 +230,7 @@ def test_walk_meets_every_cgroup_once(root: Path) -> None:
     assert sorted(cgroup.path for cgroup in found) == sorted(
         [root, *(path for path in root.rglob("*") if path.is_dir())]
     )
-    assert all(cgroups.same(cgroup.path, cgroup.id) for cgroup in found)
+    assert all(cgroup == at(cgroup.path) for cgroup in found)
 
 
 def test_processes_below_the_cgroup_count(root: Path) -> None:

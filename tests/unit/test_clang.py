@@ -11,7 +11,6 @@ import pytest
 from podmgr import clang, proc
 from podmgr.errors import MissingToolError, PodmgrError
 from podmgr.proc import Completed
-from podmgr.programs import shipped_folder
 from tests.unit.samples import Script, said
 
 
@@ -19,10 +18,9 @@ def compiled(
     source: bytes,
     *,
     macros: Sequence[tuple[str, str | None]] = (),
-    include_dirs: Sequence[str] = (),
     runner: proc.Runner = proc.run,
 ) -> bytes:
-    return clang.compile_c(source, name="dropper", macros=macros, include_dirs=include_dirs, runner=runner)
+    return clang.compile_c(source, name="dropper", macros=macros, runner=runner)
 
 
 def test_source_becomes_an_object_through_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,17 +38,18 @@ def test_macros_reach_the_source_as_written() -> None:
     assert compiled(source, macros=[("A", None), ("B", "2"), ("INTERFACE", '"egress"'), ("C", "")])
 
 
-def test_headers_are_found_in_the_folders_in_order(tmp_path: Path) -> None:
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.h").write_text(f"#define FOLDER {name}\n")
-    source = b'#include "a.h"\n_Static_assert(FOLDER == 2, "");'
-    assert compiled(source, include_dirs=[str(tmp_path / "2"), str(tmp_path / "1")])
-
-
 def test_system_headers_are_found() -> None:
-    folder = str(shipped_folder("bpf"))
-    assert compiled(b'#include "podmgr.h"\n#include <asm/types.h>\n', include_dirs=[folder])
+    assert compiled(b"#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n")
+
+
+def test_headers_of_the_folder_that_we_stand_in_are_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "podmgr.h").write_text("#error from the working directory\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PodmgrError) as caught:
+        compiled(b'#include "podmgr.h"\n')
+    assert "file not found" in (caught.value.detail or "")
 
 
 def test_error_shows_clangs_lines_under_the_programs_name() -> None:
@@ -79,15 +78,14 @@ def test_missing_libbpf_headers_are_recognised(header: str, tip: str) -> None:
     assert tip in (caught.value.tip or "")
 
 
-def test_clang_is_told_target_macros_and_folders() -> None:
+def test_clang_is_told_target_and_macros() -> None:
     runner = Script(Completed((), 0, b"object", ""))
-    found = compiled(b"source", macros=[("A", None), ("B", "1")], include_dirs=["one", "two"], runner=runner)
+    found = compiled(b"source", macros=[("A", None), ("B", "1")], runner=runner)
     (argv,) = runner.calls
     assert found == b"object"
     assert runner.inputs == [b"source"]
     assert argv[:1] + argv[-4:] == ("clang", "-c", "-", "-o", "-")
     assert [word for word in argv if word.startswith("-D")] == ["-DA", "-DB=1"]
-    assert [word for word in argv if word.startswith("-I")][:2] == ["-Ione", "-Itwo"]
     assert set(clang.FLAGS) < set(argv)
 
 

@@ -213,13 +213,13 @@ BAD_LOSSES = [
     ("uniform egress -1%", 16, '"uniform DIRECTION P%"'),
     ("uniform egress nan%", 16, '"uniform DIRECTION P%"'),
     ("uniform egress %", 16, '"uniform DIRECTION P%"'),
-    ("uniform egress 2% 3%", 19, "nothing more"),
-    ("uniform egress 2% burst=64kb", 19, "nothing more"),
+    ("uniform egress 2% 3%", 19, "nothing behind"),
+    ("uniform egress 2% burst=64kb", 19, "nothing behind"),
     ("exponential egress", 19, '"uniform DIRECTION P%"'),
     ("exponential egress 1001", 20, "T from 0 (drops all) to 1000 (drops 2 %)"),
     ("exponential egress 1000.0001", 20, "T from 0 (drops all) to 1000 (drops 2 %)"),
     ("exponential egress -1", 20, '"uniform DIRECTION P%"'),
-    ("exponential egress 400%", 23, "nothing more"),
+    ("exponential egress 400%", 23, "nothing behind"),
     ("uniform egress 1%;exponential egress 400", 19, "one loss rule per direction"),
 ]
 A_NAME = "letters, digits, - and _, at most 63, no path"

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "units", "intervals", "settings", "mounts"},
     {"rules"},
     {"grammar"},
-    {"annotations", "catalog", "plan"},
+    {"annotations", "catalog", "csource", "plan"},
     {"spec"},
     {"proc"},
     # The edges: each owns one outside thing.

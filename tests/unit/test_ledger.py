@@ -86,7 +86,7 @@ def test_rows_survive_writing_and_reading(folder: Path) -> None:
                 program_id=program_id,
             ),
             rules,
-            st.text(),
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=200),
             st.integers(1, 2**63),
             st.none() | st.integers(1, 2**32 - 1),
         ),
@@ -354,7 +354,16 @@ def test_rows_of_a_pod_keep_its_names(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [{"owner": ".."}, {"owner": ""}, {"owner": "a/b"}, {"digest": ".."}, {"program_id": "5"}]
+    "field",
+    [
+        {"owner": ".."},
+        {"owner": ""},
+        {"owner": "a/b"},
+        {"digest": ".."},
+        {"program_id": "5"},
+        {"cgroup_path": "/a\0b"},
+        {"digest": "f" * 65},
+    ],
 )
 def test_row_that_would_lead_elsewhere_damages_the_ledger(tmp_path: Path, field: dict[str, object]) -> None:
     with ledger.locked(tmp_path / "state") as state:

@@ -10,10 +10,12 @@ from hypothesis import given
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.rules import Custom, Rule
-from podmgr.spec import ProgramSource, ProgramSpec, is_built_in, make_spec, settable_macros
+from podmgr.spec import ProgramSource, ProgramSpec, make_spec
 from tests.unit.samples import EGRESS, INGRESS, rules
 
-SOURCE = ProgramSource("dropper", b"#ifndef PORT\n#define PORT 53\n#endif\n", headers=(("a.h", b"int a;"),))
+SOURCE = ProgramSource(
+    "dropper", b"#ifndef PORT\n#define PORT 53\n#endif\n", frozenset({"PORT", "INTERFACE"})
+)
 READY = ProgramSource("dropper", b"\x7fELF", is_object=True)
 
 
@@ -51,29 +53,10 @@ def test_macros_of_the_rule_follow_podmgrs_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "macros"),
-    [
-        (b"#ifndef PORT\n#endif", ("PORT",)),
-        (b"  #  ifndef\tPORT /* the port */\n", ("PORT",)),
-        (b"#ifndef B\n#ifndef A\n#ifndef B\n", ("A", "B")),
-        (b"#ifndef INTERFACE\n#ifndef DIRECTION_EGRESS\n", ()),
-        (b"#ifdef PORT\n#if PORT\n#define PORT 1\n", ()),
-        (b"int x; #ifndef PORT\n", ()),
-        (b"#ifndefPORT\n", ()),
-        (b"\xff\xfe\n#ifndef PORT", ("PORT",)),
-        (b"", ()),
-    ],
-)
-def test_macros_that_the_source_tests_with_ifndef_may_be_set(source: bytes, macros: tuple[str, ...]) -> None:
-    assert settable_macros(ProgramSource("x", source)) == macros
-
-
-@pytest.mark.parametrize(
     ("source", "tip"),
     [
         (SOURCE, "its source tests with #ifndef: PORT"),
-        (replace(SOURCE, content=b""), "its source tests with #ifndef: none"),
-        (replace(SOURCE, content=b"", headers=(("a.h", b"#ifndef RATE\n#endif"),)), "#ifndef: none"),
+        (replace(SOURCE, macros=frozenset()), "its source tests with #ifndef: none"),
         (READY, "a ready object takes no macros"),
     ],
 )
@@ -99,10 +82,6 @@ VARIANTS = {
     "another compiler": spec(compiler="clang 2"),
     "loopback": spec(counts_loopback=True),
     "another source": spec(source=replace(SOURCE, content=SOURCE.content + b"\n")),
-    "another header": spec(source=replace(SOURCE, headers=(("a.h", b"int b;"),))),
-    "another header's name": spec(source=replace(SOURCE, headers=(("b.h", b"int a;"),))),
-    "no header": spec(source=replace(SOURCE, headers=())),
-    "source and header joined": spec(source=replace(SOURCE, content=SOURCE.content + b"a.h", headers=())),
     "a ready object": spec(source=READY),
     "a ready object, another direction": spec("ebpf-limit=dropper ingress", READY),
     "another ready object": spec(source=replace(READY, content=b"\x7fELF2")),
@@ -130,27 +109,13 @@ def test_rule_with_another_program_has_another_pin() -> None:
     assert one.rule_digest != other.rule_digest
 
 
-@pytest.mark.parametrize(
-    ("option", "is_shipped"),
-    [
-        ("loss=uniform egress 2%", True),
-        ("bandwidth=10 mbps egress", True),
-        ("bandwidth=10 mbps egress algorithm=edt", True),
-        ("ebpf-limit=loss egress", True),
-        ("ebpf-limit=dropper egress", False),
-    ],
-)
-def test_program_is_built_in_if_podmgr_ships_it(option: str, is_shipped: bool) -> None:
-    assert is_built_in(rule(option)) is is_shipped
-
-
 def test_direction_is_the_rules() -> None:
     assert spec().direction is EGRESS
     assert spec("loss=uniform ingress 2%").direction is INGRESS
 
 
 def test_a_macro_without_a_value_is_not_one_with_the_value_none() -> None:
-    source = ProgramSource("x", b"#ifndef X\n#endif\n")
+    source = ProgramSource("x", b"", frozenset({"X"}))
     digests = {
         make_spec(rule, source, "clang", counts_loopback=False).digest
         for text in ("ebpf-limit=x egress -DX", "ebpf-limit=x egress -DX=None", "ebpf-limit=x egress -DX=")

@@ -1,0 +1,108 @@
+"""C source as text: what a source offers, and headers made part of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr.csource import expand, offered_macros, without_comments
+from podmgr.errors import PodmgrError
+
+HEADERS = {"a.h": b"int a;\n", "b.h": b'#include "a.h"\nint b;\n'}
+
+
+@pytest.mark.parametrize(
+    ("source", "macros"),
+    [
+        (b"#ifndef PORT\n#endif", ("PORT",)),
+        (b"  #  ifndef\tPORT /* the port */\n", ("PORT",)),
+        (b"#ifndef B\n#ifndef A\n#ifndef B\n", ("A", "B")),
+        (b"/*\n#ifndef PORT\n*/ // \\\n#ifndef A", ("A",)),
+        (b'char *x = "/*";\n#ifndef PORT\n// */', ("PORT",)),
+        (b"#ifdef PORT\n#if PORT\n#define PORT 1\n", ()),
+        (b"int x; #ifndef PORT\n", ()),
+        (b"#ifndefPORT\n", ()),
+        (b"\xff\xfe\n#ifndef PORT", ("PORT",)),
+        (b"", ()),
+    ],
+)
+def test_macros_that_the_source_tests_with_ifndef_may_be_set(source: bytes, macros: tuple[str, ...]) -> None:
+    assert offered_macros(source) == set(macros)
+
+
+@given(st.binary())
+def test_comments_go_and_every_line_stays(source: bytes) -> None:
+    clean = without_comments(source)
+    assert len(clean) == len(source)
+    assert clean.count(b"\n") == source.count(b"\n")
+
+
+def test_comments_are_blotted_out_but_not_what_looks_like_one_in_a_string() -> None:
+    assert without_comments(b'a/*b*/c//d\n"/*e*/"\'"\'//f') == b'a     c   \n"/*e*/"\'"\'   '
+
+
+def test_headers_become_part_of_the_text_and_lines_keep_their_numbers() -> None:
+    expanded = expand("x.bpf.c", b'one\n#include "b.h" /* why */\nthree\n', HEADERS)
+    assert expanded.decode().splitlines() == [
+        "one",
+        '#line 1 "b.h"',
+        '#line 1 "a.h"',
+        "int a;",
+        "",
+        '#line 2 "b.h"',
+        "int b;",
+        "",
+        '#line 3 "x.bpf.c"',
+        "three",
+    ]
+
+
+def test_system_headers_are_left_to_the_compiler() -> None:
+    source = b"#include <linux/bpf.h>\n# include <bpf/bpf_helpers.h> // why\n"
+    assert expand("x.bpf.c", source, {}) == source
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#include "sub/x.h"',
+        '#include "/etc/passwd"',
+        '#include "../a.h"',
+        '#include "missing.h"',
+        "#include MACRO",
+        "#include",
+        '#import "missing.h"',
+        "# \t include_next MACRO",
+        '#embed "missing"',
+        '#include \\\n"a.h"',
+        '#include "a.h" junk',
+    ],
+)
+def test_any_other_include_is_refused(line: str) -> None:
+    with pytest.raises(PodmgrError, match="includes"):
+        expand("x.bpf.c", line.encode() + b"\n", HEADERS)
+
+
+def test_an_include_in_a_comment_is_none() -> None:
+    source = b'// #include "missing.h"\n/*\n#include "missing.h"\n*/\n'
+    assert expand("x.bpf.c", source, {}) == source
+
+
+def test_a_header_that_asks_to_be_read_once_is() -> None:
+    headers = {"once.h": b"#pragma once\nint once;\n"}
+    expanded = expand("x.bpf.c", b'#include "once.h"\n#include "once.h"\n', headers)
+    assert expanded.count(b"int once;") == 1
+    assert b"pragma" not in expanded
+
+
+def test_headers_that_include_each_other_come_to_an_end() -> None:
+    headers = {"a.h": b'#include "b.h"\n', "b.h": b'#include "a.h"\nint b;\n'}
+    assert expand("x.bpf.c", b'#include "a.h"\n', headers).count(b"int b;") == 1
+
+
+def test_headers_that_multiply_are_refused() -> None:
+    headers = {f"{level}.h": f'#include "{level + 1}.h"\n'.encode() * 4 for level in range(12)}
+    headers["12.h"] = b"int x;\n" * 100
+    with pytest.raises(PodmgrError, match="larger than 1 MiB"):
+        expand("x.bpf.c", b'#include "0.h"\n', headers)
