@@ -124,7 +124,7 @@ def _open_by_id(cgroup_id: int) -> int | None:
     if fd >= 0:
         return fd
     number = ctypes.get_errno()
-    if number in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
+    if number in (errno.ESTALE, errno.ENOENT):
         return None
     raise PermissionDeniedError(
         f"cannot look for cgroup {cgroup_id}: {os.strerror(number)}", tip="run as root (sudo podmgr ...)"
@@ -169,39 +169,6 @@ def own(root: Path) -> Path:
             path = mount.path / name
             if mount.filesystem == "cgroup2" and path.is_relative_to(root) and path.is_dir():
                 return path
-    return root
-
-
-def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:
-    """The cgroups above, nearest first, the root last."""
-    above = [path for path in cgroup.path.parents if path.is_relative_to(root)]
-    return [Cgroup(path, path.stat().st_ino) for path in above]
-
-
-def walk(root: Path) -> Iterator[Cgroup]:
-    """Every cgroup below `root`, and the root itself. Those that vanish meanwhile are left out."""
-    for folder, _, _ in os.walk(root):
-        with suppress(OSError):
-            yield Cgroup(Path(folder), os.stat(folder).st_ino)
-
-
-def walk_everywhere(root: Path) -> Iterator[Cgroup]:
-    """Every cgroup below `root` and below all cgroup2 mounts, each once."""
-    seen: set[int] = set()
-    mounted = [mount.path for mount in mounts.table() if mount.filesystem == "cgroup2"]
-    for folder in dict.fromkeys([root, *mounted]):
-        for cgroup in walk(folder):
-            if cgroup.id not in seen:
-                seen.add(cgroup.id)
-                yield cgroup
-
-
-def own(root: Path) -> Path:
-    """The cgroup that this process lives in, if it is below `root`; else the root."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        if line.startswith("0::/"):
-            path = root / line.removeprefix("0::/")
-            return path if path.is_dir() and ".." not in path.parts else root
     return root
 
 
