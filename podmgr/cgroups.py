@@ -124,7 +124,7 @@ def _open_by_id(cgroup_id: int) -> int | None:
     if fd >= 0:
         return fd
     number = ctypes.get_errno()
-    if number in (errno.ESTALE, errno.ENOENT):
+    if number in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
         return None
     raise PermissionDeniedError(
         f"cannot look for cgroup {cgroup_id}: {os.strerror(number)}", tip="run as root (sudo podmgr ...)"
