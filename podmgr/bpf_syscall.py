@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -118,6 +119,7 @@ def pinned_counters(pin: Path) -> Counters | None:
         os.close(fd)
 
 
+@functools.cache
 def possible_cpus() -> int:
     """How many values a per-CPU map holds for a key: CPUs that could ever be, not those online."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()

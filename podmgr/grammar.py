@@ -7,6 +7,7 @@ Pure. `parse_value` reads one annotation, `parse_rule_option` one `KEY=VALUE`; f
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
@@ -50,6 +51,7 @@ _LOSS_FORM = '"uniform DIRECTION P%" or "exponential DIRECTION T", such as "unif
 _CUSTOM_FORM = 'NAME DIRECTION [-DMACRO[=VALUE]]..., such as "dropper egress -DPORT=53"'
 
 
+@functools.lru_cache(maxsize=1024)  # a node's ledger names few rules many times
 def parse_rule_option(text: str) -> tuple[Rule, ...]:
     """The rules in one `--rule KEY=VALUE`. Raises RuleError or UsageError."""
     key, equals, value = text.partition("=")
