@@ -163,17 +163,35 @@ class _Transaction:
         desired.require_one_cgroup_each([*self.rows, *unknown_attachments(self._settings, self.rows)])
         objects = self._build(desired)
         plan = _plan(desired, self._settings, self.rows)
-        kept = {row.identity: row for row in plan.unchanged}
+        half_there = self._keep(plan, desired)
+        loaded = self._attach_new(plan, objects, desired)
+        # Only now, with the new rules in force, may the old ones go.
+        old = [row for row in [*plan.detach, *half_there] if desired.is_alive(row.cgroup_id)]
+        failures = self._remove(old)
+        desired.fail_all(failures)
+        self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
+        return [*_failures(desired), *_outcomes(_done(plan, loaded, desired))]
+
+    def _keep(self, plan: Plan, desired: Desired) -> list[Attachment]:
+        """Make the unchanged rows ours, forget what is neither attached nor wanted to be.
+
+        Returns the rows whose program is attached but has lost its pin: others take their place.
+        """
+        kept = {row.program_id for row in plan.unchanged}  # what else a row says of them is wrong
+        others = [row for row in self.rows if row.program_id not in kept]
         broken = [
             row
-            for row in self.rows
-            if row.cgroup_id in desired.cgroup_ids
-            and not is_healthy(self._settings, row)
-            and kept.get(row.identity, row).program_id == row.program_id
+            for row in others
+            if row.cgroup_id in desired.cgroup_ids and not is_healthy(self._settings, row)
         ]
-        self.rows = [row for row in self.rows if row.identity not in kept] + list(kept.values())
+        self.rows = [*others, *plan.unchanged]
         self._remove([row for row in broken if not is_attached(row)])
+        return [row for row in broken if is_attached(row)]
 
+    def _attach_new(
+        self, plan: Plan, objects: Mapping[str, StoredObject], desired: Desired
+    ) -> list[Attachment]:
+        """Load, write the ledger, attach. A target that fails is put back; interrupted, all are."""
         new = [replace(row, hook=objects[row.object_digest].hook) for row in plan.attach]
         loaded: list[Attachment] = []
         try:
@@ -187,22 +205,7 @@ class _Transaction:
                 self._remove(loaded or new)
             raise
         self._remove([row for row in loaded if not desired.is_alive(row.cgroup_id)])
-        old = [*plan.detach, *(row for row in broken if is_attached(row))]
-        failures = self._remove([row for row in old if desired.is_alive(row.cgroup_id)])
-        desired.fail_all(failures)
-        self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
-        ids = {row.identity: row.program_id for row in loaded}
-        done = replace(
-            plan,
-            attach=tuple(
-                replace(row, program_id=ids[row.identity])
-                for row in plan.attach
-                if desired.is_alive(row.cgroup_id)
-            ),
-            detach=tuple(row for row in plan.detach if desired.is_alive(row.cgroup_id)),
-            unchanged=tuple(row for row in plan.unchanged if desired.is_alive(row.cgroup_id)),
-        )
-        return [*_failures(desired), *_outcomes(done)]
+        return loaded
 
     def clean(self, targets: Collection[Target | str] | None) -> list[Outcome]:
         rows = [
@@ -305,6 +308,20 @@ def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
     return PodmgrError(
         f"program {spec.source.name} is for the {hook} hook, which this version does not attach to",
         tip='use SEC("cgroup_skb/" INTERFACE)',
+    )
+
+
+def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired) -> Plan:
+    """The part of the plan that was carried out, with the program ids that came of it."""
+    ids = {row.identity: row.program_id for row in loaded}
+    alive = desired.is_alive
+    return replace(
+        plan,
+        attach=tuple(
+            replace(row, program_id=ids[row.identity]) for row in plan.attach if alive(row.cgroup_id)
+        ),
+        detach=tuple(row for row in plan.detach if alive(row.cgroup_id)),
+        unchanged=tuple(row for row in plan.unchanged if alive(row.cgroup_id)),
     )
 
 

@@ -339,6 +339,26 @@ def test_a_ledger_that_contradicts_the_kernel_is_not_believed(
     assert_nothing_left(podmgr.settings)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"owner": "elsewhere"}, {"program_id": 1}, {"digest": "0123456789abcdef"}, {"cgroup_path": "/nowhere"}],
+)
+def test_applying_over_a_wrong_row_ends_with_the_rule_in_force(
+    podmgr: Cli, cgroup: Cgroup, wrong: dict[str, object]
+) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+    path = podmgr.settings.state_dir / "ledger.json"
+    content = json.loads(path.read_text())
+    content["attachments"][0] |= wrong
+    path.write_text(json.dumps(content))
+    for _ in range(2):
+        podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
+        assert len(attached(cgroup)) == 1
+        (row,) = podmgr.listed()
+        assert (row["program_id"], row["state"]) == (attached(cgroup)[0], "active")
+        assert row["counters"] is not None
+
+
 def test_a_cgroup_is_found_by_its_id_where_its_path_is_hidden(
     podmgr: Cli, cgroup: Cgroup, tmp_path: Path
 ) -> None:
