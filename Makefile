@@ -2,6 +2,7 @@
 # Each installs what it needs; a second run starts at once.
 
 SHELL := /bin/bash
+export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench tools wheel uninstall
 
@@ -14,7 +15,7 @@ demo: tools .venv/ready ## Put rules on a throw-away pod and show declared again
 test: tools .venv/ready-to-test ## Run all tests, on the real kernel (needs root)
 	@.venv/bin/python -m pytest
 
-lint: .venv/ready-to-test ## Check style and types
+lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
@@ -22,7 +23,7 @@ lint: .venv/ready-to-test ## Check style and types
 bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 cgroups
 	@.venv/bin/python -m tests.bench
 
-wheel: .venv/ready-to-test ## Build the wheel into dist/
+wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 	@.venv/bin/python -m build --wheel
 
 tools: # clang, bpftool, libbpf headers, iproute2, iperf3
