@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from podmgr import __version__, proc
+from podmgr import __version__
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
-from podmgr.grammar import parse_rule_option
 from podmgr.render import (
     Format,
     attachments_document,
@@ -29,11 +28,11 @@ from podmgr.render import (
     outcomes_document,
     outcomes_text,
 )
-from podmgr.rules import Rule, collision_key
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.reconcile import Outcome
+    from podmgr.rules import Rule
 
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
@@ -128,7 +127,7 @@ def apply(
     Rules that the target had before and that are not named again are removed. Applying the same
     twice changes nothing. A target is done whole, or put back as it was.
     """
-    from podmgr import reconcile, wishes
+    from podmgr import proc, reconcile, wishes
     from podmgr.doctor import require_sockets_with_cgroups
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
@@ -200,7 +199,7 @@ def clean(
 
     Programs of others stay.
     """
-    from podmgr import cgroups, reconcile, scratch, wishes
+    from podmgr import cgroups, proc, reconcile, scratch, wishes
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
     named, failed = wishes.targets_to_clean(targets, settings) if targets else (None, [])
@@ -236,7 +235,7 @@ def compile_(
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
 ) -> int:
     """Compile rules to eBPF objects, check them, and write or explain them. Needs no root."""
-    from podmgr import compiling
+    from podmgr import compiling, proc
 
     settings = _settings(context, program_dir=program_dir)
     folder = output_dir if output_dir or explain else Path()
@@ -272,7 +271,7 @@ def run(
     The exit code is the command's; 125 if podmgr fails, 126 if the command cannot be executed,
     127 if there is no such command.
     """
-    from podmgr import running
+    from podmgr import proc, running
     from podmgr.doctor import require_sockets_with_cgroups
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
@@ -319,6 +318,7 @@ def doctor(
     Exit code 1 if podmgr cannot work here.
     """
     from podmgr import doctor as practice
+    from podmgr import proc
     from podmgr.render import FindingList
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
@@ -346,6 +346,9 @@ def _main(
 
 def _parse_rules(texts: list[str] | None) -> list[Rule]:
     """The rules of the command line, no two of which may collide."""
+    from podmgr.grammar import parse_rule_option
+    from podmgr.rules import collision_key
+
     rules: dict[object, Rule] = {}
     for text in texts or []:
         for rule in parse_rule_option(text):
