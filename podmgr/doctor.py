@@ -204,9 +204,10 @@ def _qdisc(kind: str, advice: str, runner: Runner) -> Finding:
 
 
 def _kubeconfig() -> Finding:
-    home = Path.home()
+    homes = [os.path.expanduser("~"), os.path.expanduser(f"~{os.environ.get('SUDO_USER', '')}")]
     candidates = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(":") if part]
-    candidates += [home / ".kube/config", Path("/etc/rancher/k3s/k3s.yaml")]
+    candidates += [Path(home) / ".kube/config" for home in homes]
+    candidates.append(Path("/etc/rancher/k3s/k3s.yaml"))
     for path in candidates:
         if path.is_file():
             return Finding("kubeconfig", Status.OK, str(path))

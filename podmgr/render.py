@@ -66,7 +66,7 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             if counters
             else ["-"] * 4
         )
-        cells = [row.target, row.rule, row.source, _state(item), *counts[:2]]
+        cells = [row.target, row.rule, row.source, state_of(item), *counts[:2]]
         if wide:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
             cells += [*counts[2:], row.hook, row.program_id, pod_uid, row.cgroup_path]
@@ -91,7 +91,7 @@ def _attachment(item: Observed) -> dict[str, Any]:
         "direction": row.direction.value,
         "hook": row.hook,
         "program_id": row.program_id,
-        "state": _state(item),
+        "state": state_of(item),
         "counters": counters
         and {
             "passed_packets": counters.passed_packets,
@@ -102,7 +102,8 @@ def _attachment(item: Observed) -> dict[str, Any]:
     }
 
 
-def _state(item: Observed) -> str:
+def state_of(item: Observed) -> str:
+    """What `state` is called in every format."""
     return "active" if item.is_active else "missing"
 
 

@@ -152,6 +152,20 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
+def interrupt_on_terminal(pid: int, terminal: int) -> tuple[bytes, int]:
+    """Type Ctrl-C to a process of `pty.fork`; what it still printed, and its exit code."""
+    os.write(terminal, b"\x03")
+    output = b""
+    while True:
+        try:
+            output += os.read(terminal, 1000)
+        except OSError:  # the other end is closed
+            break
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return output, os.waitstatus_to_exitcode(status)
+
+
 def compile_by_hand(folder: Path, body: str, *macros: str) -> Path:
     """An object compiled without podmgr, for programs of others."""
     output = folder / "other.o"

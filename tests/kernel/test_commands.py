@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.cgroups import Cgroup
-from tests.kernel.conftest import Cli, assert_nothing_left
+from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 
 RULE = "loss=uniform egress 0%"
 
@@ -40,16 +40,10 @@ def test_watching_a_list_on_a_terminal_shows_rates(podmgr: Cli, cgroup: Cgroup) 
     deadline = time.monotonic() + 10
     while b"DROPPED/s" not in output and time.monotonic() < deadline:
         output += os.read(terminal, 1000)
-    os.write(terminal, b"\x03")
-    while True:
-        try:
-            output += os.read(terminal, 1000)
-        except OSError:
-            break
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
+    rest, code = interrupt_on_terminal(pid, terminal)
+    output += rest
     assert b"DROPPED/s" in output
-    assert os.waitstatus_to_exitcode(status) == 130
+    assert code == 130
 
 
 def test_doctor_finds_this_machine_fit_and_leaves_nothing(podmgr: Cli) -> None:

@@ -330,10 +330,7 @@ def test_a_ledger_that_contradicts_the_kernel_is_not_believed(
     podmgr: Cli, cgroup: Cgroup, wrong: dict[str, object]
 ) -> None:
     podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
-    path = podmgr.settings.state_dir / "ledger.json"
-    content = json.loads(path.read_text())
-    content["attachments"][0] |= wrong
-    path.write_text(json.dumps(content))
+    _falsify_ledger(podmgr, wrong)
     podmgr("clean")
     assert attached(cgroup) == ()
     assert_nothing_left(podmgr.settings)
@@ -347,10 +344,7 @@ def test_applying_over_a_wrong_row_ends_with_the_rule_in_force(
     podmgr: Cli, cgroup: Cgroup, wrong: dict[str, object]
 ) -> None:
     podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
-    path = podmgr.settings.state_dir / "ledger.json"
-    content = json.loads(path.read_text())
-    content["attachments"][0] |= wrong
-    path.write_text(json.dumps(content))
+    _falsify_ledger(podmgr, wrong)
     for _ in range(2):
         podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
         assert len(attached(cgroup)) == 1
@@ -491,6 +485,14 @@ def test_the_demo_of_a_wrong_value_fails() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "WRONG" in done.stdout
+
+
+def _falsify_ledger(podmgr: Cli, wrong: dict[str, object]) -> None:
+    """Give the ledger's first row other values than the kernel has."""
+    path = podmgr.settings.state_dir / "ledger.json"
+    content = json.loads(path.read_text())
+    content["attachments"][0] |= wrong
+    path.write_text(json.dumps(content))
 
 
 def _program_folder(tmp_path: Path, source: str, name: str = "bad") -> Path:

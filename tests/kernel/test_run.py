@@ -17,7 +17,7 @@ import pytest
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup
 from podmgr.throwaway import PROBE
-from tests.kernel.conftest import Cli, assert_nothing_left, attached
+from tests.kernel.conftest import Cli, assert_nothing_left, attached, interrupt_on_terminal
 
 RULE = "loss=uniform egress 50%"
 SEND = [*PROBE, "send", "127.0.0.1", "4001", "1000"]
@@ -178,15 +178,9 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(podmgr: Cli) -> None:
     output = b""
     while b"ready" not in output:
         output += os.read(terminal, 1000)
-    os.write(terminal, b"\x03")
-    while True:
-        try:
-            output += os.read(terminal, 1000)
-        except OSError:
-            break
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 9
+    rest, code = interrupt_on_terminal(pid, terminal)
+    output += rest
+    assert code == 9
     assert output.count(b"caught") == 1
     assert_nothing_left(podmgr.settings)
 
