@@ -73,18 +73,20 @@ def run(
     Raises MissingToolError if there is no such program, PodmgrError if it cannot be started,
     ToolTimeoutError if it takes longer than two minutes. A non-zero exit is a result, no error.
     """
+    process: subprocess.Popen[bytes] | None = None
     try:
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            capture_output=True,
-            pass_fds=pass_fds,
-            preexec_fn=prepare,  # used by the demo alone, which has one thread
-            env=dict(os.environ) | {"PATH": search_path()},
-            cwd="/",  # where only root writes: a compiler also looks for headers there
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+        with uninterrupted():  # a child that was started is always known, and so waited for
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=pass_fds,
+                preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
+                env=dict(os.environ) | {"PATH": search_path()},
+                cwd="/",  # where only root writes: a compiler also looks for headers there
+            )
+        output, errors = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
     except FileNotFoundError as error:
         raise missing_tool(argv[0]) from error
     except subprocess.TimeoutExpired as error:
@@ -94,7 +96,11 @@ def run(
         ) from error
     except OSError as error:
         raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
-    return Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+    finally:
+        if process is not None and process.returncode is None:
+            process.kill()
+            process.communicate()
+    return Completed(tuple(argv), process.returncode, output, errors.decode(errors="replace"))
 
 
 def find(name: str) -> str | None:
