@@ -165,17 +165,26 @@ def _forwarding_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]
     Ctrl-C on a terminal reaches the command by itself, as it is in the same process group.
     """
     processes: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and _is_in_foreground():
             return
-        for process in processes:
+        early.append(number)
+        deliver()
+
+    def deliver() -> None:
+        while processes and early:
             with suppress(ProcessLookupError):
-                process.send_signal(number)
+                processes[-1].send_signal(early.pop(0))
+
+    def adopt(process: subprocess.Popen[bytes]) -> None:
+        processes.append(process)
+        deliver()  # also what came while the command was being started
 
     previous = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        yield processes.append
+        yield adopt
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
