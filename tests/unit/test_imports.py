@@ -129,10 +129,8 @@ def test_only_proc_starts_processes(module: str) -> None:
 
 
 def test_proc_starts_processes() -> None:
-    assert {name for name in calls(tree("proc")) if starts_processes(name)} >= {
-        "subprocess.run",
-        "subprocess.Popen",
-    }
+    """The check above can see: in the one module that may, it finds what starts a process."""
+    assert {name for name in calls(tree("proc")) if starts_processes(name)} == {"subprocess.Popen"}
 
 
 @pytest.mark.parametrize("module", GROUND)
