@@ -1,8 +1,9 @@
-"""Which rules hold on a pod: its own annotations over those of the services that select it.
+"""Which rules hold on a pod: its own annotations, over its services', over its namespace's.
 
-Pure. Pod rules beat service rules per collision key; of two services that collide the older
-one (creationTimestamp, then name) wins, with a warning. An annotation that cannot be read is
-reported and stops no other.
+Pure. A stronger layer beats a weaker one per collision key; of two services that collide the
+older one (creationTimestamp, then name) wins, with a warning. A namespace that enforces its
+rules is no layer: they hold beside all others. An annotation that cannot be read is reported
+and stops no other.
 """
 
 from __future__ import annotations
@@ -12,15 +13,31 @@ from dataclasses import dataclass
 
 from podmgr.errors import RuleError
 from podmgr.grammar import parse_value
-from podmgr.rules import CollisionKey, Rule, annotation_values, collision_key
+from podmgr.rules import PREFIX, CollisionKey, Rule, annotation_values, bare_key, collision_key
+
+ENFORCE = PREFIX + "enforce"
+CLI = "cli"
+POD = "pod"
 
 
 @dataclass(frozen=True, slots=True)
 class SourcedRule:
-    """A rule and where it was written: "pod", "service/NAME" or "cli"."""
+    """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
+
+    An enforced rule holds beside a colliding one of another source.
+    """
 
     rule: Rule
     source: str
+    is_enforced: bool = False
+
+
+_STRENGTHS = {"namespace": 1, "service": 2, POD: 3, CLI: 4}
+
+
+def strength(source: str) -> int:
+    """Of two sources whose rules collide, the one that wins has the greater strength."""
+    return _STRENGTHS.get(source.partition("/")[0], 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +55,45 @@ class AnnotatedService:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnotatedNamespace:
+    """What of a Namespace matters here."""
+
+    name: str
+    annotations: Mapping[str, str]
+
+    @property
+    def enforces(self) -> bool:
+        """Whether its rules hold in addition, so that no pod or service of it can lift them."""
+        return self.annotations.get(ENFORCE, "").strip().lower() == "true"
+
+    def check(self) -> None:
+        """Raise RuleError if it cannot be told whether it enforces."""
+        value = self.annotations.get(ENFORCE, "false")
+        if value.strip().lower() not in ("true", "false"):
+            raise RuleError(
+                "neither true nor false", key=ENFORCE, value=value, column=1, expected='"true" or "false"'
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class PodRules:
-    """The rules that hold, what could not be read, and what was overruled (one line each)."""
+    """The rules that hold, what could not be read, and what was overruled (one line each).
+
+    `unreadable` names by (source, bare key) where rules may be that could not be read.
+    """
 
     rules: tuple[SourcedRule, ...]
     errors: tuple[RuleError, ...]
     warnings: tuple[str, ...]
+    unreadable: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    source: str
+    where: str
+    annotations: Mapping[str, str]
+    may_be_beaten: bool = True
 
 
 def rules_of_pod(
@@ -51,24 +101,58 @@ def rules_of_pod(
     annotations: Mapping[str, str],
     labels: Mapping[str, str],
     services: Iterable[AnnotatedService] = (),
+    namespace: AnnotatedNamespace | None = None,
 ) -> PodRules:
-    """The rules for one pod, from its annotations and those of its namespace's services."""
+    """The rules for one pod, from its annotations and those of its namespace and its services."""
     errors: list[RuleError] = []
     warnings: list[str] = []
+    unreadable: set[tuple[str, str]] = set()
     winners: dict[CollisionKey, SourcedRule] = {}
-    layers = [("pod", f"pod/{name}", annotations)]
-    selecting = [service for service in services if service.selects(labels)]
-    for service in sorted(selecting, key=lambda service: (service.created, service.name)):
-        layers.append((f"service/{service.name}", f"service/{service.name}", service.annotations))
-    for source, where, layer in layers:
-        for key, value in annotation_values(layer):
+    enforced: dict[Rule, SourcedRule] = {}
+    if namespace is not None:
+        try:
+            namespace.check()
+        except RuleError as error:
+            errors.append(error.on(f"namespace/{namespace.name}"))
+    for layer in _layers(name, annotations, labels, services, namespace):
+        for key, value in annotation_values(layer.annotations):
             try:
                 rules = parse_value(key, value)
             except RuleError as error:
-                errors.append(error.on(where))
+                errors.append(error.on(layer.where))
+                unreadable.add((layer.source, bare_key(key) or key))
                 continue
             for rule in rules:
-                winner = winners.setdefault(collision_key(rule), SourcedRule(rule, source))
-                if winner.source not in (source, "pod"):
-                    warnings.append(f"{where}: '{rule}' gives way to '{winner.rule}' of {winner.source}")
-    return PodRules(tuple(winners.values()), tuple(errors), tuple(warnings))
+                if not layer.may_be_beaten:
+                    enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
+                    continue
+                winner = winners.setdefault(collision_key(rule), SourcedRule(rule, layer.source))
+                if layer.source != winner.source and _is_service(layer.source) and _is_service(winner.source):
+                    text = f"'{rule}' gives way to '{winner.rule}' of {winner.source}"
+                    warnings.append(
+                        f"{layer.where}: '{rule}' gives way to '{winner.rule}' of {winner.source}"
+                    )
+    others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
+    return PodRules((*others, *enforced.values()), tuple(errors), tuple(warnings), frozenset(unreadable))
+
+
+def _layers(
+    name: str,
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str],
+    services: Iterable[AnnotatedService],
+    namespace: AnnotatedNamespace | None,
+) -> Iterable[_Layer]:
+    """From the strongest to the weakest."""
+    yield _Layer(POD, f"pod/{name}", annotations)
+    selecting = [service for service in services if service.selects(labels)]
+    for service in sorted(selecting, key=lambda service: (service.created, service.name)):
+        source = f"service/{service.name}"
+        yield _Layer(source, source, service.annotations)
+    if namespace is not None:
+        source = f"namespace/{namespace.name}"
+        yield _Layer(source, source, namespace.annotations, may_be_beaten=not namespace.enforces)
+
+
+def _is_service(source: str) -> bool:
+    return source.startswith("service/")

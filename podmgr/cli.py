@@ -202,15 +202,15 @@ def clean(
     from podmgr import cgroups, proc, reconcile, scratch, wishes
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
-    named, failed = wishes.targets_to_clean(targets, settings) if targets else (None, [])
+    selection, failed = wishes.targets_to_clean(targets, settings) if targets else (None, [])
     outcomes = list(failed)
-    if named != []:
-        outcomes += reconcile.clean(named, settings, runner=proc.run, report=_report)
-    if named is None:
+    if selection is None or selection.cgroup_ids:
+        outcomes += reconcile.clean(selection, settings, runner=proc.run, report=_report)
+    if selection is None:
         for cgroup in scratch.sweep(cgroups.find_root(settings.cgroup_root)):
             _report(f"removed {cgroup.path}, left by a crash")
     if not outcomes:
-        _report("nothing of podmgr's is attached" + (" there" if named else ""))
+        _report("nothing of podmgr's is attached" + (" there" if selection else ""))
     _print_outcomes(outcomes, output)
     return reconcile.exit_code(outcomes)
 

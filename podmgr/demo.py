@@ -67,7 +67,7 @@ def demonstrate(settings: Settings, *, show: Callable[[Row], None], report: Repo
             try:
                 yield made[0].rules[0].rule
             finally:
-                clean([target], settings, runner=proc.run, report=report)
+                clean(target.selection, settings, runner=proc.run, report=report)
 
         report("without a rule")
         add(Row("none", "-", f"{throughput(pod, 2) / 1e6:,.0f} mbps", "-", True))

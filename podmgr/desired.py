@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from podmgr import tc
 from podmgr.actuator import Failures
-from podmgr.annotations import SourcedRule
+from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
 from podmgr.catalog import recipe
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
-from podmgr.plan import Attachment, PodRef
+from podmgr.grammar import parse_rule_option
+from podmgr.plan import Attachment, PodRef, Selection, Slot, slot_of
 from podmgr.proc import Runner
-from podmgr.rules import Direction, Rule
+from podmgr.rules import Direction, Rule, collision_key
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
@@ -33,32 +34,55 @@ class Target:
         """Names the folder of its pins."""
         return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
 
+    @property
+    def selection(self) -> Selection:
+        """Everything on it."""
+        return Selection(frozenset({self.cgroup.id}), frozenset({self.owner}))
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """All the rules that one target shall have, and no others."""
+    """All the rules that one target shall have, and no others: done whole, or not at all.
+
+    A standing wish is one that nobody waits for, of rules that several people wrote. Each of
+    its rules is done by itself; one that fails leaves in force what it would have replaced.
+    So does a key that cannot be read (`unreadable`, by source and bare key). What the command
+    line put on the target stays, over colliding rules, but for those of a namespace that
+    enforces them.
+    """
 
     target: Target
     rules: tuple[SourcedRule, ...]
+    is_standing: bool = False
+    unreadable: frozenset[tuple[str, str]] = frozenset()
 
 
 class Desired:
-    """The wishes as rows and specs, and the targets that failed so far: at most once each."""
+    """The wishes as rows and specs, and the targets and rules that failed so far.
 
-    def __init__(self, wishes: Sequence[Wish], settings: Settings) -> None:
+    `rows` is what the ledger says now: a standing wish builds on it.
+    """
+
+    def __init__(self, wishes: Sequence[Wish], settings: Settings, rows: Iterable[Attachment]) -> None:
         self.wishes = {wish.target.cgroup.id: wish for wish in wishes}
         self.specs: dict[str, ProgramSpec] = {}
         self._rows: dict[int, list[Attachment]] = {}
         self._failed: dict[int, tuple[str, PodmgrError]] = {}
+        self._failed_rules: dict[tuple[int, str], PodmgrError] = {}
+        self._failed_slots: set[Slot] = set()
         maker = SpecMaker(settings)
+        present: dict[int, list[Attachment]] = {}
+        for row in rows:
+            present.setdefault(row.cgroup_id, []).append(row)
         for cgroup_id, wish in self.wishes.items():
             self._rows[cgroup_id] = []
-            for sourced in sorted(wish.rules, key=lambda sourced: recipe(sourced.rule).order):
+            rules = _merged(wish, present.get(cgroup_id, ())) if wish.is_standing else wish.rules
+            for sourced in sorted(rules, key=lambda sourced: recipe(sourced.rule).order):
                 try:
                     spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)
                 except PodmgrError as error:
                     self.fail(cgroup_id, str(sourced.rule), error)
-                    break
+                    continue
                 self.specs[spec.digest] = spec
                 self._rows[cgroup_id].append(_wanted_row(wish.target, sourced, spec))
 
@@ -69,27 +93,37 @@ class Desired:
 
     @property
     def rows(self) -> list[Attachment]:
-        """The rows of the targets that have not failed."""
-        return [row for cgroup_id in self.wishes if self.is_alive(cgroup_id) for row in self._rows[cgroup_id]]
+        """The rows that have not failed."""
+        return [row for rows in self._rows.values() for row in rows if self.is_alive(row)]
 
-    def is_alive(self, cgroup_id: int) -> bool:
-        return cgroup_id not in self._failed
+    def is_alive(self, row: Attachment) -> bool:
+        """Whether a wanted row can still be had."""
+        return row.cgroup_id not in self._failed and (row.cgroup_id, row.rule) not in self._failed_rules
+
+    def may_go(self, row: Attachment) -> bool:
+        """Whether an old row is in nobody's place: what failed leaves there what it would replace."""
+        return row.cgroup_id not in self._failed and row.slot not in self._failed_slots
 
     def all_failed(self) -> bool:
         return not self.cgroup_ids
 
     def fail(self, cgroup_id: int, rule: str, error: PodmgrError) -> None:
-        self._failed.setdefault(cgroup_id, (rule, error))
+        """The first failure of a target, or of a standing wish's rule, is the one that counts."""
+        if rule and self.wishes[cgroup_id].is_standing:
+            self._failed_rules.setdefault((cgroup_id, rule), error)
+            self._failed_slots.add(slot_of(cgroup_id, rule))
+        else:
+            self._failed.setdefault(cgroup_id, (rule, error))
 
     def fail_all(self, failures: Failures) -> None:
         for row, error in failures:
             self.fail(row.cgroup_id, row.rule, error)
 
     def failures(self) -> list[tuple[Target, str, PodmgrError]]:
-        """The targets that failed, with the rule and the reason."""
-        return [
-            (self.wishes[cgroup_id].target, rule, error) for cgroup_id, (rule, error) in self._failed.items()
-        ]
+        """The targets and rules that failed, with the reason."""
+        failed = [(cgroup_id, rule, error) for cgroup_id, (rule, error) in self._failed.items()]
+        failed += [(cgroup_id, rule, error) for (cgroup_id, rule), error in self._failed_rules.items()]
+        return [(self.wishes[cgroup_id].target, rule, error) for cgroup_id, rule, error in failed]
 
     def require_one_cgroup_each(self, rows: Collection[Attachment]) -> None:
         """A pod's UID names the folder of its pins, so it can stand for one living cgroup only."""
@@ -111,6 +145,24 @@ class Desired:
                     _require_fq(wish.target.cgroup, rule, runner)
                 except PodmgrError as error:
                     self.fail(cgroup_id, str(rule), error)
+
+
+def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
+    """A standing wish's rules, and those on the target that stay beside or above them."""
+    rules = list(wish.rules)
+    for row in present:
+        if not row.rule:
+            continue
+        rule = parse_rule_option(row.rule)[0]
+        if row.source != CLI and (row.source, rule.key) not in wish.unreadable:
+            continue
+        key = collision_key(rule)
+        rivals = [item for item in rules if collision_key(item.rule) == key and not item.is_enforced]
+        is_enforced = any(item.rule == rule and item.is_enforced for item in rules)
+        if is_enforced or any(strength(rival.source) > strength(row.source) for rival in rivals):
+            continue
+        rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
+    return rules
 
 
 def _require_fq(cgroup: Cgroup, rule: Rule, runner: Runner) -> None:

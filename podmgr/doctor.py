@@ -248,7 +248,7 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
         proc.run(sender, prepare=lambda: cgroups.join(cgroup))
         seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
-        outcomes += clean([target], settings, runner=runner)
+        outcomes += clean(target.selection, settings, runner=runner)
     finally:
         cgroups.remove(cgroup)
     for outcome in outcomes:

@@ -8,6 +8,13 @@ from dataclasses import dataclass, replace
 from podmgr.grammar import parse_rule_option
 from podmgr.rules import Direction, collision_key
 
+Slot = tuple[object, ...]
+
+
+def slot_of(cgroup_id: int, rule: str) -> Slot:
+    """Equal for two rules on one cgroup of which one replaces the other."""
+    return (cgroup_id, *collision_key(parse_rule_option(rule)[0]))
+
 
 @dataclass(frozen=True, slots=True)
 class PodRef:
@@ -47,11 +54,9 @@ class Attachment:
         return (self.cgroup_id, self.digest, self.direction)
 
     @property
-    def slot(self) -> tuple[object, ...]:
+    def slot(self) -> Slot:
         """Equal for two attachments of which one replaces the other."""
-        if not self.rule:
-            return self.identity
-        return (self.cgroup_id, *collision_key(parse_rule_option(self.rule)[0]))
+        return slot_of(self.cgroup_id, self.rule) if self.rule else self.identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Plan:
     attach: tuple[Attachment, ...]
     detach: tuple[Attachment, ...]
     unchanged: tuple[Attachment, ...]
-    replaced: frozenset[tuple[object, ...]] = frozenset()
+    replaced: frozenset[Slot] = frozenset()
 
     @property
     def is_empty(self) -> bool:
@@ -93,3 +98,16 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
         ),
         replaced=frozenset({row.slot for row in attach} & {row.slot for row in detach}),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Whose attachments are meant: by cgroup id, and by owner (pod UID, or cgroup id as text)."""
+
+    cgroup_ids: frozenset[int] = frozenset()
+    owners: frozenset[str] = frozenset()
+    spared_source: str = ""  # attachments of this source are left alone
+
+    def covers(self, row: Attachment) -> bool:
+        is_meant = row.cgroup_id in self.cgroup_ids or row.owner in self.owners
+        return is_meant and row.source != self.spared_source

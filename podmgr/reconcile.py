@@ -27,10 +27,10 @@ from podmgr.actuator import Actuator, Failures
 from podmgr.bpf_syscall import Counters
 from podmgr.build import store_all
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Desired, Target, Wish
+from podmgr.desired import Desired, Wish
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
-from podmgr.plan import Attachment, Plan, make_plan
+from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan
 from podmgr.proc import Runner, uninterrupted
 from podmgr.rules import Direction
 from podmgr.settings import Settings
@@ -51,13 +51,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one rule on one target."""
+    """What became of one rule on one target. `pod` is None for a plain cgroup."""
 
     target: str
     rule: str
     action: Action
     program_id: int | None = None
     error: PodmgrError | None = None
+    pod: PodRef | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
 def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     _require_sight(settings)
-    desired = Desired(wishes, settings)
+    rows = ledger.read(settings.state_dir)
+    desired = Desired(wishes, settings, rows)
     desired.require_fq(runner)
-    plan = _plan(desired, settings, ledger.read(settings.state_dir))
+    plan = _plan(desired, settings, rows)
     return [*_failures(desired), *_outcomes(plan)]
 
 
@@ -106,33 +109,32 @@ def apply(
     Raises PodmgrError where nothing can be done at all: no right, no bpffs, no state folder.
     """
     _require_sight(settings)
-    desired = Desired(wishes, settings)
-    desired.require_fq(runner)
-    if desired.all_failed():  # nothing to do: leave no folder, mount nothing
-        return _failures(desired)
     with _transaction(settings, runner, report) as transaction:
+        desired = Desired(wishes, settings, transaction.rows)
+        desired.require_fq(runner)
+        if desired.all_failed():  # nothing to do: mount nothing
+            return _failures(desired)
         if pins.ensure_bpffs(settings.bpffs, runner=runner):
             report("mounted the bpf file system at /sys/fs/bpf")
         return transaction.apply(desired)
 
 
 def clean(
-    targets: Collection[Target | str] | None,
+    selection: Selection | None,
     settings: Settings,
     *,
     runner: Runner,
     report: Report = lambda _: None,
 ) -> list[Outcome]:
-    """Detach and unload what podmgr attached: to these targets, or everywhere (None).
+    """Detach and unload what podmgr attached: what the selection covers, or everything (None).
 
-    Also what a crash left, and what a lost ledger no longer knows. A target given as text is
-    matched by its name in the ledger alone: its cgroup may be gone.
+    Also what a crash left, and what a lost ledger no longer knows.
     """
     _require_sight(settings)
     if not settings.state_dir.exists() and not any(pins.pinned(settings.bpffs)):
         return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
-        return transaction.clean(targets)
+        return transaction.clean(selection)
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
@@ -166,7 +168,7 @@ class _Transaction:
         half_there = self._keep(plan, desired)
         loaded = self._attach_new(plan, objects, desired)
         # Only now, with the new rules in force, may the old ones go.
-        old = [row for row in [*plan.detach, *half_there] if desired.is_alive(row.cgroup_id)]
+        old = [row for row in [*plan.detach, *half_there] if desired.may_go(row)]
         failures = self._remove(old)
         desired.fail_all(failures)
         self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
@@ -199,31 +201,26 @@ class _Transaction:
             desired.fail_all(failures)
             self.rows += loaded
             self._write()
-            desired.fail_all(self._act.attach([row for row in loaded if desired.is_alive(row.cgroup_id)]))
+            desired.fail_all(self._act.attach([row for row in loaded if desired.is_alive(row)]))
         except BaseException:
             with uninterrupted():
                 self._remove(loaded or new)
             raise
-        self._remove([row for row in loaded if not desired.is_alive(row.cgroup_id)])
+        self._remove([row for row in loaded if not desired.is_alive(row)])
         return loaded
 
-    def clean(self, targets: Collection[Target | str] | None) -> list[Outcome]:
+    def clean(self, selection: Selection | None) -> list[Outcome]:
         rows = [
             row
             for row in [*self.rows, *unknown_attachments(self._settings, self.rows)]
-            if targets is None or _is_meant(row, targets)
+            if selection is None or selection.covers(row)
         ]
         failures = self._remove(rows)
-        owners = {target.owner for target in targets or () if isinstance(target, Target)}
-        self._unpin_unknown(None if targets is None else owners, failures)
+        self._unpin_unknown(selection.owners if selection else None, failures)
         failed = {row.identity: error for row, error in failures}
         return [
-            Outcome(
-                row.target,
-                _name(row),
-                Action.FAILED if row.identity in failed else Action.DETACHED,
-                row.program_id,
-                failed.get(row.identity),
+            _outcome(
+                row, Action.FAILED if row.identity in failed else Action.DETACHED, failed.get(row.identity)
             )
             for row in rows
         ]
@@ -314,43 +311,37 @@ def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired) -> Plan:
     """The part of the plan that was carried out, with the program ids that came of it."""
     ids = {row.identity: row.program_id for row in loaded}
-    alive = desired.is_alive
     return replace(
         plan,
         attach=tuple(
-            replace(row, program_id=ids[row.identity]) for row in plan.attach if alive(row.cgroup_id)
+            replace(row, program_id=ids[row.identity]) for row in plan.attach if desired.is_alive(row)
         ),
-        detach=tuple(row for row in plan.detach if alive(row.cgroup_id)),
-        unchanged=tuple(row for row in plan.unchanged if alive(row.cgroup_id)),
+        detach=tuple(row for row in plan.detach if desired.may_go(row)),
+        unchanged=tuple(row for row in plan.unchanged if desired.is_alive(row)),
     )
 
 
 def _failures(desired: Desired) -> list[Outcome]:
     return [
-        Outcome(target.name, rule, Action.FAILED, None, error) for target, rule, error in desired.failures()
+        Outcome(target.name, rule, Action.FAILED, None, error, target.pod)
+        for target, rule, error in desired.failures()
     ]
 
 
 def _outcomes(plan: Plan) -> list[Outcome]:
-    outcomes = [Outcome(row.target, row.rule, Action.UNCHANGED, row.program_id) for row in plan.unchanged]
-    for row in plan.attach:
-        action = Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED
-        outcomes.append(Outcome(row.target, row.rule, action, row.program_id))
+    outcomes = [_outcome(row, Action.UNCHANGED) for row in plan.unchanged]
     outcomes += [
-        Outcome(row.target, _name(row), Action.DETACHED, row.program_id)
-        for row in plan.detach
-        if row.slot not in plan.replaced
+        _outcome(row, Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED)
+        for row in plan.attach
     ]
+    outcomes += [_outcome(row, Action.DETACHED) for row in plan.detach if row.slot not in plan.replaced]
     return outcomes
+
+
+def _outcome(row: Attachment, action: Action, error: PodmgrError | None = None) -> Outcome:
+    return Outcome(row.target, _name(row), action, row.program_id, error, row.pod, row.source)
 
 
 def _name(row: Attachment) -> str:
     """The rule; of an attachment that only a pin tells of, the program."""
     return row.rule or f"program {row.program_id}"
-
-
-def _is_meant(row: Attachment, targets: Collection[Target | str]) -> bool:
-    return any(
-        row.target == target if isinstance(target, str) else row.cgroup_id == target.cgroup.id
-        for target in targets
-    )

@@ -212,7 +212,7 @@ def _tidy(target: Target, settings: Settings, runner: Runner, report: Report) ->
     killed = cgroups.kill(target.cgroup)
     if killed:
         report(f"killed {killed} processes that the command left behind")
-    for outcome in clean([target], settings, runner=runner, report=report):
+    for outcome in clean(target.selection, settings, runner=runner, report=report):
         if outcome.action is Action.FAILED and outcome.error is not None:
             raise outcome.error
     cgroups.remove(target.cgroup)

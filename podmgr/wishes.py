@@ -11,6 +11,7 @@ from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.manifests import ManifestPod
+from podmgr.plan import Selection
 from podmgr.reconcile import Action, Outcome, Report, observe
 from podmgr.rules import Rule, collision_key
 from podmgr.settings import Settings
@@ -91,32 +92,34 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     )
 
 
-def targets_to_clean(names: Sequence[str], settings: Settings) -> tuple[list[Target | str], list[Outcome]]:
-    """The targets by cgroup, or by the name that the ledger has for them; and those that are neither.
+def targets_to_clean(names: Sequence[str], settings: Settings) -> tuple[Selection, list[Outcome]]:
+    """What the targets name, by cgroup or as the ledger has it; and those that are neither.
 
     Raises UsageError for what cannot be a target.
     """
-    found: list[Target | str] = []
+    found: set[int] = set()
+    owners: set[str] = set()
     failed: list[Outcome] = []
-    known = {item.attachment.target for item in observe(settings)[0]}
+    rows = [item.attachment for item in observe(settings)[0]]
     root = cgroups.find_root(settings.cgroup_root)
     for text in dict.fromkeys(names):
         name = targets.canonical(text, root)
-        if name in known:
-            found.append(name)
-        elif not name.startswith("cgroup/"):
-            error = PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
-            failed.append(Outcome(text, "", Action.FAILED, None, error))
-            continue
+        known = [row for row in rows if row.target == name]
+        found.update(row.cgroup_id for row in known)
         if name.startswith("cgroup/"):
             try:
-                found.append(targets.resolve(text, settings))
+                selection = targets.resolve(text, settings).selection
+                found |= selection.cgroup_ids
+                owners |= selection.owners
             except UsageError:
                 raise
             except PodmgrError as error:
-                if name not in known:
+                if not known:
                     failed.append(Outcome(text, "", Action.FAILED, None, error))
-    return found, failed
+        elif not known:
+            missing = PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
+            failed.append(Outcome(text, "", Action.FAILED, None, missing))
+    return Selection(frozenset(found), frozenset(owners)), failed
 
 
 def caveats_of(wishes: Sequence[Wish], outcomes: Sequence[Outcome]) -> list[str]:

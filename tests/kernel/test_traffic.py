@@ -52,7 +52,7 @@ def under(
     try:
         yield lambda: {item.attachment.rule: item for item in observe(settings)[0]}
     finally:
-        clean([target], settings, runner=proc.run)
+        clean(target.selection, settings, runner=proc.run)
 
 
 def counters(observed: dict[str, Observed], rule: str) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ LAYERS = [
     {"rules"},
     {"grammar"},
     {"annotations", "catalog", "csource", "plan"},
-    {"spec"},
+    {"cluster", "spec"},
     {"proc"},
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
@@ -41,6 +41,7 @@ GROUND = [
     "annotations",
     "catalog",
     "plan",
+    "cluster",
     "spec",
     "settings",
 ]

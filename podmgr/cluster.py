@@ -1,0 +1,207 @@
+"""What of a cluster matters on one node, kept up to date by lists and events. Pure.
+
+Owns what is remembered of pods, services and namespaces, and says whose rules a change may
+touch: the pods, by UID. Objects are the JSON of the Kubernetes API. Of a pod with no rule no
+more is kept than its labels: annotations that are not podmgr's are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from podmgr.annotations import ENFORCE, AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.plan import PodRef
+from podmgr.rules import bare_key
+
+STATIC_POD_HASH = "kubernetes.io/config.hash"
+
+_UID = re.compile(r"[A-Za-z0-9-]{1,63}", re.ASCII)
+_ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as the API server has it. `annotations` are podmgr's own."""
+
+    ref: PodRef
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    node: str
+    phase: str
+    has_host_network: bool = False
+    static_hash: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Its containers have run to their end and are not started again."""
+        return self.phase in _ENDED
+
+    @property
+    def cgroup_uids(self) -> tuple[str, ...]:
+        """The names that its cgroup may carry: its UID, and a static pod's hash."""
+        return tuple(uid for uid in (self.ref.uid, self.static_hash) if uid)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The pods of a node, and the services and namespaces that carry rules.
+
+    The methods return the UIDs of the pods whose rules may have changed.
+    """
+
+    pods: dict[str, Pod] = field(default_factory=dict)
+    _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
+    _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
+
+    def rules(self, pod: Pod) -> PodRules:
+        """The rules that hold on a pod; none on one that has ended."""
+        if pod.has_ended:
+            return PodRules((), (), ())
+        return rules_of_pod(
+            pod.ref.name,
+            pod.annotations,
+            pod.labels,
+            self._services.get(pod.ref.namespace, {}).values(),
+            self._namespaces.get(pod.ref.namespace),
+        )
+
+    def put_pod(self, item: Mapping[str, Any]) -> set[str]:
+        """A pod was added or has changed; a change that does not matter here touches nothing."""
+        pod = pod_of(item)
+        if pod is None or self.pods.get(pod.ref.uid) == pod:
+            return set()
+        self.pods[pod.ref.uid] = pod
+        return {pod.ref.uid}
+
+    def remove_pod(self, item: Mapping[str, Any]) -> set[str]:
+        """A pod was deleted, or has left the node."""
+        uid = str(_mapping(item.get("metadata")).get("uid") or "")
+        return {uid} if self.pods.pop(uid, None) else set()
+
+    def replace_pods(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
+        """The whole list."""
+        before, self.pods = self.pods, {}
+        for item in items:
+            self.put_pod(item)
+        return {uid for uid in before.keys() | self.pods.keys() if before.get(uid) != self.pods.get(uid)}
+
+    def put_service(self, item: Mapping[str, Any]) -> set[str]:
+        """A service was added or has changed."""
+        service = service_of(item)
+        return self._set_service(_namespace(item), service.name, service if service.annotations else None)
+
+    def remove_service(self, item: Mapping[str, Any]) -> set[str]:
+        """A service was deleted."""
+        return self._set_service(_namespace(item), _name(item), None)
+
+    def replace_services(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
+        """The whole list."""
+        wanted = {(_namespace(item), _name(item)): item for item in items}
+        known = [(space, name) for space, services in self._services.items() for name in services]
+        touched: set[str] = set()
+        for space, name in known:
+            if (space, name) not in wanted:
+                touched |= self._set_service(space, name, None)
+        for item in wanted.values():
+            touched |= self.put_service(item)
+        return touched
+
+    def put_namespace(self, item: Mapping[str, Any]) -> set[str]:
+        """A namespace was added or has changed."""
+        namespace = namespace_of(item)
+        return self._set_namespace(namespace.name, namespace if namespace.annotations else None)
+
+    def remove_namespace(self, item: Mapping[str, Any]) -> set[str]:
+        """A namespace was deleted."""
+        return self._set_namespace(_name(item), None)
+
+    def replace_namespaces(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
+        """The whole list."""
+        wanted = {_name(item): item for item in items}
+        touched: set[str] = set()
+        for name in list(self._namespaces.keys() - wanted.keys()):
+            touched |= self._set_namespace(name, None)
+        for item in wanted.values():
+            touched |= self.put_namespace(item)
+        return touched
+
+    def _set_service(self, space: str, name: str, service: AnnotatedService | None) -> set[str]:
+        services = self._services.setdefault(space, {})
+        before = services.pop(name, None)
+        if service is not None:
+            services[name] = service
+        if not services:
+            del self._services[space]
+        if before == service:
+            return set()
+        sides = [side for side in (before, service) if side is not None]
+        return {
+            pod.ref.uid for pod in self._pods_in(space) if any(side.selects(pod.labels) for side in sides)
+        }
+
+    def _set_namespace(self, name: str, namespace: AnnotatedNamespace | None) -> set[str]:
+        before = self._namespaces.pop(name, None)
+        if namespace is not None:
+            self._namespaces[name] = namespace
+        return set() if before == namespace else {pod.ref.uid for pod in self._pods_in(name)}
+
+    def _pods_in(self, namespace: str) -> Iterator[Pod]:
+        return (pod for pod in self.pods.values() if pod.ref.namespace == namespace)
+
+
+def pod_of(item: Mapping[str, Any]) -> Pod | None:
+    """A Pod object as far as it matters; None if it has no UID that could name a folder."""
+    metadata, spec = _mapping(item.get("metadata")), _mapping(item.get("spec"))
+    uid = str(metadata.get("uid") or "")
+    if not _UID.fullmatch(uid):
+        return None
+    return Pod(
+        ref=PodRef(_namespace(item), _name(item), uid),
+        labels=texts(metadata.get("labels")),
+        annotations=_own(metadata),
+        node=str(spec.get("nodeName") or ""),
+        phase=str(_mapping(item.get("status")).get("phase") or ""),
+        has_host_network=bool(spec.get("hostNetwork")),
+        static_hash=str(_mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or ""),
+    )
+
+
+def service_of(item: Mapping[str, Any]) -> AnnotatedService:
+    """A Service object as far as it matters."""
+    metadata = _mapping(item.get("metadata"))
+    return AnnotatedService(
+        _name(item),
+        texts(_mapping(item.get("spec")).get("selector")),
+        _own(metadata),
+        str(metadata.get("creationTimestamp") or ""),
+    )
+
+
+def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
+    """A Namespace object as far as it matters."""
+    return AnnotatedNamespace(_name(item), _own(_mapping(item.get("metadata"))))
+
+
+def texts(value: object) -> dict[str, str]:
+    """A mapping of text to text; what is no scalar can match nothing and is left out."""
+    return {str(key): str(item) for key, item in _mapping(value).items() if isinstance(item, str | int)}
+
+
+def _own(metadata: Mapping[str, Any]) -> dict[str, str]:
+    annotations = texts(metadata.get("annotations"))
+    return {key: value for key, value in annotations.items() if bare_key(key) or key == ENFORCE}
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(_mapping(item.get("metadata")).get("name") or "")
+
+
+def _namespace(item: Mapping[str, Any]) -> str:
+    return str(_mapping(item.get("metadata")).get("namespace") or "default")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
