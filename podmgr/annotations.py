@@ -128,10 +128,8 @@ def rules_of_pod(
                     continue
                 winner = winners.setdefault(collision_key(rule), SourcedRule(rule, layer.source))
                 if layer.source != winner.source and _is_service(layer.source) and _is_service(winner.source):
-                    text = f"'{rule}' gives way to '{winner.rule}' of {winner.source}"
-                    warnings.append(
-                        f"{layer.where}: '{rule}' gives way to '{winner.rule}' of {winner.source}"
-                    )
+                    loser = f"{layer.where}: '{rule}'"
+                    warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
     others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
     return PodRules((*others, *enforced.values()), tuple(errors), tuple(warnings), frozenset(unreadable))
 

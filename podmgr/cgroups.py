@@ -12,7 +12,7 @@ import re
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +180,32 @@ def pods(root: Path) -> dict[str, Cgroup]:
     processes are passed over: kubelet leaves empty ones beside the real one.
     """
     return {cgroup.pod_uid: cgroup for cgroup in walk(root) if cgroup.pod_uid and _is_populated(cgroup)}
+
+
+class PodIndex:
+    """Pods by UID, listed again only when one is asked for that was not there, or is gone."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._pods: dict[str, Cgroup] = {}
+
+    def find(self, uids_of_pods: Iterable[Sequence[str]]) -> list[Cgroup | None]:
+        """For each pod, named by the UIDs that its directory may carry, its cgroup if it has one."""
+        wanted = list(uids_of_pods)
+        found = [self._known(uids) for uids in wanted]
+        if None not in found:
+            return found
+        self._pods = pods(self._root)
+        return [cgroup or self._known(uids) for uids, cgroup in zip(wanted, found, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def _known(self, uids: Sequence[str]) -> Cgroup | None:
+        for cgroup in (self._pods[uid] for uid in uids if uid in self._pods):
+            if exists(cgroup):
+                return cgroup
+        return None
 
 
 def _is_populated(cgroup: Cgroup) -> bool:

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from podmgr import __version__
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.journal import LogFormat
 from podmgr.render import (
     Format,
     attachments_document,
@@ -66,6 +67,19 @@ Rules = Annotated[
     typer.Option(
         "--rule", metavar="KEY=VALUE", help="A rule, such as 'loss=uniform egress 2%'. May be repeated."
     ),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig",
+        metavar="FILE",
+        help="How to reach the cluster.  [default: KUBECONFIG, the pod it runs in, ~/.kube/config, k3s]",
+    ),
+]
+KubeContext = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context to use.")]
+NodeName = Annotated[
+    str | None,
+    typer.Option("--node-name", help="This node.  [default: NODE_NAME, the host's name, the only node]"),
 ]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
 
@@ -215,6 +229,57 @@ def clean(
     return reconcile.exit_code(outcomes)
 
 
+@app.command()
+def watch(
+    context: typer.Context,
+    kubeconfig: Kubeconfig = None,
+    kube_context: KubeContext = None,
+    node_name: NodeName = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the rules in force when it stops.")] = False,
+    resync: Annotated[
+        str,
+        typer.Option("--resync", metavar="DURATION", help="How often the kernel is read back and repaired."),
+    ] = "3m",
+    no_events: Annotated[bool, typer.Option("--no-events", help="Post no Kubernetes Events.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="How to log, to stderr.")
+    ] = LogFormat.TEXT,
+    metrics_address: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-address",
+            metavar="HOST:PORT",
+            help="Serve /metrics, /healthz and /readyz there.  [default: nowhere]",
+        ),
+    ] = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+    program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+) -> int:
+    """Keep the rules of this node's pods as their annotations say, until Ctrl-C.
+
+    Annotations of pods, of services that select them and of namespaces are followed as they
+    change. When it stops, all limits are removed (but see --keep). A second Ctrl-C stops at once.
+    """
+    from podmgr import kube, proc
+    from podmgr import watch as watching
+    from podmgr.doctor import require_sockets_with_cgroups
+    from podmgr.journal import Journal
+
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    options = watching.Options(
+        node=node_name,
+        keeps_rules=keep,
+        resync_seconds=_seconds(resync),
+        posts_events=not no_events,
+        metrics_address=watching.parse_address(metrics_address) if metrics_address else None,
+    )
+    access = kube.find_access(kubeconfig, kube_context)
+    require_sockets_with_cgroups(settings, runner=proc.run)
+    return watching.watch(access, options, settings, Journal(log_format), runner=proc.run)
+
+
 @app.command("compile")
 def compile_(
     context: typer.Context,
@@ -342,6 +407,15 @@ def _main(
     ] = False,
 ) -> None:
     pass
+
+
+def _seconds(text: str) -> float:
+    from podmgr.units import parse_duration_seconds
+
+    try:
+        return parse_duration_seconds(text)
+    except ValueError as error:
+        raise UsageError(printable(str(error))) from error
 
 
 def _parse_rules(texts: list[str] | None) -> list[Rule]:

@@ -79,13 +79,7 @@ def pinned(bpffs: Path) -> Iterator[Pin]:
 
     Raises PermissionDeniedError if the folder may not be read.
     """
-    try:
-        owners = sorted(os.listdir(bpffs))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except PermissionError as error:
-        raise _not_allowed(bpffs) from error
-    for owner in owners:
+    for owner in sorted(owners(bpffs)):
         try:
             entries = list(os.scandir(bpffs / owner))
         except (FileNotFoundError, NotADirectoryError):
@@ -93,6 +87,20 @@ def pinned(bpffs: Path) -> Iterator[Pin]:
         ours = [entry.name for entry in entries if entry.name.endswith(_MAPS_SUFFIX) or not entry.is_dir()]
         for digest in sorted({name.removesuffix(_MAPS_SUFFIX) for name in ours}):
             yield Pin(bpffs, owner, digest)
+
+
+def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:
+    """The folders of pins; a pod's is called after its UID, a plain cgroup's after its number.
+
+    Raises PermissionDeniedError if they may not be listed.
+    """
+    try:
+        names = os.listdir(bpffs)
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except PermissionError as error:
+        raise _not_allowed(bpffs) from error
+    return {name for name in names if not (pods_only and name.isdigit())}
 
 
 def remove(pin: Pin) -> None:

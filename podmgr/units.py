@@ -19,6 +19,9 @@ MAX_RATE_BITS_PER_SECOND = 400 * 10**9
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _MAX_NUMBER_CHARACTERS = 40
+_DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
+_DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MAX_DURATION_SECONDS = 86_400.0
 
 
 def parse_number(text: str) -> Decimal:
@@ -45,6 +48,21 @@ def format_number(number: Decimal) -> str:
 def scaled(number: Decimal, factor: int) -> int:
     """`number` times `factor`, to the nearest whole (halves to even)."""
     return round(Fraction(number) * factor)
+
+
+def parse_duration_seconds(text: str) -> float:
+    """`30s`, `1m30s`, `500ms` or `30` as kubectl reads them; more than 0, at most a day.
+
+    Raises ValueError, with the reason as its text, for anything else.
+    """
+    plain = text.strip().lower()
+    plain += "s" if plain[-1:].isdigit() else ""
+    parts = _DURATION_PART.findall(plain)
+    if "".join(number + unit for number, unit in parts) == plain:
+        seconds = sum(float(number) * _DURATION_SECONDS[unit] for number, unit in parts)
+        if 0 < seconds <= _MAX_DURATION_SECONDS:
+            return seconds
+    raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 1m30s or 500ms, up to 24h")
 
 
 def format_rate(rate_bits_per_second: int) -> str:

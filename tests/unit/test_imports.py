@@ -12,7 +12,7 @@ import podmgr
 
 # From the ground up. A module imports from lower layers only, and nothing from its own.
 LAYERS = [
-    {"errors", "units", "intervals", "settings", "mounts"},
+    {"errors", "units", "intervals", "backoff", "settings", "mounts"},
     {"rules"},
     {"grammar"},
     {"annotations", "catalog", "csource", "plan"},
@@ -20,15 +20,15 @@ LAYERS = [
     {"proc"},
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
-    | {"probe", "programs"},
-    {"build", "scratch", "tc"},
+    | {"probe", "programs", "kube", "journal", "systemd"},
+    {"announcer", "informer", "workqueue", "build", "scratch", "tc"},
     {"actual", "throwaway"},
     {"actuator"},
     {"desired"},
     {"reconcile"},
-    {"compiling", "render", "targets"},
+    {"compiling", "metrics", "podsync", "render", "targets"},
     {"doctor", "live", "running", "wishes"},
-    {"demo"},
+    {"demo", "watch"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,346 @@
+"""The Kubernetes API server: where it is, who we are there, and requests to it.
+
+Kubeconfig, exec plugins, TLS and proxies are the official client's. Requests go over its
+connection pool and stay JSON: its models take over a millisecond for a pod, its `Watch` raises
+KeyError on an error event that is not made into a model, and its informer repeats a failing
+watch without a pause. Following a list is `informer`'s business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pwd
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podmgr.errors import PodmgrError, UsageError, printable
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_K3S = Path("/etc/rancher/k3s/k3s.yaml")
+_PAGE = 500
+_CONNECT_SECONDS = 10.0
+_READ_SECONDS = 30.0
+_GONE = 410
+_MAX_LINE_BYTES = 8 << 20
+
+# A peer that has vanished without a word is noticed within half a minute.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the credentials are. `kubeconfig` None: the service account of the pod we run in."""
+
+    kubeconfig: str | None
+    context: str | None = None
+
+
+class UnreachableError(PodmgrError):
+    """No answer, or half of one."""
+
+
+class StatusError(PodmgrError):
+    """The API server says no. `status` is the HTTP code."""
+
+    def __init__(self, status: int, message: str, *, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.status = status
+
+    @property
+    def is_gone(self) -> bool:
+        """The resourceVersion is too old: list again."""
+        return self.status == _GONE
+
+    @property
+    def is_missing(self) -> bool:
+        return self.status == 404
+
+
+def find_access(kubeconfig: str | None = None, context: str | None = None) -> Access:
+    """The flag, KUBECONFIG, the pod we run in, ~/.kube/config (under sudo also the caller's), k3s.
+
+    Raises PodmgrError if there is none of them.
+    """
+    if kubeconfig:
+        if not Path(kubeconfig).is_file():
+            raise PodmgrError(f"no kubeconfig at {printable(kubeconfig)}", tip="see --kubeconfig")
+        return Access(os.path.abspath(kubeconfig), context)
+    if os.environ.get("KUBECONFIG"):
+        return Access(os.environ["KUBECONFIG"], context)
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and (_SERVICE_ACCOUNT / "token").exists() and not context:
+        return Access(None)
+    for path in [*_home_configs(), _K3S]:
+        if path.is_file():
+            return Access(str(path), context)
+    raise PodmgrError(
+        "no kubeconfig: not in KUBECONFIG, ~/.kube/config or /etc/rancher/k3s/k3s.yaml",
+        tip="name one with --kubeconfig FILE",
+    )
+
+
+def _home_configs() -> Iterator[Path]:
+    yield Path.home() / ".kube/config"
+    try:
+        if os.environ.get("SUDO_USER"):
+            yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
+    except KeyError:
+        return
+
+
+class Api:
+    """Requests to one API server, with the credentials as they are on disk when it is made.
+
+    One thread uses it. Methods raise UnreachableError and StatusError.
+    """
+
+    def __init__(self, access: Access) -> None:
+        """Raises PodmgrError if the credentials cannot be read."""
+        import urllib3
+        from kubernetes import client  # 350 ms and 35 MB: only where a cluster is used
+
+        config: Any = importlib.import_module("kubernetes.config")  # it has no types
+        configuration = client.Configuration()
+        try:
+            if access.kubeconfig is None:
+                config.load_incluster_config(client_configuration=configuration)
+                self.namespace = (_SERVICE_ACCOUNT / "namespace").read_text().strip() or "default"
+            else:
+                config.load_kube_config(
+                    config_file=access.kubeconfig,
+                    context=access.context,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+                self.namespace = _namespace(access, config)
+        except Exception as error:  # what a kubeconfig may hold makes the client raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PodmgrError(
+                f"{access.kubeconfig or 'the service account'}: {reason[:300]}",
+                tip="kubectl config view; see --kubeconfig and --context",
+            ) from error
+        self._urllib3 = urllib3
+        self._pool = client.ApiClient(configuration).rest_client.pool_manager
+        self._pool.connection_pool_kw["socket_options"] = _KEEPALIVE
+        self.server = str(configuration.host).rstrip("/")
+        self._headers = {"Accept": "application/json", "User-Agent": "podmgr"}
+        settings: Mapping[str, Any] = configuration.auth_settings()
+        for setting in settings.values():
+            self._headers[setting["key"]] = setting["value"]
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """One object, or one page of a list."""
+        return self._answer("GET", path, query or {})
+
+    def create(self, path: str, item: Mapping[str, Any]) -> None:
+        """POST an object."""
+        self._answer("POST", path, {}, json.dumps(item).encode())
+
+    def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[dict[str, Any]], str]:
+        """All objects, in pages, and the resourceVersion from which a watch goes on."""
+        items: list[dict[str, Any]] = []
+        page = {**(query or {}), "limit": str(_PAGE)}
+        while True:
+            answer = self.get(path, page)
+            kind = str(answer.get("kind", "")).removesuffix("List")
+            items += ({"kind": kind, **item} for item in answer.get("items") or ())
+            metadata = answer.get("metadata") or {}
+            if not metadata.get("continue"):
+                return items, str(metadata.get("resourceVersion") or "")
+            page["continue"] = metadata["continue"]
+
+    def watch(
+        self, path: str, query: Mapping[str, str], version: str, *, seconds: int
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(type, object) of each event since `version`, for `seconds`; then the server ends it.
+
+        Returns as soon as the server has agreed. Bookmarks are among the events.
+        StatusError.is_gone: `version` is too old; that may also come in the middle.
+        """
+        asked = {
+            **query,
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(seconds),
+        }
+        response = self._request("GET", path, asked, read_seconds=seconds + 15.0)
+        try:
+            self._check(response)
+        except BaseException:
+            response.close()
+            raise
+        return self._events(response)
+
+    def _events(self, response: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            for line in self._lines(response):
+                yield _event(line)
+        finally:
+            response.close()
+
+    def _lines(self, response: Any) -> Iterator[bytes]:
+        """Whole lines; one that the connection's end has cut is not one."""
+        rest = bytearray()
+        try:
+            for chunk in response.stream(amt=None, decode_content=False):
+                rest += chunk
+                *lines, last = rest.split(b"\n")
+                yield from (bytes(line) for line in lines if line.strip())
+                rest = bytearray(last)
+                if len(rest) > _MAX_LINE_BYTES:
+                    raise UnreachableError(f"{self.server}: an event of more than {_MAX_LINE_BYTES} bytes")
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        if rest.strip():
+            raise UnreachableError(f"{self.server}: the connection was cut")
+
+    def _answer(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
+    ) -> dict[str, Any]:
+        response = self._request(method, path, query, body=body)
+        try:
+            self._check(response)
+            answer = json.loads(response.data)
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise UnreachableError(
+                f"{self.server} does not answer as an API server does", tip="kubectl cluster-info"
+            ) from error
+        finally:
+            response.release_conn()
+        if not isinstance(answer, dict):
+            raise UnreachableError(f"{self.server} does not answer as an API server does")
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: bytes | None = None,
+        read_seconds: float = _READ_SECONDS,
+    ) -> Any:
+        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+        url = f"{self.server}{path}"
+        if query:
+            from urllib.parse import urlencode
+
+            url += "?" + urlencode(query)
+        try:
+            return self._pool.request(
+                method,
+                url,
+                headers=headers,
+                body=body,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=self._urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
+            )
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _check(self, response: Any) -> None:
+        if response.status < 300:
+            return
+        try:
+            message = str(json.loads(response.data).get("message") or "")
+        except (ValueError, AttributeError):
+            message = ""
+        raise status_error(int(response.status), message or str(response.reason))
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        reason = str(getattr(error, "reason", None) or error)
+        return UnreachableError(
+            f"the API server {self.server} cannot be reached: {reason.rpartition('>: ')[2]}",
+            tip="kubectl cluster-info; see --kubeconfig and --context",
+        )
+
+
+def status_error(status: int, message: str) -> StatusError:
+    """What the API server said, with what to do."""
+    tip = {
+        401: "the credentials are not accepted: kubectl get pods",
+        403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
+        404: "kubectl get, or -n NAMESPACE",
+    }.get(status)
+    return StatusError(status, f"the API server says {status}: {message}", tip=tip)
+
+
+def find_node(api: Api, named: str | None) -> str:
+    """This node's name: as named, or NODE_NAME, or the host's name, or the only node.
+
+    Raises PodmgrError if it is none of these.
+    """
+    given = named or os.environ.get("NODE_NAME")
+    if given:
+        return given
+    host = socket.gethostname().lower()
+    try:
+        names = [str(item["metadata"]["name"]) for item in api.list("/api/v1/nodes")[0]]
+    except StatusError as error:
+        if error.status in (401, 404):
+            raise
+        return host  # nodes may not be listed: a node is called after its host
+    short = host.partition(".")[0]
+    found = [name for name in names if name == host] or [
+        name for name in names if name.partition(".")[0] == short
+    ]
+    if len(found) == 1:
+        return found[0]
+    if len(names) == 1:
+        return names[0]
+    raise PodmgrError(
+        f"which node is this? {host} is none of {len(names)} nodes: {_some(names)}",
+        tip="--node-name NAME, or NODE_NAME in the environment",
+    )
+
+
+def _event(line: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        event = json.loads(line)
+        kind, item = event["type"], event["object"]
+        if not isinstance(item, dict) or not isinstance(kind, str):
+            raise TypeError("not an event")
+    except (ValueError, KeyError, TypeError) as error:
+        raise StatusError(0, "the API server sent something that is no event") from error
+    if kind == "ERROR":
+        code = item.get("code")
+        raise status_error(
+            code if isinstance(code, int) else 0, str(item.get("message") or "no reason given")
+        )
+    return kind, item
+
+
+def _namespace(access: Access, config: Any) -> str:
+    contexts, active = config.list_kube_config_contexts(access.kubeconfig)
+    chosen = next((item for item in contexts if item["name"] == access.context), active)
+    return str((chosen.get("context") or {}).get("namespace") or "default")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+
+
+def require_namespaceable(name: str) -> str:
+    """A name that may stand in a path of the API. Raises UsageError."""
+    if not name or len(name) > 253 or not all(c.isascii() and (c.isalnum() or c in "-.") for c in name):
+        raise UsageError(f"{printable(name)[:80]!r} is not a Kubernetes name", tip="letters, digits, - and .")
+    return name

@@ -1,0 +1,336 @@
+"""`podmgr watch`: the pods of this node have the rules of their annotations, for as long as it runs.
+
+Informers keep a `Cluster` up to date and put the UIDs of pods into a queue; this thread takes
+what is due and lets `podsync` bring it in order. Nothing is remembered of a pod but what the API
+server, the ledger and the kernel say, so a start after a crash is a reconcile like any other:
+what is attached as it should be is left as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from podmgr import ledger, systemd
+from podmgr.annotations import PodRules
+from podmgr.announcer import Announcer
+from podmgr.backoff import Backoff
+from podmgr.cluster import Cluster
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.informer import Informer
+from podmgr.journal import Journal
+from podmgr.kube import Access, Api, StatusError, UnreachableError, find_node
+from podmgr.plan import PodRef
+from podmgr.podsync import PodSync, Wanted
+from podmgr.proc import Runner
+from podmgr.settings import Settings
+from podmgr.workqueue import WorkQueue
+
+if TYPE_CHECKING:  # prometheus_client only where metrics are served
+    from podmgr.metrics import Metrics
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESYNC_SECONDS = 180.0
+
+_WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
+_HEARTBEAT_SECONDS = 5.0
+_STUCK_SECONDS = 180.0  # a loop that has not turned for so long is not alive
+_LAST_EVENTS_SECONDS = 3.0
+_NO_RULES = PodRules((), (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends."""
+
+    node: str | None = None
+    keeps_rules: bool = False
+    resync_seconds: float = RESYNC_SECONDS
+    posts_events: bool = True
+    metrics_address: tuple[str, int] | None = None
+
+
+def watch(access: Access, options: Options, settings: Settings, journal: Journal, *, runner: Runner) -> int:
+    """Watch until SIGINT, SIGTERM or SIGHUP; the exit code.
+
+    The signals are blocked in all threads, and so in the tools that are run: they reach the one
+    thread that waits for them. Raises PodmgrError if it cannot begin at all.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with _only_one(settings):
+        api = Api(access)  # credentials that cannot be read are an error now, not one to wait out
+        return Watch(api, access, options, settings, journal, runner=runner).run()
+
+
+class Watch:
+    """One run of `watch`."""
+
+    def __init__(
+        self,
+        api: Api,
+        access: Access,
+        options: Options,
+        settings: Settings,
+        journal: Journal,
+        *,
+        runner: Runner,
+    ) -> None:
+        self._api = api
+        self._connect: Callable[[], Api] = lambda: Api(access)
+        self._options = options
+        self._settings = settings
+        self._journal = journal
+        self._sync = PodSync(settings, journal, self._announce, runner=runner)
+        self._cluster = Cluster()
+        self._lock = threading.Lock()  # over the cluster, which the informers write
+        self._queue = WorkQueue()
+        self._stopping = threading.Event()
+        self._informers: list[Informer] = []
+        self._announcer: Announcer | None = None
+        self._metrics: Metrics | None = None
+        self._troubled: set[str] = set()
+        self._is_ready = False
+        self._turned_at = time.monotonic()
+
+    def run(self) -> int:
+        _thread("signals", self._await_signals)
+        self._serve_metrics()
+        node = self._find_node()
+        if node is not None:
+            self._start(node)
+            self._loop()
+        return self._end()
+
+    def _find_node(self) -> str | None:
+        """This node's name, waiting for the API server if it must be asked; None if stopped."""
+        backoff = Backoff(0.5, 15.0)
+        while not self._stopping.is_set():
+            try:
+                return find_node(self._api, self._options.node)
+            except (UnreachableError, StatusError) as error:
+                self._journal.error(error.message)
+                self._stopping.wait(backoff.next_seconds())
+        return None
+
+    def _start(self, node: str) -> None:
+        self._journal.info(f"watching the pods of node {node} at {self._api.server}", node=node)
+        if self._options.posts_events:
+            self._announcer = Announcer(self._connect, node, self._journal.warning)
+            _thread("events", self._announcer.run)
+        for name, path, query in (
+            ("namespaces", "/api/v1/namespaces", {}),
+            ("services", "/api/v1/services", {}),
+            ("pods", "/api/v1/pods", {"fieldSelector": f"spec.nodeName={node}"}),
+        ):
+            informer = Informer(
+                name,
+                path,
+                query,
+                self._connect,
+                _Sink(self, name.removesuffix("s")),
+                self._stopping,
+                on_lost=self._lost,
+                on_found=lambda name: self._journal.info(f"{name}: the API server answers again"),
+            )
+            self._informers.append(informer)
+            _thread(name, informer.run)
+
+    def changed(self, change: Callable[[Cluster], set[str]]) -> None:
+        """Called by the informers: change the cluster, and note whose rules it may touch."""
+        with self._lock:
+            touched = change(self._cluster)
+        if touched and self._is_ready:
+            self._queue.add(touched)
+
+    def _loop(self) -> None:
+        """Take what is due and bring it in order, until stopped."""
+        for informer in self._informers:  # rules of half a cluster would be wrong ones
+            while not informer.is_listed.wait(_HEARTBEAT_SECONDS / 10) and not self._stopping.is_set():
+                self._turn()
+        self._is_ready = True
+        resync_at = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now >= resync_at:
+                started = time.monotonic()
+                with self._lock:
+                    uids = set(self._cluster.pods)
+                self._bring_in_order(uids | self._traces())
+                if not resync_at:
+                    self._journal.info(
+                        f"{len(uids)} pods are in order after {time.monotonic() - started:.2f} s"
+                        if not self._troubled
+                        else f"{len(self._troubled)} of {len(uids)} pods are not in order"
+                    )
+                    systemd.notify("READY=1")
+                resync_at = time.monotonic() + self._options.resync_seconds
+            self._turn()
+            self._bring_in_order(self._queue.take(min(_HEARTBEAT_SECONDS, max(0.0, resync_at - now))))
+
+    def _traces(self) -> set[str]:
+        try:
+            return self._sync.traces()
+        except PodmgrError as error:
+            self._journal.error(error.message)
+            return set()
+
+    def _bring_in_order(self, uids: Iterable[str]) -> None:
+        with self._lock:
+            pods = {uid: self._cluster.pods.get(uid) for uid in uids}
+            wanted = {
+                uid: Wanted(pod, self._cluster.rules(pod) if pod else _NO_RULES) for uid, pod in pods.items()
+            }
+        if not wanted:
+            return
+        started = time.monotonic()
+        try:
+            result = self._sync.sync(wanted)
+            failed, waiting = result.failed, result.waiting
+        except Exception as error:  # the rules that are attached stay, and it is tried again
+            self._journal.error(
+                error.message if isinstance(error, PodmgrError) else f"{type(error).__name__}: {error}",
+                **({} if isinstance(error, PodmgrError) else {"bug": _traceback(error)}),
+            )
+            failed, waiting = set(wanted), set()
+        for uid in wanted.keys() - failed - waiting:
+            self._queue.done(uid)
+        for uid in waiting:
+            self._queue.retry(uid, _WAIT_SECONDS)
+        for uid in failed:
+            self._queue.retry(uid)
+        self._troubled = (self._troubled - wanted.keys()) | failed
+        self._count(time.monotonic() - started, len(failed))
+
+    def _count(self, seconds: float, failures: int) -> None:
+        if self._metrics is not None:
+            with self._lock:
+                self._metrics.pods = len(self._cluster.pods)
+            self._metrics.reconcile_seconds.observe(seconds)
+            self._metrics.errors.inc(failures)
+            if not self._troubled:
+                self._metrics.synced()
+
+    def _end(self) -> int:
+        """Take everything away, or leave it, and say so."""
+        systemd.notify("STOPPING=1")
+        code = EXIT_DONE
+        if self._options.keeps_rules:
+            self._journal.info("stopped; the rules stay (--keep): podmgr clean removes them")
+        else:
+            self._journal.info("stopping: removing all limits (Ctrl-C again: stop at once)")
+            try:
+                outcomes = self._sync.remove_all()
+                failed = [outcome for outcome in outcomes if outcome.error is not None]
+                self._journal.info(f"stopped; {len(outcomes) - len(failed)} rules removed")
+                code = EXIT_FAILED if failed else EXIT_DONE
+            except PodmgrError as error:
+                self._journal.error(f"{error.message}; podmgr clean finishes it")
+                code = EXIT_FAILED
+        if self._announcer is not None:
+            self._announcer.close(_LAST_EVENTS_SECONDS)
+        return code
+
+    def _await_signals(self) -> None:
+        """The first ends the loop; the second ends everything, and the next start finishes it."""
+        signal.sigwait(SIGNALS)
+        self._stopping.set()
+        self._queue.wake()
+        signal.sigwait(SIGNALS)
+        self._journal.warning("stopped at once; podmgr clean, or the next watch, finishes it")
+        os._exit(130)
+
+    def _serve_metrics(self) -> None:
+        if self._options.metrics_address is None:
+            return
+        from podmgr.metrics import Health, Metrics, serve
+
+        self._metrics = Metrics(self._settings)
+        port = serve(self._options.metrics_address, self._metrics, Health(self.is_alive, self.is_ready))
+        self._journal.info(f"metrics, healthz and readyz on port {port}", port=port)
+
+    def is_alive(self) -> bool:
+        """Whether the loop turns."""
+        return time.monotonic() - self._turned_at < _STUCK_SECONDS
+
+    def is_ready(self) -> bool:
+        """Whether the whole cluster was seen and its rules were brought in order once."""
+        return self._is_ready and self.is_alive()
+
+    def _turn(self) -> None:
+        self._turned_at = time.monotonic()
+        systemd.notify("WATCHDOG=1")
+
+    def _lost(self, name: str, error: PodmgrError) -> None:
+        text = f"{name}: {error.message}; the rules stay, trying again"
+        self._journal.warning(text, **({"tip": error.tip} if error.tip else {}))
+
+    def _announce(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None:
+        if self._announcer is not None:
+            self._announcer.announce(pod, reason, message, is_warning=is_warning)
+
+
+class _Sink:
+    """Gives an informer's news to the cluster's methods for its kind."""
+
+    def __init__(self, watch: Watch, kind: str) -> None:
+        self._watch = watch
+        self._kind = kind
+
+    def replace(self, items: Iterable[Mapping[str, Any]]) -> None:
+        self._watch.changed(lambda cluster: set(getattr(cluster, f"replace_{self._kind}s")(items)))
+
+    def put(self, item: Mapping[str, Any]) -> None:
+        self._watch.changed(lambda cluster: set(getattr(cluster, f"put_{self._kind}")(item)))
+
+    def remove(self, item: Mapping[str, Any]) -> None:
+        self._watch.changed(lambda cluster: set(getattr(cluster, f"remove_{self._kind}")(item)))
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, or :PORT for all addresses. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(
+            f"{printable(text)[:80]!r} is no address", tip="--metrics-address HOST:PORT or :PORT"
+        )
+    return host.strip("[]"), int(port)
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Two watches of one node would undo each other's work when they end.
+
+    The file is removed by who holds its lock; what a crash leaves is taken over.
+    """
+    with ledger.locked(settings.state_dir) as state:
+        path = state.folder / "watch.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise PodmgrError(
+                f"another podmgr watch runs on {state.folder}", tip="stop it first; see --state-dir"
+            ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _thread(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
+def _traceback(error: Exception) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
