@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from podmgr import bpf_syscall, cgroups, pins
@@ -38,10 +38,30 @@ def is_healthy(settings: Settings, row: Attachment) -> bool:
     return is_attached(row) and pinned_id(settings, row) == row.program_id
 
 
-def unknown_pins(settings: Settings, rows: Sequence[Attachment]) -> list[Pin]:
-    """Pins that no row speaks for: what a crash, or a lost ledger, left."""
+def unknown_pins(
+    settings: Settings, rows: Sequence[Attachment], owners: Collection[str] | None = None
+) -> list[Pin]:
+    """Pins that no row speaks for: what a crash, or a lost ledger, left; of these owners, or of all."""
     known = {(row.owner, row.digest) for row in rows}
-    return [pin for pin in pins.pinned(settings.bpffs) if (pin.owner, pin.digest) not in known]
+    return [pin for pin in pins.pinned(settings.bpffs, owners) if (pin.owner, pin.digest) not in known]
+
+
+def has_unknown_near(settings: Settings, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> bool:
+    """Whether a look at some cgroups alone, by owner, shows what their rows do not explain.
+
+    Programs of others on these cgroups count too: whose they are is seen by a look at all pins.
+    """
+    ids = {cgroup.id for cgroup in near.values()}
+    close = [row for row in rows if row.cgroup_id in ids or row.owner in near]
+    healthy = [row for row in close if is_healthy(settings, row)]
+    explained = {row.program_id for row in healthy}
+    if unknown_pins(settings, healthy, near):
+        return True
+    return any(
+        not explained.issuperset(_attached_to(cgroup, direction))
+        for cgroup in near.values()
+        for direction in Direction
+    )
 
 
 def unknown_attachments(settings: Settings, rows: Sequence[Attachment]) -> list[Attachment]:

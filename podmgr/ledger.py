@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import re
@@ -41,6 +42,27 @@ class State:
 
     folder: Path
     fd: int
+
+
+_Signature = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Cache:
+    """The rows of the file that was last read or written; each write makes another file."""
+
+    signature: _Signature = ()
+    rows: tuple[Attachment, ...] = ()
+
+    def remember(self, signature: _Signature, rows: Sequence[Attachment]) -> None:
+        self.signature, self.rows = signature, tuple(rows)
+
+
+_cached = _Cache()
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @contextmanager
@@ -87,7 +109,11 @@ def read(folder: Path) -> list[Attachment]:
     not be read at all.
     """
     try:
-        text = (folder / _FILE).read_text()
+        with (folder / _FILE).open() as file:
+            signature = _signature(os.fstat(file.fileno()))
+            if _cached.signature == signature:
+                return list(_cached.rows)
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError as error:
@@ -102,7 +128,10 @@ def read(folder: Path) -> list[Attachment]:
         boot_id = content["boot_id"]
     except (ValueError, KeyError, TypeError, AttributeError, PodmgrError, RecursionError) as error:
         raise DamagedLedgerError(folder / _FILE) from error
-    return rows if boot_id == _BOOT_ID.read_text().strip() else []
+    if boot_id != _BOOT_ID.read_text().strip():
+        rows = []
+    _cached.remember(signature, rows)
+    return rows
 
 
 class DamagedLedgerError(PodmgrError):
@@ -136,26 +165,31 @@ def write(state: State, attachments: Sequence[Attachment]) -> None:
         with suppress(FileNotFoundError):
             (state.folder / _STAGING).unlink()
         return
-    content = {
-        "version": VERSION,
-        "boot_id": _BOOT_ID.read_text().strip(),
-        "attachments": [dataclasses.asdict(row) for row in attachments],
-    }
+    head = (
+        f'{{"version": {VERSION}, "boot_id": {json.dumps(_BOOT_ID.read_text().strip())}, "attachments": [\n'
+    )
     staging = state.folder / _STAGING
     try:
         with staging.open("w") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
+            file.write(head + ",\n".join(map(_to_json, attachments)) + "\n]}\n")
             file.flush()
             os.fsync(file.fileno())
+            signature = _signature(os.fstat(file.fileno()))
         os.replace(staging, state.folder / _FILE)
         os.fsync(state.fd)
+        _cached.remember(signature, attachments)
     except OSError as error:
         with suppress(OSError):
             staging.unlink()
         raise PodmgrError(
             f"cannot write the ledger in {state.folder}: {error.strerror}", tip="free some space there"
         ) from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _to_json(row: Attachment) -> str:
+    """One line of the ledger."""
+    return json.dumps(dataclasses.asdict(row))
 
 
 def _from_json(row: dict[str, Any]) -> Attachment:

@@ -6,7 +6,7 @@ A pin keeps a program alive and says whose it is, also when the ledger is lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,12 @@ def make_owner(bpffs: Path, owner: str) -> None:
     (bpffs / owner).mkdir(mode=0o700, exist_ok=True)
 
 
-def pinned(bpffs: Path) -> Iterator[Pin]:
+def pinned(bpffs: Path, of: Collection[str] | None = None) -> Iterator[Pin]:
     """Everything that is pinned, also halfway: programs, and maps whose program is gone.
 
-    Raises PermissionDeniedError if the folder may not be read.
+    `of` these owners, or of all. Raises PermissionDeniedError if the folder may not be read.
     """
-    for owner in sorted(owners(bpffs)):
+    for owner in sorted(owners(bpffs) if of is None else of):
         try:
             entries = list(os.scandir(bpffs / owner))
         except (FileNotFoundError, NotADirectoryError):

@@ -17,6 +17,7 @@ from enum import StrEnum
 from podmgr import bpf_syscall, cgroups, ledger, pins
 from podmgr.actual import (
     cgroup_of,
+    has_unknown_near,
     is_attached,
     is_healthy,
     pin_of,
@@ -96,7 +97,7 @@ def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> li
     rows = ledger.read(settings.state_dir)
     desired = Desired(wishes, settings, rows)
     desired.require_fq(runner)
-    plan = _plan(desired, settings, rows)
+    plan = _plan(desired, settings, rows, _unknown(desired, settings, rows))
     return [*_failures(desired), *_outcomes(plan)]
 
 
@@ -161,10 +162,11 @@ class _Transaction:
         self._act = Actuator(settings, state, runner)
 
     def apply(self, desired: Desired) -> list[Outcome]:
-        self._remove([row for row in self.rows if not cgroups.exists(cgroup_of(row))])
-        desired.require_one_cgroup_each([*self.rows, *unknown_attachments(self._settings, self.rows)])
+        self._remove(_without_cgroup(self.rows))
+        unknown = _unknown(desired, self._settings, self.rows)
+        desired.require_one_cgroup_each([*self.rows, *unknown])
         objects = self._build(desired)
-        plan = _plan(desired, self._settings, self.rows)
+        plan = _plan(desired, self._settings, self.rows, unknown)
         half_there = self._keep(plan, desired)
         loaded = self._attach_new(plan, objects, desired)
         # Only now, with the new rules in force, may the old ones go.
@@ -256,8 +258,8 @@ class _Transaction:
     def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> None:
         """Unpin what a crash left between loading and attaching, for these owners or all (None)."""
         keep = {(row.owner, row.digest) for row, _ in still_attached}
-        for pin in unknown_pins(self._settings, self.rows):
-            if (pin.owner, pin.digest) not in keep and (owners is None or pin.owner in owners):
+        for pin in unknown_pins(self._settings, self.rows, owners):
+            if (pin.owner, pin.digest) not in keep:
                 pins.remove(pin)
 
     def _write(self) -> None:
@@ -284,12 +286,27 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
                 transaction.finish()
 
 
-def _plan(desired: Desired, settings: Settings, rows: Sequence[Attachment]) -> Plan:
+def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
+    """The rows whose cgroup has vanished, each cgroup looked for once."""
+    places = {row.cgroup_id: cgroup_of(row) for row in rows}
+    gone = {cgroup_id for cgroup_id, cgroup in places.items() if not cgroups.exists(cgroup)}
+    return [row for row in rows if row.cgroup_id in gone]
+
+
+def _unknown(desired: Desired, settings: Settings, rows: Sequence[Attachment]) -> list[Attachment]:
+    """What only pins tell of. All is looked at only if a look at the targets alone shows cause."""
+    near = {wish.target.owner: wish.target.cgroup for wish in desired.wishes.values()}
+    return unknown_attachments(settings, rows) if has_unknown_near(settings, rows, near) else []
+
+
+def _plan(
+    desired: Desired, settings: Settings, rows: Sequence[Attachment], unknown: Sequence[Attachment]
+) -> Plan:
     """Wanted minus actual, over all targets that have not failed."""
     ids = desired.cgroup_ids
-    known = [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
-    unknown = [row for row in unknown_attachments(settings, rows) if row.cgroup_id in ids]
-    return make_plan(desired.rows, [*unknown, *known])
+    actual = [row for row in unknown if row.cgroup_id in ids]
+    actual += [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
+    return make_plan(desired.rows, actual)
 
 
 def _require_sight(settings: Settings) -> None:
