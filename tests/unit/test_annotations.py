@@ -1,12 +1,27 @@
-"""Which rules hold on a pod: pod over service, older over younger, and a bad annotation stops no other."""
+"""Which rules hold on a pod: pod over service over namespace, unless the namespace enforces its own.
+
+Of services the older wins; a bad annotation stops no other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from podmgr.annotations import AnnotatedService, PodRules, rules_of_pod
+from podmgr.annotations import (
+    CLI,
+    ENFORCE,
+    AnnotatedNamespace,
+    AnnotatedService,
+    PodRules,
+    rules_of_pod,
+    strength,
+)
+from podmgr.rules import Rule, collision_key
+from tests.unit.samples import rules
 
 LABELS = {"app": "web", "tier": "front"}
 
@@ -21,8 +36,13 @@ def service(
     return AnnotatedService(name, {"app": "web"} if selector is None else selector, annotations, created)
 
 
-def pod(annotations: Mapping[str, str], *services: AnnotatedService) -> PodRules:
-    return rules_of_pod("web-1", annotations, LABELS, services)
+def pod(
+    annotations: Mapping[str, str],
+    *services: AnnotatedService,
+    namespace: Mapping[str, str] | None = None,
+) -> PodRules:
+    space = None if namespace is None else AnnotatedNamespace("shop", namespace)
+    return rules_of_pod("web-1", annotations, LABELS, services, space)
 
 
 def found(result: PodRules) -> list[tuple[str, str]]:
@@ -166,3 +186,149 @@ def test_one_bad_rule_of_a_value_drops_the_value() -> None:
 
 def test_annotations_of_a_service_that_selects_others_are_not_read() -> None:
     assert pod({}, service("a", {"bandwidth": "nonsense"}, selector={"app": "db"})) == PodRules((), (), ())
+
+
+# Namespaces
+
+
+def test_namespaces_rules_hold_on_all_its_pods() -> None:
+    result = pod({}, namespace={"bandwidth": "10 mbps egress", "unrelated": "x"})
+    assert found(result) == [("bandwidth=10 mbps egress", "namespace/shop")]
+    assert not result.rules[0].is_enforced
+
+
+def test_pod_and_service_beat_the_namespace_per_collision_key_without_a_warning() -> None:
+    result = pod(
+        {"bandwidth": "1 mbps egress"},
+        service("front", {"bandwidth": "2 mbps ingress"}),
+        namespace={"bandwidth": "3 mbps egress; 3 mbps ingress", "loss": "uniform egress 1%"},
+    )
+    assert sorted(found(result)) == [
+        ("bandwidth=1 mbps egress", "pod"),
+        ("bandwidth=2 mbps ingress", "service/front"),
+        ("loss=uniform egress 1%", "namespace/shop"),
+    ]
+    assert result.warnings == ()
+
+
+def test_enforced_rules_hold_beside_those_of_pod_and_service() -> None:
+    result = pod(
+        {"bandwidth": "10 mbps egress"},
+        service("front", {"bandwidth": "20 mbps ingress"}),
+        namespace={"bandwidth": "1 mbps egress; 1 mbps ingress", ENFORCE: "true"},
+    )
+    assert sorted(found(result)) == [
+        ("bandwidth=1 mbps egress", "namespace/shop"),
+        ("bandwidth=1 mbps ingress", "namespace/shop"),
+        ("bandwidth=10 mbps egress", "pod"),
+        ("bandwidth=20 mbps ingress", "service/front"),
+    ]
+    assert {item.source for item in result.rules if item.is_enforced} == {"namespace/shop"}
+    assert result.warnings == ()
+
+
+def test_enforced_rule_that_the_pod_has_too_holds_once() -> None:
+    result = pod({"bandwidth": "1000 kbps egress"}, namespace={"bandwidth": "1 mbps egress", ENFORCE: "true"})
+    assert found(result) == [("bandwidth=1 mbps egress", "namespace/shop")]
+    assert result.rules[0].is_enforced
+
+
+@pytest.mark.parametrize(
+    ("value", "enforces"),
+    [("true", True), ("True", True), (" TRUE ", True), ("false", False), ("False", False), (None, False)],
+)
+def test_namespace_enforces_if_it_says_true(value: str | None, enforces: bool) -> None:
+    namespace = AnnotatedNamespace("shop", {} if value is None else {ENFORCE: value})
+    assert namespace.enforces is enforces
+    namespace.check()
+
+
+@pytest.mark.parametrize("value", ["yes", "1", "", "ture", "true false"])
+def test_what_is_neither_true_nor_false_is_an_error_and_the_rules_still_hold(value: str) -> None:
+    result = pod({}, namespace={"bandwidth": "1 mbps egress", ENFORCE: value})
+    (error,) = result.errors
+    assert error.message == f"namespace/shop: {ENFORCE}: neither true nor false (column 1)"
+    assert (error.value, error.tip) == (value, '"true" or "false"')
+    assert found(result) == [("bandwidth=1 mbps egress", "namespace/shop")]
+
+
+def test_enforcing_is_the_namespaces_right_alone() -> None:
+    mine = {"bandwidth": "1 mbps egress", ENFORCE: "true"}
+    result = pod(mine, service("front", mine), namespace={"bandwidth": "2 mbps egress"})
+    assert found(result) == [("bandwidth=1 mbps egress", "pod")]
+    assert not result.rules[0].is_enforced
+
+
+# What cannot be read
+
+
+def test_unreadable_keys_are_named_by_source_and_bare_key() -> None:
+    result = pod(
+        {"podmgr.io/bandwidth": "nonsense", "loss": "uniform egress 1%"},
+        service("front", {"loss": "nonsense"}),
+        service("back", {"loss": "nonsense"}, selector={"app": "db"}),
+        namespace={"ebpf-limit": "../x egress", ENFORCE: "perhaps"},
+    )
+    assert result.unreadable == {
+        ("pod", "bandwidth"),
+        ("service/front", "loss"),
+        ("namespace/shop", "ebpf-limit"),
+    }
+    assert len(result.errors) == 4
+
+
+def test_what_can_be_read_leaves_nothing_unreadable() -> None:
+    assert pod({"bandwidth": "1 mbps egress"}, namespace={ENFORCE: "true"}).unreadable == frozenset()
+
+
+# Strength
+
+
+def test_command_line_beats_pod_beats_service_beats_namespace() -> None:
+    sources = [CLI, "pod", "service/front", "namespace/shop", "unknown", ""]
+    strengths = [strength(source) for source in sources]
+    assert strengths == sorted(strengths, reverse=True)
+    assert len(set(strengths[:5])) == 5
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("service/a", "service/b"), ("namespace/a", "namespace/b"), ("service/pod", "service/cli")],
+)
+def test_names_do_not_make_a_source_stronger(one: str, other: str) -> None:
+    assert strength(one) == strength(other) < strength("pod")
+
+
+# Whatever the layers say
+
+
+def annotated(rules: list[Rule]) -> dict[str, str]:
+    return {rules[0].key: "; ".join(rule.value for rule in rules)} if rules else {}
+
+
+VALUES = st.lists(rules, max_size=3, unique_by=collision_key).map(
+    lambda found: annotated([rule for rule in found if rule.key == found[0].key])
+)
+
+
+@given(VALUES, VALUES, VALUES, VALUES, st.booleans())
+def test_enforced_rules_are_always_among_the_rules_and_no_others_collide(
+    own: dict[str, str], first: dict[str, str], second: dict[str, str], space: dict[str, str], enforces: bool
+) -> None:
+    layers = [service("a", first), service("b", second, created="2025-01-01T00:00:00Z")]
+    result = pod(own, *layers, namespace=space | ({ENFORCE: "true"} if enforces else {}))
+    assert result.errors == ()
+    enforced = {item.rule for item in result.rules if item.is_enforced}
+    alone = pod({}, namespace=space)
+    assert enforced == ({item.rule for item in alone.rules} if enforces else set())
+    assert len({item.rule for item in result.rules}) == len(result.rules)
+    others = [collision_key(item.rule) for item in result.rules if not item.is_enforced]
+    assert len(set(others)) == len(others)
+
+
+@given(VALUES, VALUES, VALUES, st.booleans())
+def test_every_rule_of_the_pod_holds_whatever_others_say(
+    own: dict[str, str], of_service: dict[str, str], space: dict[str, str], enforces: bool
+) -> None:
+    result = pod(own, service("a", of_service), namespace=space | ({ENFORCE: "true"} if enforces else {}))
+    assert {item.rule for item in pod(own).rules} <= {item.rule for item in result.rules}
