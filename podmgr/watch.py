@@ -296,7 +296,7 @@ class _Sink:
 def parse_address(text: str) -> tuple[str, int]:
     """HOST:PORT, or :PORT for all addresses. Raises UsageError."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise UsageError(
             f"{printable(text)[:80]!r} is no address", tip="--metrics-address HOST:PORT or :PORT"
         )

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from podmgr.grammar import parse_rule_option
-from podmgr.plan import Attachment, Plan, make_plan
-from tests.unit.samples import EGRESS, INGRESS, attachment
+from podmgr.plan import Attachment, Plan, Selection, make_plan, slot_of
+from podmgr.rules import Rule, collision_key
+from tests.unit.samples import EGRESS, INGRESS, attachment, rules
 
 RULES = [
     "bandwidth=1 mbps egress",
@@ -177,3 +179,48 @@ def test_unchanged_rule_keeps_the_owner_that_its_pin_has() -> None:
     actual = attachment(owner="pod-uid", program_id=5)
     (unchanged,) = make_plan([attachment(owner="7")], [actual]).unchanged
     assert (unchanged.owner, unchanged.program_id) == ("pod-uid", 5)
+
+
+# Slots by name
+
+
+@given(rules, rules)
+def test_slots_are_equal_exactly_when_the_rules_collide(one: Rule, other: Rule) -> None:
+    collide = collision_key(one) == collision_key(other)
+    assert (slot_of(7, str(one)) == slot_of(7, str(other))) is collide
+    assert slot_of(7, str(one)) != slot_of(8, str(one))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_slot_of_a_rule_is_the_slot_of_its_row(rule: str) -> None:
+    assert row(rule, 9).slot == slot_of(9, rule)
+
+
+# Selections
+
+SPARING_CLI = Selection(frozenset({7}), frozenset({"u-1"}), spared_source="cli")
+
+
+@pytest.mark.parametrize(
+    ("cgroup_id", "owner", "is_covered"),
+    [(7, "7", True), (8, "u-1", True), (7, "u-1", True), (8, "8", False), (8, "7", False), (8, "u-2", False)],
+)
+def test_selection_covers_by_cgroup_or_by_owner(cgroup_id: int, owner: str, is_covered: bool) -> None:
+    candidate = attachment(cgroup_id=cgroup_id, owner=owner)
+    assert Selection(frozenset({7}), frozenset({"u-1"})).covers(candidate) is is_covered
+
+
+@pytest.mark.parametrize(
+    ("source", "is_covered"),
+    [("cli", False), ("pod", True), ("service/cli", True), ("namespace/shop", True), ("unknown", True)],
+)
+def test_selection_spares_what_one_source_has_put_there(source: str, is_covered: bool) -> None:
+    assert SPARING_CLI.covers(replace(attachment(cgroup_id=7), source=source)) is is_covered
+
+
+def test_sparing_a_source_widens_no_selection() -> None:
+    assert not SPARING_CLI.covers(replace(attachment(cgroup_id=8), source="pod"))
+
+
+def test_empty_selection_covers_nothing() -> None:
+    assert not Selection().covers(attachment())

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.units import RATE_UNITS, SIZE_UNITS, format_number, format_rate, format_size, parse_number, scaled
+from podmgr.units import (
+    RATE_UNITS,
+    SIZE_UNITS,
+    format_number,
+    format_rate,
+    format_size,
+    parse_duration_seconds,
+    parse_number,
+    scaled,
+)
 from tests.unit.samples import decimals
 
 
@@ -111,3 +120,72 @@ def test_rate_is_printed_in_the_largest_unit_that_fits(rate: int, text: str) -> 
 )
 def test_size_is_printed_in_the_largest_unit_that_fits(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30),
+        ("30s", 30),
+        ("0.5", 0.5),
+        ("500ms", 0.5),
+        ("1m", 60),
+        ("1m30s", 90),
+        ("1m30", 90),
+        ("1.5h", 5400),
+        ("2h3m4s5ms", 7384.005),
+        (" 30S\n", 30),
+        ("1H", 3600),
+        ("24h", 86_400),
+        ("86400", 86_400),
+        ("1ms", 0.001),
+    ],
+)
+def test_durations_are_read_as_kubectl_reads_them(text: str, seconds: float) -> None:
+    assert parse_duration_seconds(text) == pytest.approx(seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            " ",
+            "s",
+            "ms",
+            "0",
+            "0s",
+            "0ms",
+            "-1",
+            "-1s",
+            "+1s",
+            "1 m",
+            "1m 30s",
+            "1d",
+            "1us",
+            "1.s",
+            ".5s",
+        ),
+        *("1e3", "1e3s", "nan", "inf", "1,5s", "x1s", "1sx", "1s;", "²", "١s", "½h", "1..5s", "1_0s", "0x1s"),
+        *("24h1ms", "86401", "25h", "9" * 9 + "h", "9" * 400, "\0", "1s\0"),
+    ],
+)
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration such as 30s, 1m30s or 500ms, up to 24h"):
+        parse_duration_seconds(text)
+
+
+@given(st.text(max_size=20) | st.text("0123456789.hms ", max_size=12))
+def test_duration_is_more_than_nothing_and_at_most_a_day(text: str) -> None:
+    try:
+        seconds = parse_duration_seconds(text)
+    except ValueError as error:
+        assert len(str(error)) < 250
+        return
+    assert 0 < seconds <= 86_400
+
+
+@given(st.integers(0, 23), st.integers(0, 59), st.integers(0, 59), st.integers(1, 999))
+def test_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int, millis: int) -> None:
+    read = parse_duration_seconds(f"{hours}h{minutes}m{seconds}s{millis}ms")
+    assert read == pytest.approx(hours * 3600 + minutes * 60 + seconds + millis / 1000)
