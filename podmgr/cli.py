@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from podmgr import __version__
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError, UsageError, printable
 from podmgr.journal import LogFormat
 from podmgr.render import (
     Format,
@@ -32,8 +32,10 @@ from podmgr.render import (
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
-    from podmgr.reconcile import Outcome
+    from podmgr.plan import Selection
+    from podmgr.reconcile import Observed, Outcome
     from podmgr.rules import Rule
+    from podmgr.targets import Scope
 
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
@@ -81,6 +83,15 @@ NodeName = Annotated[
     str | None,
     typer.Option("--node-name", help="This node.  [default: NODE_NAME, the host's name, the only node]"),
 ]
+Namespace = Annotated[
+    str | None,
+    typer.Option("-n", "--namespace", metavar="NAME", help="As in kubectl.  [default: the context's]"),
+]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Pods of all namespaces.")]
+Labels = Annotated[
+    str,
+    typer.Option("-l", "--selector", metavar="LABELS", help="Pods with these labels, such as app=web."),
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
 
 
@@ -112,7 +123,8 @@ def apply(
         list[str] | None,
         typer.Argument(
             metavar="TARGET",
-            help="cgroup/PATH, PATH absolute or relative to the cgroup2 mount.",
+            help="pod/NAME, svc/NAME, deploy/NAME, ns/NAME and their like, or cgroup/PATH, "
+            "PATH absolute or relative to the cgroup2 mount.",
             show_default=False,
         ),
     ] = None,
@@ -130,28 +142,53 @@ def apply(
     ] = None,
     rule: Rules = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    selector: Labels = "",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for pods to start.")
+    ] = "30s",
+    kubeconfig: Kubeconfig = None,
+    kube_context: KubeContext = None,
+    node_name: NodeName = None,
     output: Output = Format.TABLE,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
 ) -> int:
-    """Give each target exactly these rules, and prove that they are attached.
+    """Give each target exactly its rules, and prove that they are attached.
 
-    Rules that the target had before and that are not named again are removed. Applying the same
-    twice changes nothing. A target is done whole, or put back as it was.
+    A pod's rules are those of its annotations, its services' and its namespace's, but for what
+    --rule overrides. Rules that a target had before and that are not named again are removed.
+    Applying the same twice changes nothing. A target is done whole, or put back as it was.
     """
     from podmgr import proc, reconcile, wishes
     from podmgr.doctor import require_sockets_with_cgroups
+    from podmgr.targets import Scope, read
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
     cli_rules = _parse_rules(rule)
+    names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename is not None:
-        made = wishes.from_manifest(filename, cgroup, targets or [], cli_rules, settings, report=_report)
+        if scope.names_pods:
+            raise UsageError("-f names the pod; -A and -l would select others", tip="leave them out")
+        made = wishes.from_manifest(
+            filename, cgroup, names, cli_rules, settings, namespace=namespace or "default", report=_report
+        )
     elif cgroup is not None:
         raise UsageError("--cgroup needs -f FILE", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
+    elif scope.names_pods or any(not name.startswith("cgroup/") for name in names):
+        from podmgr.clusterwishes import ClusterWishes
+        from podmgr.kube import Api, find_access
+
+        if any(name.startswith("cgroup/") for name in names):
+            raise UsageError("cgroups and pods at once", tip="podmgr apply them one after the other")
+        api = Api(find_access(kubeconfig, kube_context))
+        asked = ClusterWishes(api, scope, settings, _seconds(timeout), _report, node_name)
+        made = asked.make(names, cli_rules)
     else:
-        made = wishes.from_targets(targets or [], cli_rules, settings)
+        made = wishes.from_targets(names, cli_rules, settings)
     wished, failed = made
     if wished and not dry_run:
         require_sockets_with_cgroups(settings, runner=proc.run)
@@ -170,6 +207,15 @@ def apply(
 @app.command("list")
 def list_(
     context: typer.Context,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TARGET", help="As with apply.  [default: all]", show_default=False),
+    ] = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    selector: Labels = "",
+    kubeconfig: Kubeconfig = None,
+    kube_context: KubeContext = None,
     output: Output = Format.TABLE,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, with rates, until Ctrl-C.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -178,14 +224,21 @@ def list_(
 ) -> int:
     """Show what podmgr has attached, read back from the kernel at this moment."""
     from podmgr import reconcile
+    from podmgr.targets import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
+    scope = Scope(namespace, all_namespaces, selector)
     if watch:
         from podmgr import live
 
+        if targets or scope != Scope():
+            raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
         live.watch(settings, output)
         return EXIT_DONE
     observed, unknown = reconcile.observe(settings)
+    selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
+    if selection is not None:
+        observed = [item for item in observed if selection.covers(item.attachment)]
     if output in (Format.JSON, Format.YAML):
         print(document(attachments_document(observed), output), end="")
     elif observed:
@@ -194,7 +247,8 @@ def list_(
         _report("nothing is attached")
     if unknown:
         _report(f"{unknown} pins are not in the ledger, left by a crash; podmgr clean removes them")
-    return EXIT_DONE
+    _print_errors(failed)
+    return EXIT_DONE if not failed else EXIT_PARTLY if observed else EXIT_FAILED
 
 
 @app.command()
@@ -204,6 +258,11 @@ def clean(
         list[str] | None,
         typer.Argument(metavar="TARGET", help="As with apply, or as list names it.", show_default=False),
     ] = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    selector: Labels = "",
+    kubeconfig: Kubeconfig = None,
+    kube_context: KubeContext = None,
     output: Output = Format.TABLE,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
@@ -213,10 +272,16 @@ def clean(
 
     Programs of others stay.
     """
-    from podmgr import cgroups, proc, reconcile, scratch, wishes
+    from podmgr import cgroups, proc, reconcile, scratch
+    from podmgr.targets import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
-    selection, failed = wishes.targets_to_clean(targets, settings) if targets else (None, [])
+    scope = Scope(namespace, all_namespaces, selector)
+    selection: Selection | None = None
+    failed: list[Outcome] = []
+    if targets or scope != Scope():
+        observed = reconcile.observe(settings)[0]
+        selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
     outcomes = list(failed)
     if selection is None or selection.cgroup_ids:
         outcomes += reconcile.clean(selection, settings, runner=proc.run, report=_report)
@@ -271,7 +336,7 @@ def watch(
     options = watching.Options(
         node=node_name,
         keeps_rules=keep,
-        resync_seconds=_seconds(resync),
+        resync_seconds=_seconds(resync) or watching.RESYNC_SECONDS,
         posts_events=not no_events,
         metrics_address=watching.parse_address(metrics_address) if metrics_address else None,
     )
@@ -412,6 +477,8 @@ def _main(
 def _seconds(text: str) -> float:
     from podmgr.units import parse_duration_seconds
 
+    if text.strip() in ("0", "0s"):
+        return 0.0
     try:
         return parse_duration_seconds(text)
     except ValueError as error:
@@ -435,15 +502,38 @@ def _parse_rules(texts: list[str] | None) -> list[Rule]:
     return list(rules.values())
 
 
+def _select(
+    targets: list[str] | None,
+    scope: Scope,
+    observed: Sequence[Observed],
+    settings: Settings,
+    kubeconfig: str | None,
+    kube_context: str | None,
+) -> tuple[Selection | None, list[Outcome]]:
+    """What list and clean are for; a cluster is asked only if it must be."""
+    from podmgr import selecting
+    from podmgr.kube import Api, find_access
+    from podmgr.targets import read
+
+    names, scope = read(targets or [], scope)
+    rows = [item.attachment for item in observed]
+    return selecting.select(names, scope, rows, settings, lambda: Api(find_access(kubeconfig, kube_context)))
+
+
 def _print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: bool = False) -> None:
     if output in (Format.JSON, Format.YAML):
         print(document(outcomes_document(outcomes, dry_run=dry_run), output), end="")
     else:
         print(outcomes_text(outcomes, dry_run=dry_run), end="")
     sys.stdout.flush()
+    _print_errors(outcomes)
+
+
+def _print_errors(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
-            sys.stderr.write(error_text(outcome.error, where=f"{printable(outcome.target)}: "))
+            namespace = f" in {outcome.pod.namespace}" if outcome.pod and outcome.pod.uid else ""
+            sys.stderr.write(error_text(outcome.error, where=f"{printable(outcome.target + namespace)}: "))
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:

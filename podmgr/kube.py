@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pwd
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from podmgr.errors import PodmgrError, UsageError, printable
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _K3S = Path("/etc/rancher/k3s/k3s.yaml")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PAGE = 500
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
@@ -339,8 +341,10 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
 
 
-def require_namespaceable(name: str) -> str:
+def require_name(name: str) -> str:
     """A name that may stand in a path of the API. Raises UsageError."""
-    if not name or len(name) > 253 or not all(c.isascii() and (c.isalnum() or c in "-.") for c in name):
-        raise UsageError(f"{printable(name)[:80]!r} is not a Kubernetes name", tip="letters, digits, - and .")
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{printable(name)[:80]!r} is not a Kubernetes name", tip="lower-case letters, digits, - and ."
+        )
     return name

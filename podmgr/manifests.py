@@ -33,7 +33,7 @@ class ManifestPod:
     rules: PodRules
 
 
-def read_pod(path: str) -> ManifestPod:
+def read_pod(path: str, default_namespace: str = "default") -> ManifestPod:
     """The one pod of a manifest (`-` is standard input), with its rules.
 
     Raises PodmgrError if the file cannot be read, or holds no pod or several.
@@ -51,12 +51,12 @@ def read_pod(path: str) -> ManifestPod:
         )
     kind, name, template = pods[0]
     metadata = _mapping(template.get("metadata"))
-    namespace = str(metadata.get("namespace") or "default")
+    namespace = str(metadata.get("namespace") or default_namespace)
     services = [
         _service(path, item)
         for item in objects
         if item.get("kind") == "Service"
-        and str(_mapping(item.get("metadata")).get("namespace") or "default") == namespace
+        and str(_mapping(item.get("metadata")).get("namespace") or default_namespace) == namespace
     ]
     uid = _uid(path, metadata)
     static = str(_mapping(metadata.get("annotations")).get(_STATIC_POD_HASH) or "")

@@ -111,3 +111,6 @@ class Selection:
     def covers(self, row: Attachment) -> bool:
         is_meant = row.cgroup_id in self.cgroup_ids or row.owner in self.owners
         return is_meant and row.source != self.spared_source
+
+    def __or__(self, other: Selection) -> Selection:
+        return replace(self, cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)

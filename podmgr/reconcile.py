@@ -29,7 +29,7 @@ from podmgr.bpf_syscall import Counters
 from podmgr.build import store_all
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Desired, Wish
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, EXIT_USAGE, PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan
 from podmgr.proc import Runner, uninterrupted
@@ -47,6 +47,7 @@ class Action(StrEnum):
     REPLACED = "replaced"
     UNCHANGED = "unchanged"
     DETACHED = "detached"
+    SKIPPED = "skipped"
     FAILED = "failed"
 
 
@@ -61,6 +62,11 @@ class Outcome:
     error: PodmgrError | None = None
     pod: PodRef | None = None
     source: str = ""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The target, told apart from those of the same name in other namespaces."""
+        return (self.pod.namespace if self.pod else "", self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +145,16 @@ def clean(
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """0: all targets done; 1: all failed; 3: some done, some not."""
+    """0: all targets done; 1: all failed; 2: all, for what the user wrote; 3: some, or skipped."""
     outcomes = list(outcomes)
-    failed = {outcome.target for outcome in outcomes if outcome.action is Action.FAILED}
+    failed = {outcome.place for outcome in outcomes if outcome.action is Action.FAILED}
+    skipped = {outcome.place for outcome in outcomes if outcome.action is Action.SKIPPED}
     if not failed:
-        return EXIT_DONE
-    return EXIT_PARTLY if {outcome.target for outcome in outcomes} - failed else EXIT_FAILED
+        return EXIT_PARTLY if skipped else EXIT_DONE
+    if {outcome.place for outcome in outcomes} - failed - skipped:
+        return EXIT_PARTLY
+    codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
+    return EXIT_USAGE if codes == {EXIT_USAGE} else EXIT_FAILED
 
 
 class _Transaction:

@@ -18,6 +18,7 @@ from podmgr.errors import PodmgrError, printable
 if TYPE_CHECKING:  # `podmgr --help` shall not load what attaches programs
     from podmgr.demo import Row
     from podmgr.doctor import Finding
+    from podmgr.plan import PodRef
     from podmgr.reconcile import Observed, Outcome
 
 
@@ -55,7 +56,10 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
     """What `podmgr list` prints."""
+    in_cluster = any(item.attachment.pod and item.attachment.pod.uid for item in observed)
     heading = ["TARGET", "RULE", "SOURCE", "STATE", "PASSED", "DROPPED"]
+    if in_cluster:
+        heading.insert(0, "NAMESPACE")
     if wide:
         heading += ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
     rows = [heading]
@@ -67,6 +71,8 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             else ["-"] * 4
         )
         cells = [row.target, row.rule, row.source, state_of(item), *counts[:2]]
+        if in_cluster:
+            cells.insert(0, row.pod.namespace if row.pod else "-")
         if wide:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
             cells += [*counts[2:], row.hook, row.program_id, pod_uid, row.cgroup_path]
@@ -81,9 +87,8 @@ def attachments_document(observed: Sequence[Observed]) -> dict[str, Any]:
 
 def _attachment(item: Observed) -> dict[str, Any]:
     row, counters = item.attachment, item.counters
-    pod = row.pod and {"namespace": row.pod.namespace, "name": row.pod.name, "uid": row.pod.uid}
     return {
-        "pod": pod,
+        "pod": _pod(row.pod),
         "target": row.target,
         "kind": row.kind,
         "rule": row.rule,
@@ -102,19 +107,34 @@ def _attachment(item: Observed) -> dict[str, Any]:
     }
 
 
+def _pod(pod: PodRef | None) -> dict[str, str] | None:
+    return None if pod is None else {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
+
+
 def state_of(item: Observed) -> str:
     """What `state` is called in every format."""
     return "active" if item.is_active else "missing"
 
 
 def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
-    """A line for each rule that was done; failures are for stderr."""
+    """A line for each rule that was done; failures are for stderr. Pods of a cluster: a table."""
     suffix = " (dry run)" if dry_run else ""
+    if any(outcome.pod and outcome.pod.uid for outcome in outcomes):
+        return _pods_table([outcome for outcome in outcomes if outcome.error is None], suffix)
     return "".join(
         f"{printable(outcome.target)} {printable(outcome.rule)} {outcome.action}{suffix}\n"
         for outcome in outcomes
         if outcome.error is None
     )
+
+
+def _pods_table(outcomes: Sequence[Outcome], suffix: str) -> str:
+    rows = [["NAMESPACE", "TARGET", "RULE", "SOURCE", "RESULT"]]
+    for outcome in outcomes:
+        namespace = outcome.pod.namespace if outcome.pod else "-"
+        cells = [namespace, outcome.target, outcome.rule or "-", outcome.source or "-"]
+        rows.append([*map(printable, cells), f"{outcome.action}{suffix}"])
+    return columns(rows) if outcomes else ""
 
 
 def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> dict[str, Any]:
@@ -124,8 +144,10 @@ def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> 
         "dry_run": dry_run,
         "results": [
             {
+                "pod": _pod(outcome.pod),
                 "target": outcome.target,
                 "rule": outcome.rule,
+                "source": outcome.source,
                 "action": outcome.action.value,
                 "program_id": outcome.program_id,
                 "error": outcome.error and outcome.error.message,

@@ -1,8 +1,10 @@
-"""TARGET on the command line: `cgroup/PATH`, or a Kubernetes object in kubectl's spelling."""
+"""TARGET on the command line: `cgroup/PATH`, or Kubernetes objects in kubectl's spellings."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from podmgr import cgroups
@@ -28,6 +30,44 @@ KUBERNETES_KINDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What kubectl's -n, -A and -l say. `labels` "" is any; `has_all`: all pods of the scope are meant."""
+
+    namespace: str | None = None
+    all_namespaces: bool = False
+    labels: str = ""
+    has_all: bool = False
+
+    @property
+    def names_pods(self) -> bool:
+        """Whether it means pods by itself, without a target."""
+        return self.all_namespaces or bool(self.labels) or self.has_all
+
+
+def read(words: Sequence[str], scope: Scope) -> tuple[list[str], Scope]:
+    """The targets, in canonical form but for paths of cgroups, each once; and the scope.
+
+    `pod web-0 web-1` is `pod/web-0 pod/web-1`, and `pods` all pods of the scope, as in kubectl.
+    Raises UsageError for what cannot be meant.
+    """
+    if words and words[0] in KUBERNETES_KINDS:
+        kind = KUBERNETES_KINDS[words[0]]
+        if len(words) == 1 and kind != "pod":
+            raise UsageError(f"which {kind}?", tip=f"podmgr ... {kind}/NAME")
+        scope = replace(scope, has_all=len(words) == 1)
+        words = [f"{kind}/{name}" for name in words[1:]]
+    names = list(dict.fromkeys(word if word.startswith("cgroup/") else canonical(word) for word in words))
+    in_cluster = [name for name in names if not name.startswith("cgroup/")]
+    if in_cluster and scope.labels:
+        raise UsageError("-l selects pods, and targets name them: one of the two", tip="leave -l out")
+    if in_cluster and scope.all_namespaces:
+        raise UsageError("a name means one object, -A all namespaces", tip="-n NAMESPACE instead of -A")
+    if scope.all_namespaces and scope.namespace:
+        raise UsageError("-A is all namespaces, -n is one", tip="leave one of them out")
+    return names, scope
+
+
 def canonical(text: str, root: Path | None = None) -> str:
     """`po/web` as `pod/web`; `cgroup/PATH` as `list` shows it, given the mount.
 
@@ -41,18 +81,12 @@ def canonical(text: str, root: Path | None = None) -> str:
         return f"{KUBERNETES_KINDS[kind]}/{name}"
     raise UsageError(
         f"{printable(text)!r} is not a target",
-        tip="write cgroup/PATH, such as cgroup/system.slice/web.service",
+        tip="write pod/NAME, svc/NAME, deploy/NAME, ns/NAME, or cgroup/PATH",
     )
 
 
 def resolve(text: str, settings: Settings) -> Target:
-    """The cgroup that a target names. Raises PodmgrError if there is none."""
-    name = canonical(text)
-    if not name.startswith("cgroup/"):
-        raise UsageError(
-            f"{printable(name)}: this version reaches pods by their cgroup only, not through a cluster",
-            tip="podmgr apply -f pod.yaml --cgroup PATH, or podmgr apply cgroup/PATH",
-        )
+    """The cgroup that `cgroup/PATH` names. Raises PodmgrError if there is none."""
     root = cgroups.find_root(settings.cgroup_root)
     cgroup = cgroups.locate(root, text.removeprefix("cgroup/"))
     return Target(cgroups.display_name(root, cgroup), cgroup)

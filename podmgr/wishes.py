@@ -1,18 +1,17 @@
-"""From what the user named (targets, a manifest, rules) to wishes, and to targets to clean."""
+"""From cgroups, a manifest and rules on the command line to wishes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from podmgr import cgroups, manifests, targets
-from podmgr.annotations import SourcedRule
+from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.catalog import caveats
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.manifests import ManifestPod
-from podmgr.plan import Selection
-from podmgr.reconcile import Action, Outcome, Report, observe
+from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import Rule, collision_key
 from podmgr.settings import Settings
 
@@ -25,12 +24,14 @@ def from_targets(
     Raises UsageError where the command line makes no sense.
     """
     if not names:
-        raise UsageError("no target", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
+        raise UsageError(
+            "no target", tip="pod/NAME, deploy/NAME, ns/NAME, -l LABELS, -A, or cgroup/PATH with --rule"
+        )
     if not rules:
         raise UsageError(
             "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
         )
-    sourced = tuple(SourcedRule(rule, "cli") for rule in rules)
+    sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []
     for name in dict.fromkeys(names):
@@ -50,29 +51,31 @@ def from_manifest(
     rules: Sequence[Rule],
     settings: Settings,
     *,
+    namespace: str = "default",
     report: Report,
 ) -> tuple[list[Wish], list[Outcome]]:
     """The wish of the manifest's pod on one cgroup; `rules` override its annotations.
+
+    `namespace` is that of objects that name none.
 
     Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
     """
     places = [*names, *([f"cgroup/{cgroup}"] if cgroup is not None else [])]
     if len(places) > 1:
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
-    pod = manifests.read_pod(path)
+    pod = manifests.read_pod(path, namespace)
     for error in pod.rules.errors:
         raise error
     for line in pod.rules.warnings:
         report(f"warning: {line}")
-    winners = {collision_key(sourced.rule): sourced for sourced in pod.rules.rules}
-    winners |= {collision_key(rule): SourcedRule(rule, "cli") for rule in rules}
-    if not winners:
+    wanted = overridden(pod.rules, rules)
+    if not wanted:
         raise PodmgrError(
             f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
         )
     place = targets.resolve(places[0], settings).cgroup if places else _cgroup_of(pod, settings)
     target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-    return [Wish(target, tuple(winners.values()))], []
+    return [Wish(target, wanted)], []
 
 
 def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
@@ -92,34 +95,12 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     )
 
 
-def targets_to_clean(names: Sequence[str], settings: Settings) -> tuple[Selection, list[Outcome]]:
-    """What the targets name, by cgroup or as the ledger has it; and those that are neither.
-
-    Raises UsageError for what cannot be a target.
-    """
-    found: set[int] = set()
-    owners: set[str] = set()
-    failed: list[Outcome] = []
-    rows = [item.attachment for item in observe(settings)[0]]
-    root = cgroups.find_root(settings.cgroup_root)
-    for text in dict.fromkeys(names):
-        name = targets.canonical(text, root)
-        known = [row for row in rows if row.target == name]
-        found.update(row.cgroup_id for row in known)
-        if name.startswith("cgroup/"):
-            try:
-                selection = targets.resolve(text, settings).selection
-                found |= selection.cgroup_ids
-                owners |= selection.owners
-            except UsageError:
-                raise
-            except PodmgrError as error:
-                if not known:
-                    failed.append(Outcome(text, "", Action.FAILED, None, error))
-        elif not known:
-            missing = PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
-            failed.append(Outcome(text, "", Action.FAILED, None, missing))
-    return Selection(frozenset(found), frozenset(owners)), failed
+def overridden(own: PodRules, rules: Sequence[Rule]) -> tuple[SourcedRule, ...]:
+    """A pod's rules, with those of the command line over all that a namespace does not enforce."""
+    keys = {collision_key(rule) for rule in rules}
+    enforced = [sourced.rule for sourced in own.rules if sourced.is_enforced]
+    kept = [item for item in own.rules if item.is_enforced or collision_key(item.rule) not in keys]
+    return (*kept, *(SourcedRule(rule, CLI) for rule in rules if rule not in enforced))
 
 
 def caveats_of(wishes: Sequence[Wish], outcomes: Sequence[Outcome]) -> list[str]:

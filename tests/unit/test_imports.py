@@ -21,14 +21,14 @@ LAYERS = [
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
     | {"probe", "programs", "kube", "journal", "systemd"},
-    {"announcer", "informer", "workqueue", "build", "scratch", "tc"},
+    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "tc"},
     {"actual", "throwaway"},
     {"actuator"},
     {"desired"},
     {"reconcile"},
     {"compiling", "metrics", "podsync", "render", "targets"},
-    {"doctor", "live", "running", "wishes"},
-    {"demo", "watch"},
+    {"doctor", "live", "running", "selecting", "wishes"},
+    {"clusterwishes", "demo", "watch"},
     {"cli"},
     {"__main__"},
 ]

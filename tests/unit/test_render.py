@@ -61,15 +61,31 @@ def test_columns_are_three_blanks_apart(rows: list[tuple[str, ...]]) -> None:
 
 def test_table_shows_what_the_kernel_has() -> None:
     assert attachments_table(SEEN, wide=False) == (
-        "TARGET     RULE                       SOURCE   STATE     PASSED   DROPPED\n"
-        "pod/web    bandwidth=10 mbps egress   cli      active    5        2\n"
-        "cgroup/7   loss=uniform egress 1%     cli      missing   -        -\n"
+        "NAMESPACE   TARGET     RULE                       SOURCE   STATE     PASSED   DROPPED\n"
+        "default     pod/web    bandwidth=10 mbps egress   cli      active    5        2\n"
+        "-           cgroup/7   loss=uniform egress 1%     cli      missing   -        -\n"
+    )
+
+
+def test_table_without_pods_has_no_namespaces() -> None:
+    assert attachments_table(SEEN[1:], wide=False).startswith("TARGET ")
+
+
+def test_outcomes_of_pods_are_a_table() -> None:
+    pod = Outcome(
+        "pod/web", "loss=uniform egress 1%", Action.ATTACHED, 12, None, PodRef("shop", "web", UID), "pod"
+    )
+    skipped = Outcome("pod/far", "", Action.SKIPPED, pod=PodRef("shop", "far", "u-2"))
+    assert outcomes_text([pod, skipped, OUTCOMES[1]], dry_run=True) == (
+        "NAMESPACE   TARGET    RULE                     SOURCE   RESULT\n"
+        "shop        pod/web   loss=uniform egress 1%   pod      attached (dry run)\n"
+        "shop        pod/far   -                        -        skipped (dry run)\n"
     )
 
 
 def test_wide_table_shows_the_rest() -> None:
     heading, pod, plain = (line.split() for line in attachments_table(SEEN, wide=True).splitlines())
-    assert heading[6:] == ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
+    assert heading[7:] == ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
     assert pod[-6:] == ["600", "3000", "cgroup", "12", UID, "/cgroups/7"]
     assert plain[-6:] == ["-", "-", "cgroup", "13", "-", "/cgroups/7"]
 
@@ -126,15 +142,19 @@ def test_document_of_outcomes_carries_the_errors() -> None:
         "dry_run": True,
         "results": [
             {
+                "pod": None,
                 "target": "pod/web",
                 "rule": "loss=uniform egress 1%",
+                "source": "",
                 "action": "attached",
                 "program_id": 12,
                 "error": None,
             },
             {
+                "pod": None,
                 "target": "cgroup/a",
                 "rule": "loss=uniform egress 1%",
+                "source": "",
                 "action": "failed",
                 "program_id": None,
                 "error": "it failed",

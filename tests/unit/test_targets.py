@@ -85,9 +85,3 @@ def test_whole_machine_is_no_target(root: Path, text: str) -> None:
     text = f"cgroup/{root}" if text == "cgroup//" else text
     with pytest.raises(UsageError, match="the root cgroup is the whole machine"):
         targets.resolve(text, settings)
-
-
-@pytest.mark.parametrize("text", ["pod/web", "svc/web"])
-def test_target_in_a_cluster_is_not_reached_yet(root: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="by their cgroup only"):
-        targets.resolve(text, Settings(cgroup_root=root))
