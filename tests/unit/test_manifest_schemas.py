@@ -1,0 +1,224 @@
+"""The manifests that we ship: the API server accepts them, and podmgr can read their rules."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import typer
+import yaml
+
+from podmgr import __version__
+from podmgr.annotations import ENFORCE, AnnotatedNamespace
+from podmgr.cli import app
+from podmgr.grammar import parse_value
+from podmgr.metrics import Health, Metrics, serve
+from podmgr.rules import PREFIX, annotation_values, bare_key
+from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml"]
+VERSIONS = ["1.30", "1.36"]  # an old one, and the one of k3s/run.sh
+
+Object = dict[str, Any]
+
+
+def objects(path: Path) -> list[Object]:
+    return [item for item in yaml.safe_load_all(path.read_text()) if item is not None]
+
+
+def annotated(item: Object) -> Iterator[Object]:
+    """The metadata of an object, and of the pods that it makes."""
+    yield item["metadata"]
+    template = item.get("spec", {}).get("template")
+    if template:
+        yield template["metadata"]
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+# The API server accepts them
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("path", [*EXAMPLES, *CLUSTER], ids=name)
+def test_every_object_fits_the_schema_of_its_kind(path: Path, version: str) -> None:
+    for item in objects(path):
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("hostNetwork", "hostNetworks"), ("maxUnavailable: 10%", "maxUnavailable: [10]"), ("- ALL", "- 7")],
+)
+def test_the_schema_notices_a_slip(old: str, new: str) -> None:
+    text = yaml.safe_dump(daemon_set())
+    assert old in text
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(yaml.safe_load(text.replace(old, new)), VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, *CLUSTER], ids=name)
+def test_selectors_select_the_pods_of_their_file(path: Path) -> None:
+    items = objects(path)
+    labels = [metadata.get("labels", {}) for item in items for metadata in annotated(item)]
+    for item in items:
+        spec = item.get("spec", {})
+        selector = spec.get("selector", {})
+        if item["kind"] == "Service":
+            assert any(selector.items() <= found.items() for found in labels)
+        elif "template" in spec:
+            assert selector["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_the_kustomization_names_files_that_are_there() -> None:
+    kustomization = yaml.safe_load((ROOT / "k3s/kustomization.yaml").read_text())
+    assert kustomization["kind"] == "Kustomization"
+    assert all((ROOT / "k3s" / resource).is_file() for resource in kustomization["resources"])
+
+
+# podmgr can read their rules
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, ROOT / "k3s/config.yml"], ids=name)
+def test_every_annotation_is_a_rule_that_podmgr_reads(path: Path) -> None:
+    read = 0
+    for item in objects(path):
+        for metadata in annotated(item):
+            annotations = metadata.get("annotations", {})
+            unknown = [key for key in annotations if not bare_key(key) and key != ENFORCE]
+            assert not unknown, "an example says nothing but rules"
+            for key, value in annotation_values(annotations):
+                read += len(parse_value(key, value))
+        if item["kind"] == "Namespace":
+            AnnotatedNamespace(item["metadata"]["name"], item["metadata"].get("annotations", {})).check()
+    assert read, "an example shows a rule"
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, *CLUSTER], ids=name)
+def test_no_rule_stands_where_podmgr_does_not_look(path: Path) -> None:
+    """Rules count on pods, pod templates, services and namespaces."""
+    for item in objects(path):
+        if item["kind"] not in ("Pod", "Service", "Namespace"):
+            annotations = item["metadata"].get("annotations", {})
+            assert not [key for key in annotations if bare_key(key) or key.startswith(PREFIX)]
+
+
+# The DaemonSet
+
+
+def daemon_set() -> Object:
+    (found,) = (item for item in objects(ROOT / "k3s/podmgr.yaml") if item["kind"] == "DaemonSet")
+    return found
+
+
+def pod() -> Object:
+    spec: Object = daemon_set()["spec"]["template"]["spec"]
+    return spec
+
+
+def container() -> Object:
+    (found,) = pod()["containers"]
+    return dict(found)
+
+
+def watch_options(*words: str) -> Object:
+    """What the command line makes of `podmgr watch WORDS`. Raises for what it does not know."""
+    command: Any = typer.main.get_command(app)
+    options: Object = command.commands["watch"].make_context("watch", list(words)).params
+    return options
+
+
+def test_it_may_look_at_what_carries_rules_and_tell_and_nothing_more() -> None:
+    (role,) = (item for item in objects(ROOT / "k3s/podmgr.yaml") if item["kind"] == "ClusterRole")
+    assert role["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["pods", "services", "namespaces"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+    ]
+
+
+def test_it_has_no_more_of_the_node_than_it_needs() -> None:
+    context = container()["securityContext"]
+    assert context["privileged"] is False
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert "SYS_ADMIN" not in context["capabilities"]["add"]
+    assert not any(pod().get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+    written = {mount["name"] for mount in container()["volumeMounts"] if not mount.get("readOnly")}
+    assert written == {"bpffs", "state"}
+
+
+def test_the_command_line_knows_its_arguments() -> None:
+    command, *words = container()["args"]
+    options = watch_options(*words)
+    assert command == "watch"
+    assert (options["keep"], options["log_format"]) == (True, "json")
+    (variable,) = (item for item in container()["env"] if item["name"] == "NODE_NAME")
+    assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+
+
+def test_paths_of_the_container_are_those_that_podmgr_uses() -> None:
+    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
+    on_the_node = {volume["name"]: volume["hostPath"]["path"] for volume in pod()["volumes"]}
+    (bpffs,) = (item["value"] for item in container()["env"] if item["name"] == "PODMGR_BPFFS")
+    assert mounts.keys() == on_the_node.keys()
+    assert mounts["state"] == on_the_node["state"] == str(DEFAULT_STATE_DIR)
+    assert mounts["programs"] == on_the_node["programs"] == str(DEFAULT_PROGRAM_DIR)
+    # So that podmgr on the node itself, where bpffs has another path, finds the same pins.
+    assert Path(on_the_node["bpffs"]) / Path(bpffs).relative_to(mounts["bpffs"]) == Settings().bpffs
+
+
+def test_its_probes_are_answered(tmp_path: Path) -> None:
+    health = Health(is_alive=lambda: True, is_ready=lambda: True)
+    settings = Settings(tmp_path, tmp_path / "bpffs")
+    port = serve(("127.0.0.1", 0), Metrics(settings), health)
+    for probe in (container()["livenessProbe"], container()["readinessProbe"]):
+        request = probe["httpGet"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{request['path']}") as answer:
+            assert answer.status == 200
+        (named,) = (item for item in container()["ports"] if item["name"] == request["port"])
+        _, *words = container()["args"]
+        assert watch_options(*words)["metrics_address"] == f":{named['containerPort']}"
+
+
+def test_its_image_is_the_one_that_the_container_file_makes() -> None:
+    image = container()["image"]
+    assert image == f"localhost/podmgr:{__version__}"
+    for path in ("k3s/podmgr.yaml", "k3s/Containerfile"):
+        named = re.findall(r"localhost/podmgr:[\w.]+", (ROOT / path).read_text())
+        assert named
+        assert set(named) == {image}
+
+
+def test_the_way_out_removes_keep_and_nothing_else() -> None:
+    """The JSON patch of the manifest's first comment names an argument by its place."""
+    text = (ROOT / "k3s/podmgr.yaml").read_text()
+    (patch,) = re.findall(r"-p '(\[.*\])'", text)
+    (step,) = yaml.safe_load(patch)
+    assert step["op"] == "remove"
+    found: Any = daemon_set()
+    for key in step["path"].strip("/").split("/"):
+        found = found[int(key) if key.isdigit() else key]
+    assert found == "--keep"
+
+
+def test_the_container_file_copies_what_the_wheel_is_made_of() -> None:
+    lines = (ROOT / "k3s/Containerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in shlex.split(line)[1:-1]}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "podmgr", "bpf", "examples"}
+    assert copied >= needed
+    assert all((ROOT / path).exists() for path in needed)
