@@ -1,0 +1,326 @@
+"""Wishes made concrete: what a standing wish keeps and gives up, and what a failure takes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr import desired
+from podmgr.annotations import CLI, SourcedRule, strength
+from podmgr.cgroups import Cgroup
+from podmgr.desired import Desired, Target, Wish
+from podmgr.errors import PodmgrError
+from podmgr.grammar import parse_rule_option
+from podmgr.plan import Attachment, PodRef, Selection
+from podmgr.rules import collision_key
+from podmgr.settings import Settings
+from tests.unit.samples import Script, attachment, said
+
+POD = PodRef("default", "web", "u-1")
+CGROUP = Cgroup(Path("/cgroups/7"), 7)
+TARGET = Target("pod/web", CGROUP, POD, counts_loopback=False)
+SLOW, FAST = "bandwidth=1 mbps egress", "bandwidth=100 mbps egress"
+LOSS = "loss=uniform egress 1%"
+NONE_SUCH = "ebpf-limit=no-such egress"
+
+
+def sourced(rule: str, source: str = "pod", *, is_enforced: bool = False) -> SourcedRule:
+    return SourcedRule(parse_rule_option(rule)[0], source, is_enforced)
+
+
+def present(rule: str, source: str) -> Attachment:
+    """A row of the ledger."""
+    direction = parse_rule_option(rule)[0].direction
+    return replace(attachment(rule, direction=direction, owner="u-1", program_id=5), source=source)
+
+
+def wish(*rules: SourcedRule, unreadable: Sequence[tuple[str, str]] = (), is_standing: bool = True) -> Wish:
+    return Wish(TARGET, rules, is_standing, frozenset(unreadable))
+
+
+def made(wished: Wish, *rows: Attachment, folder: Path = Path("/nonexistent")) -> Desired:
+    return Desired([wished], Settings(program_dir=folder), rows)
+
+
+def wanted(found: Desired) -> list[tuple[str, str]]:
+    return [(row.rule, row.source) for row in found.rows]
+
+
+# Rows
+
+
+def test_rule_becomes_a_row_of_its_target() -> None:
+    found = made(wish(sourced(SLOW, "service/front")))
+    (row,) = found.rows
+    (spec,) = found.specs.values()
+    assert (row.target, row.owner, row.pod, row.cgroup_id) == ("pod/web", "u-1", POD, 7)
+    assert (row.rule, row.kind, row.direction, row.source) == (SLOW, "bandwidth", "egress", "service/front")
+    assert (row.digest, row.object_digest, row.program_id) == (spec.rule_digest, spec.digest, None)
+    assert not spec.counts_loopback
+
+
+@pytest.mark.parametrize("is_standing", [True, False])
+def test_rows_are_in_the_order_of_the_chain(is_standing: bool) -> None:
+    found = made(wish(sourced(SLOW), sourced(LOSS), is_standing=is_standing))
+    assert wanted(found) == [(LOSS, "pod"), (SLOW, "pod")]
+
+
+def test_wish_that_is_not_standing_knows_nothing_of_what_is_there() -> None:
+    found = made(
+        wish(sourced(SLOW), unreadable=[("service/front", "loss")], is_standing=False),
+        present(FAST, CLI),
+        present(LOSS, "service/front"),
+    )
+    assert wanted(found) == [(SLOW, "pod")]
+
+
+# What a standing wish keeps
+
+
+def test_rules_that_are_not_wished_any_more_go() -> None:
+    assert wanted(made(wish(), present(SLOW, "pod"), present(LOSS, "service/front"))) == []
+
+
+def test_what_the_command_line_put_there_stays_beside_other_rules() -> None:
+    assert wanted(made(wish(sourced(SLOW)), present(LOSS, CLI))) == [(LOSS, CLI), (SLOW, "pod")]
+
+
+@pytest.mark.parametrize("source", ["pod", "service/front", "namespace/shop"])
+def test_what_the_command_line_put_there_stays_over_a_colliding_rule(source: str) -> None:
+    assert wanted(made(wish(sourced(SLOW, source)), present(FAST, CLI))) == [(FAST, CLI)]
+
+
+def test_same_rule_from_the_command_line_stays_the_command_lines() -> None:
+    assert wanted(made(wish(sourced(SLOW)), present(SLOW, CLI))) == [(SLOW, CLI)]
+
+
+def test_enforced_rule_holds_beside_the_command_lines() -> None:
+    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), present(FAST, CLI))
+    assert sorted(wanted(found)) == [(SLOW, "namespace/shop"), (FAST, CLI)]
+
+
+def test_enforced_rule_that_the_command_line_has_too_holds_once() -> None:
+    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), present(SLOW, CLI))
+    assert wanted(found) == [(SLOW, "namespace/shop")]
+
+
+def test_row_on_another_cgroup_does_not_matter() -> None:
+    elsewhere = replace(present(FAST, CLI), cgroup_id=8)
+    assert wanted(made(wish(sourced(SLOW)), elsewhere)) == [(SLOW, "pod")]
+
+
+def test_row_that_only_a_pin_tells_of_is_not_kept() -> None:
+    assert wanted(made(wish(sourced(SLOW)), replace(present(LOSS, CLI), rule=""))) == [(SLOW, "pod")]
+
+
+def test_key_that_cannot_be_read_leaves_in_force_what_it_was() -> None:
+    found = made(
+        wish(sourced(LOSS), unreadable=[("pod", "bandwidth")]), present(SLOW, "pod"), present(LOSS, "pod")
+    )
+    assert wanted(found) == [(LOSS, "pod"), (SLOW, "pod")]
+
+
+@pytest.mark.parametrize(
+    "unreadable", [("pod", "loss"), ("service/front", "bandwidth"), ("namespace/shop", "bandwidth")]
+)
+def test_other_keys_and_other_sources_are_not_kept_with_it(unreadable: tuple[str, str]) -> None:
+    assert wanted(made(wish(unreadable=[unreadable]), present(SLOW, "pod"))) == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "rival", "stays"),
+    [
+        ("pod", "service/front", True),
+        ("pod", "namespace/shop", True),
+        ("service/front", "namespace/shop", True),
+        ("service/front", "pod", False),
+        ("namespace/shop", "pod", False),
+        ("namespace/shop", "service/front", False),
+    ],
+)
+def test_what_is_kept_gives_way_to_a_stronger_rule_only(kept: str, rival: str, stays: bool) -> None:
+    found = made(
+        wish(sourced(SLOW, rival), unreadable=[(kept, "bandwidth")]),
+        present(FAST, kept),
+    )
+    assert wanted(found) == ([(FAST, kept)] if stays else [(SLOW, rival)])
+
+
+SOURCES = ["pod", "service/a", "service/b", "namespace/shop"]
+RULES = [
+    *(SLOW, FAST, LOSS, "bandwidth=1 mbps ingress", "loss=exponential egress 400"),
+    *("ebpf-limit=a egress", "ebpf-limit=a egress -DX=1", "ebpf-limit=b egress"),
+]
+WINNERS = st.lists(
+    st.builds(sourced, st.sampled_from(RULES), st.sampled_from(SOURCES)),
+    unique_by=lambda item: collision_key(item.rule),
+)
+ENFORCED = st.lists(
+    st.builds(lambda rule: sourced(rule, "namespace/shop", is_enforced=True), st.sampled_from(RULES)),
+    unique_by=lambda item: collision_key(item.rule),
+    max_size=2,
+)
+PRESENT = st.lists(
+    st.builds(present, st.sampled_from(RULES), st.sampled_from([CLI, *SOURCES])),
+    unique_by=lambda row: row.slot,
+)
+UNREADABLE = st.frozensets(
+    st.tuples(st.sampled_from(SOURCES), st.sampled_from(["bandwidth", "loss", "ebpf-limit"])), max_size=3
+)
+
+
+@given(WINNERS, ENFORCED, PRESENT, UNREADABLE)
+def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_else_collide(
+    winners: list[SourcedRule],
+    enforced: list[SourcedRule],
+    rows: list[Attachment],
+    unreadable: frozenset[tuple[str, str]],
+) -> None:
+    rules = [item for item in winners if item.rule not in [other.rule for other in enforced]] + enforced
+    merged = desired._merged(wish(*rules, unreadable=sorted(unreadable)), rows)
+    assert set(enforced) <= set(merged)
+    texts = [str(item.rule) for item in merged]
+    assert len(set(texts)) == len(texts)
+    assert {row.rule for row in rows if row.source == CLI} <= set(texts)
+    keys = [collision_key(item.rule) for item in merged if not item.is_enforced]
+    assert len(set(keys)) == len(keys)
+    wished = {str(item.rule) for item in rules}
+    kept = {
+        row.rule for row in rows if row.source == CLI or (row.source, row.rule.split("=")[0]) in unreadable
+    }
+    assert set(texts) <= wished | kept
+    for item in rules:  # a rule that is lost has lost to one that is not weaker
+        if item not in merged:
+            rivals = [other for other in merged if collision_key(other.rule) == collision_key(item.rule)]
+            assert any(strength(rival.source) >= strength(item.source) for rival in rivals)
+
+
+@given(WINNERS, PRESENT, UNREADABLE)
+def test_merging_with_what_came_of_it_changes_nothing(
+    winners: list[SourcedRule], rows: list[Attachment], unreadable: frozenset[tuple[str, str]]
+) -> None:
+    wished = wish(*winners, unreadable=sorted(unreadable))
+    once = desired._merged(wished, rows)
+    again = desired._merged(wished, [present(str(item.rule), item.source) for item in once])
+    assert set(again) == set(once)
+
+
+# Failures
+
+
+def test_rule_that_fails_leaves_the_others_of_a_standing_wish() -> None:
+    found = made(wish(sourced(NONE_SUCH), sourced(SLOW)))
+    assert wanted(found) == [(SLOW, "pod")]
+    ((target, rule, error),) = found.failures()
+    assert (target, rule) == (TARGET, NONE_SUCH)
+    assert error.message == "there is no program no-such"
+    assert not found.all_failed()
+    assert set(found.cgroup_ids) == {7}
+
+
+def test_rule_that_fails_takes_a_wish_that_is_not_standing_with_it() -> None:
+    found = made(wish(sourced(NONE_SUCH), sourced(SLOW), is_standing=False))
+    assert wanted(found) == []
+    assert [rule for _, rule, _ in found.failures()] == [NONE_SUCH]
+    assert found.all_failed()
+
+
+def test_rule_that_fails_leaves_in_force_what_it_would_replace_and_no_more() -> None:
+    found = made(wish(sourced(SLOW)))
+    found.fail(7, SLOW, PodmgrError("it failed"))
+    assert wanted(found) == []
+    assert not found.may_go(present(FAST, "pod"))
+    assert found.may_go(present(LOSS, "pod"))
+    assert found.may_go(present("bandwidth=1 mbps ingress", "pod"))
+    assert found.may_go(replace(present(FAST, "pod"), cgroup_id=8))
+
+
+def test_target_that_fails_keeps_all_that_it_has() -> None:
+    found = made(wish(sourced(SLOW), is_standing=False))
+    assert found.may_go(present(LOSS, "pod"))
+    found.fail(7, SLOW, PodmgrError("it failed"))
+    assert not found.may_go(present(LOSS, "pod"))
+
+
+def test_failure_without_a_rule_fails_the_whole_of_a_standing_wish() -> None:
+    found = made(wish(sourced(SLOW), sourced(LOSS)))
+    found.fail(7, "", PodmgrError("it failed"))
+    assert found.all_failed()
+    assert not found.may_go(present(LOSS, "pod"))
+
+
+@pytest.mark.parametrize("is_standing", [True, False])
+def test_first_failure_is_the_one_that_counts(is_standing: bool) -> None:
+    found = made(wish(sourced(SLOW), is_standing=is_standing))
+    rows = found.rows
+    found.fail_all([(rows[0], PodmgrError("first")), (rows[0], PodmgrError("second"))])
+    assert [error.message for _, _, error in found.failures()] == ["first"]
+
+
+def test_rules_of_a_standing_wish_fail_each_with_its_own_reason() -> None:
+    found = made(wish(sourced(SLOW), sourced(LOSS)))
+    found.fail_all([(row, PodmgrError(row.kind)) for row in found.rows])
+    assert sorted(error.message for _, _, error in found.failures()) == ["bandwidth", "loss"]
+    assert not found.all_failed()  # its old rules may still go
+
+
+def test_one_wish_that_fails_leaves_the_others() -> None:
+    other = replace(wish(sourced(SLOW)), target=replace(TARGET, cgroup=Cgroup(Path("/cgroups/8"), 8)))
+    found = Desired([wish(sourced(SLOW)), other], Settings(), [])
+    found.fail(7, "", PodmgrError("it failed"))
+    assert [row.cgroup_id for row in found.rows] == [8]
+    assert set(found.cgroup_ids) == {8}
+
+
+def test_pods_uid_stands_for_one_cgroup_only() -> None:
+    found = made(wish(sourced(SLOW)))
+    found.require_one_cgroup_each([present(LOSS, "pod"), attachment(owner="u-2", cgroup_id=9)])
+    assert not found.all_failed()
+    found.require_one_cgroup_each([replace(present(LOSS, "pod"), cgroup_id=8, cgroup_path="/cgroups/8")])
+    ((_, _, error),) = found.failures()
+    assert error.message == "the pod u-1 is already on /cgroups/8"
+    assert found.all_failed()
+
+
+# Departure times
+
+
+@pytest.mark.parametrize("is_standing", [True, False])
+def test_delay_on_ingress_fails_its_rule(is_standing: bool) -> None:
+    rule = "bandwidth=1 mbps ingress algorithm=edt"
+    found = made(wish(sourced(rule), sourced(LOSS), is_standing=is_standing))
+    found.require_fq(Script(said("")))
+    ((_, failed, error),) = found.failures()
+    assert failed == rule
+    assert "cannot delay what arrives" in error.message
+    assert wanted(found) == ([(LOSS, "pod")] if is_standing else [])
+
+
+def test_delay_without_fq_fails_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("podmgr.tc.interfaces_without_fq", lambda *_, **__: {"eth0": "noqueue"})
+    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt"), sourced(LOSS)))
+    found.require_fq(Script(said("")))
+    ((_, _, error),) = found.failures()
+    assert "is not the root qdisc of eth0 (noqueue)" in error.message
+    assert wanted(found) == [(LOSS, "pod")]
+
+
+def test_rules_that_delay_nothing_ask_for_no_qdisc() -> None:
+    runner = Script(said("", code=1))
+    found = made(wish(sourced(SLOW), sourced(LOSS)))
+    found.require_fq(runner)
+    assert runner.calls == []
+    assert not found.failures()
+
+
+# Targets
+
+
+def test_target_selects_by_cgroup_and_by_owner() -> None:
+    assert TARGET.selection == Selection(frozenset({7}), frozenset({"u-1"}))
+    assert Target("cgroup/x", CGROUP).selection == Selection(frozenset({7}), frozenset({"7"}))
