@@ -1,0 +1,128 @@
+"""The log of `watch`: whole lines, readable by people or by machines, and never a reason to stop."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr.journal import Journal, LogFormat
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def line(form: LogFormat, message: str, **fields: object) -> str:
+    stream = io.StringIO()
+    Journal(form, stream).info(message, **fields)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_text_has_time_level_and_message(level: str) -> None:
+    stream = io.StringIO()
+    getattr(Journal(LogFormat.TEXT, stream), level)("all is well")
+    assert re.fullmatch(rf"{TIME} {level:7} all is well\n", stream.getvalue())
+
+
+def test_text_names_the_pod_and_no_other_field() -> None:
+    text = line(LogFormat.TEXT, "attached", namespace="shop", pod="web-1", uid="u-1", program_id=7)
+    assert re.fullmatch(rf"{TIME} info    shop/web-1: attached\n", text)
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_json_has_all_fields(level: str) -> None:
+    stream = io.StringIO()
+    getattr(Journal(LogFormat.JSON, stream), level)("attached", pod="web-1", program_id=7, path=Path("/x"))
+    content = json.loads(stream.getvalue())
+    assert re.fullmatch(TIME, content.pop("time"))
+    assert content == {
+        "level": level,
+        "message": "attached",
+        "pod": "web-1",
+        "program_id": 7,
+        "path": "/x",
+    }
+
+
+def test_time_is_utc_now() -> None:
+    said = datetime.fromisoformat(json.loads(line(LogFormat.JSON, "x"))["time"])
+    assert abs(datetime.now(UTC) - said) < timedelta(seconds=10)
+
+
+@given(st.text(), st.text(), st.sampled_from(LogFormat))
+def test_whatever_is_said_is_one_line_without_escape_sequences(
+    message: str, pod: str, form: LogFormat
+) -> None:
+    text = line(form, message, namespace="shop", pod=pod)
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+
+
+@given(st.text(), st.text())
+def test_json_gives_back_what_was_said(message: str, value: str) -> None:
+    content = json.loads(line(LogFormat.JSON, message, value=value))
+    assert (content["message"], content["value"]) == (message, value)
+
+
+def test_lines_of_many_threads_are_whole() -> None:
+    class Hasty(io.StringIO):
+        """Gives other threads their chance in the middle of a line."""
+
+        def write(self, text: str) -> int:
+            for part in (text[:20], text[20:]):
+                super().write(part)
+                time.sleep(0.0001)
+            return len(text)
+
+    stream = Hasty()
+    journal = Journal(LogFormat.JSON, stream)
+
+    def say(name: str) -> None:
+        for step in range(20):
+            journal.info(name, step=step)
+
+    threads = [threading.Thread(target=say, args=(name,)) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [json.loads(text) for text in stream.getvalue().splitlines()]
+    for name in "abcdef":
+        assert [item["step"] for item in found if item["message"] == name] == list(range(20))
+
+
+def test_line_is_out_at_once() -> None:
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        Journal(LogFormat.TEXT, stream).info("hello")
+        assert os.read(read, 1000).endswith(b"hello\n")
+    os.close(read)
+
+
+def test_reader_that_has_gone_stops_nothing() -> None:
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    stream = Broken()
+    journal = Journal(LogFormat.TEXT, stream)
+    journal.info("one")
+    journal.error("two")
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_without_a_stream_it_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(LogFormat.TEXT).warning("careful")
+    captured = capsys.readouterr()
+    assert "careful" in captured.err
+    assert captured.out == ""
