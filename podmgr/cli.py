@@ -243,7 +243,7 @@ def list_(
         print(document(attachments_document(observed), output), end="")
     elif observed:
         print(attachments_table(observed, wide=output is Format.WIDE), end="")
-    else:
+    elif not failed:
         _report("nothing is attached")
     if unknown:
         _report(f"{unknown} pins are not in the ledger, left by a crash; podmgr clean removes them")
@@ -532,8 +532,14 @@ def _print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: boo
 def _print_errors(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
-            namespace = f" in {outcome.pod.namespace}" if outcome.pod and outcome.pod.uid else ""
-            sys.stderr.write(error_text(outcome.error, where=f"{printable(outcome.target + namespace)}: "))
+            sys.stderr.write(error_text(outcome.error, where=_where(outcome)))
+
+
+def _where(outcome: Outcome) -> str:
+    """What an error is about; its own text may say so already."""
+    namespace = f" in {outcome.pod.namespace}" if outcome.pod and outcome.pod.uid else ""
+    says_so = outcome.error is not None and outcome.target in outcome.error.message
+    return "" if says_so else f"{printable(outcome.target + namespace)}: "
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:

@@ -7,6 +7,7 @@ this node are wished anything.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -55,13 +56,17 @@ class ClusterWishes:
         node = find_node(self.api, self.node)
         found = self._wait(names, node)
         outcomes = [Outcome(name, "", Action.FAILED, None, error) for name, error in found.waiting.items()]
-        for pod in found.elsewhere.values():
-            self.report(f"pod/{pod.ref.name} in {pod.ref.namespace} is on node {pod.node}: run podmgr there")
-            outcomes.append(Outcome(f"pod/{pod.ref.name}", "", Action.SKIPPED, pod=pod.ref))
+        for other, count in Counter(pod.node for pod in found.elsewhere.values()).items():
+            self.report(f"{count} {'pod is' if count == 1 else 'pods are'} on node {other}: run podmgr there")
+        outcomes += [
+            Outcome(f"pod/{pod.ref.name}", "", Action.SKIPPED, pod=pod.ref)
+            for pod in found.elsewhere.values()
+        ]
         wishes, failed = self._wishes(found, rules)
         if not wishes and not failed and not outcomes:
+            what = f"no pod of {', '.join(names)}" if names else "no pod that is selected"
             raise PodmgrError(
-                f"no pod of {', '.join(names) or 'this selection'} has a rule",
+                f"{what} has a rule",
                 tip='annotate the pod or its service: bandwidth: "10 mbps egress"; or give --rule',
             )
         return wishes, outcomes + failed

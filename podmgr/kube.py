@@ -270,8 +270,9 @@ class Api:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = str(getattr(error, "reason", None) or error)
+        plain = re.search(r"\[Errno -?\d+\] ([^')]+)", reason)  # behind what the HTTP library adds
         return UnreachableError(
-            f"the API server {self.server} cannot be reached: {reason.rpartition('>: ')[2]}",
+            f"the API server {self.server} cannot be reached: {plain[1] if plain else reason}",
             tip="kubectl cluster-info; see --kubeconfig and --context",
         )
 

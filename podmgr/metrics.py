@@ -141,6 +141,12 @@ def serve(address: tuple[str, int], metrics: Metrics, health: Health) -> int:
         daemon_threads = True
         address_family = socket.AF_INET6 if is_v6 else socket.AF_INET
 
+        def server_bind(self) -> None:
+            """As inherited, but the own name is not asked of DNS, which may let us wait."""
+            socketserver.TCPServer.server_bind(self)
+            self.server_name, self.server_port = address[0], self.server_address[1]
+            self.setup_environ()
+
     try:
         server = make_server(*address, answer, server_class=Server, handler_class=_Silent)
     except OSError as error:

@@ -89,7 +89,7 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
     _require_sight(settings)
     rows = ledger.read(settings.state_dir)
     observed = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
         active = is_attached(row)
         counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
         observed.append(Observed(row, active, counters))

@@ -130,7 +130,7 @@ def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
 
 def _pods_table(outcomes: Sequence[Outcome], suffix: str) -> str:
     rows = [["NAMESPACE", "TARGET", "RULE", "SOURCE", "RESULT"]]
-    for outcome in outcomes:
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.place):
         namespace = outcome.pod.namespace if outcome.pod else "-"
         cells = [namespace, outcome.target, outcome.rule or "-", outcome.source or "-"]
         rows.append([*map(printable, cells), f"{outcome.action}{suffix}"])
