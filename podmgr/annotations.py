@@ -79,13 +79,15 @@ class AnnotatedNamespace:
 class PodRules:
     """The rules that hold, what could not be read, and what was overruled (one line each).
 
-    `unreadable` names by (source, bare key) where rules may be that could not be read.
+    `unreadable` names by (source, bare key) where rules may be that could not be read,
+    `enforcing` the sources whose rules hold beside all others.
     """
 
     rules: tuple[SourcedRule, ...]
     errors: tuple[RuleError, ...]
     warnings: tuple[str, ...]
     unreadable: frozenset[tuple[str, str]] = frozenset()
+    enforcing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def rules_of_pod(
             namespace.check()
         except RuleError as error:
             errors.append(error.on(f"namespace/{namespace.name}"))
-    for layer in _layers(name, annotations, labels, services, namespace):
+    layers = list(_layers(name, annotations, labels, services, namespace))
+    for layer in layers:
         for key, value in annotation_values(layer.annotations):
             try:
                 rules = parse_value(key, value)
@@ -131,7 +134,13 @@ def rules_of_pod(
                     loser = f"{layer.where}: '{rule}'"
                     warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
     others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
-    return PodRules((*others, *enforced.values()), tuple(errors), tuple(warnings), frozenset(unreadable))
+    return PodRules(
+        (*others, *enforced.values()),
+        tuple(errors),
+        tuple(warnings),
+        frozenset(unreadable),
+        frozenset(layer.source for layer in layers if not layer.may_be_beaten),
+    )
 
 
 def _layers(

@@ -48,13 +48,14 @@ class Wish:
     its rules is done by itself; one that fails leaves in force what it would have replaced.
     So does a key that cannot be read (`unreadable`, by source and bare key). What the command
     line put on the target stays, over colliding rules, but for those of a namespace that
-    enforces them.
+    enforces them (`enforcing`, by source).
     """
 
     target: Target
     rules: tuple[SourcedRule, ...]
     is_standing: bool = False
     unreadable: frozenset[tuple[str, str]] = frozenset()
+    enforcing: frozenset[str] = frozenset()
 
 
 class Desired:
@@ -155,6 +156,10 @@ def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
             continue
         rule = parse_rule_option(row.rule)[0]
         if row.source != CLI and (row.source, rule.key) not in wish.unreadable:
+            continue
+        if row.source in wish.enforcing:
+            rules = [item for item in rules if item.rule != rule]
+            rules.append(SourcedRule(rule, row.source, is_enforced=True))
             continue
         key = collision_key(rule)
         rivals = [item for item in rules if collision_key(item.rule) == key and not item.is_enforced]

@@ -198,7 +198,7 @@ class PodSync:
 
 def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
     target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
-    return Wish(target, rules.rules, is_standing=True, unreadable=rules.unreadable)
+    return Wish(target, rules.rules, is_standing=True, unreadable=rules.unreadable, enforcing=rules.enforcing)
 
 
 def _names(pod: PodRef) -> dict[str, str]:

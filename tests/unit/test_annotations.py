@@ -281,6 +281,13 @@ def test_what_can_be_read_leaves_nothing_unreadable() -> None:
     assert pod({"bandwidth": "1 mbps egress"}, namespace={ENFORCE: "true"}).unreadable == frozenset()
 
 
+@pytest.mark.parametrize(("value", "enforcing"), [("true", {"namespace/shop"}), ("false", set())])
+def test_a_namespace_that_enforces_is_named_also_when_its_rules_cannot_be_read(
+    value: str, enforcing: set[str]
+) -> None:
+    assert pod({}, namespace={ENFORCE: value, "bandwidth": "nonsense"}).enforcing == enforcing
+
+
 # Strength
 
 

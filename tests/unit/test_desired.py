@@ -151,6 +151,21 @@ def test_what_is_kept_gives_way_to_a_stronger_rule_only(kept: str, rival: str, s
     assert wanted(found) == ([(FAST, kept)] if stays else [(SLOW, rival)])
 
 
+@pytest.mark.parametrize(
+    "others", [[], [sourced(FAST)], [sourced(SLOW)], [sourced(FAST, "service/front"), sourced(LOSS)]]
+)
+def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_all_others(others: list[SourcedRule]) -> None:
+    wished = Wish(
+        TARGET,
+        tuple(others),
+        is_standing=True,
+        unreadable=frozenset({("namespace/shop", "bandwidth")}),
+        enforcing=frozenset({"namespace/shop"}),
+    )
+    expected = {(str(item.rule), item.source) for item in others if str(item.rule) != SLOW}
+    assert set(wanted(made(wished, present(SLOW, "namespace/shop")))) == expected | {(SLOW, "namespace/shop")}
+
+
 SOURCES = ["pod", "service/a", "service/b", "namespace/shop"]
 RULES = [
     *(SLOW, FAST, LOSS, "bandwidth=1 mbps ingress", "loss=exponential egress 400"),
