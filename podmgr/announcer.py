@@ -68,8 +68,9 @@ class Announcer:
                 waiting.message, waiting.last, waiting.count = message, now, waiting.count + 1
             elif len(self._waiting) < _MAX_WAITING:
                 self._waiting[key] = _Notice(pod, reason, message, is_warning, now, now)
-            if reason != "RuleFailed":
-                self._said.pop((pod.uid, "RuleFailed"), None)
+            if not is_warning:  # something has changed: what was said before may be so anew
+                for other in [other for other in self._said if other[0] == pod.uid]:
+                    del self._said[other]
             self._said[key] = (message, self.clock())
             self._changed.notify()
 
