@@ -78,8 +78,8 @@ def test_outcomes_of_pods_are_a_table() -> None:
     skipped = Outcome("pod/far", "", Action.SKIPPED, pod=PodRef("shop", "far", "u-2"))
     assert outcomes_text([pod, skipped, OUTCOMES[1]], dry_run=True) == (
         "NAMESPACE   TARGET    RULE                     SOURCE   RESULT\n"
-        "shop        pod/web   loss=uniform egress 1%   pod      attached (dry run)\n"
         "shop        pod/far   -                        -        skipped (dry run)\n"
+        "shop        pod/web   loss=uniform egress 1%   pod      attached (dry run)\n"
     )
 
 
