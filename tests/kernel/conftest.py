@@ -23,7 +23,7 @@ from podmgr.settings import Settings
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def _why_not_here() -> str | None:
+def why_not_here() -> str | None:
     """Why kernel tests cannot run, found out by looking at what hangs on the cgroup root."""
     try:
         root = cgroups.find_root(None)
@@ -38,7 +38,7 @@ def _why_not_here() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    why = _why_not_here()
+    why = why_not_here()
     if why is not None:
         for item in items:
             if "tests/kernel" in item.path.as_posix():

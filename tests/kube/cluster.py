@@ -1,0 +1,341 @@
+"""Clusters in which `podmgr watch` is tested: a simulated one, or a real one.
+
+In the simulated one this machine is the node, the API server is in this process, and the test is
+kubelet: a pod is an object in the API server, and a cgroup with a process in it. In a real one
+this machine must be a node of it; pods are asked for and waited for. What both can do is in
+`Cluster`: enough for the tests that run in both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from podmgr import cgroups
+from podmgr.cgroups import Cgroup
+from podmgr.reconcile import Observed, observe
+from podmgr.rules import Direction
+from podmgr.settings import Settings
+from tests.kernel.conftest import attached
+from tests.kube import objects
+from tests.kube.apiserver import ApiServer
+from tests.kube.store import Obj
+
+NODE = "node-1"
+SECONDS = 20.0  # for what should come at once: the machine may be busy
+REAL_SECONDS = 120.0  # for a real cluster to start or end a pod
+
+T = TypeVar("T")
+Annotations = Mapping[str, str | None]
+
+
+def eventually(
+    check: Callable[[], T], *, seconds: float = SECONDS, why: Callable[[], object] = lambda: ""
+) -> T:
+    """What `check` gives as soon as that is true; fails, saying why, if it never is."""
+    deadline = time.monotonic() + seconds
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s: {why()}"
+        time.sleep(0.005)
+    return value
+
+
+@dataclass
+class RunningPod:
+    """A pod, and where it is on this machine. `cgroup` None: kubelet has not made it yet."""
+
+    namespace: str
+    name: str
+    uid: str
+    cgroup: Cgroup | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def place(self) -> Cgroup:
+        """The cgroup that it has."""
+        assert self.cgroup is not None
+        return self.cgroup
+
+    def programs(self, direction: Direction | None = None) -> tuple[int, ...]:
+        """The ids of the programs on it, of one direction or both, as the kernel has them."""
+        directions = Direction if direction is None else [direction]
+        return tuple(id for direction in directions for id in attached(self.place, direction))
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command as a process of the pod; what it printed."""
+        join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(_container(self) / "cgroup.procs")]
+        return subprocess.run([*join, *argv], capture_output=True, text=True, check=True).stdout
+
+
+class Cluster(ABC):
+    """A cluster of which this machine is a node. Objects are made in one namespace of it."""
+
+    def __init__(self, settings: Settings, kubeconfig: Path, node: str, namespace: str) -> None:
+        self.settings = settings
+        self.kubeconfig = kubeconfig
+        self.node = node
+        self.namespace = namespace
+
+    @abstractmethod
+    def pod(
+        self,
+        name: str = "web",
+        *,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> RunningPod:
+        """A pod that runs on this machine."""
+
+    @abstractmethod
+    def service(
+        self, name: str, selector: Mapping[str, str], annotations: Mapping[str, str] | None = None
+    ) -> None:
+        """A service."""
+
+    @abstractmethod
+    def patch(self, resource: str, name: str, patch: Obj) -> None:
+        """A JSON merge patch on a pod, service or namespace."""
+
+    @abstractmethod
+    def delete(self, resource: str, name: str) -> None:
+        """Delete a pod or service; a pod's processes and cgroup end with it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove all that was made."""
+
+    def annotate(self, resource: str, name: str, annotations: Annotations | None) -> None:
+        """Set annotations; None removes one, or all."""
+        self.patch(resource, name, {"metadata": {"annotations": annotations}})
+
+    def observed(self, pod: RunningPod) -> list[Observed]:
+        """What `list` shows of a pod."""
+        rows, _ = observe(self.settings)
+        return [item for item in rows if item.attachment.owner == pod.uid]
+
+    def rules(self, pod: RunningPod) -> dict[str, str]:
+        """The rules in force on a pod, as `list` has them, with their sources."""
+        return {item.attachment.rule: item.attachment.source for item in self.observed(pod) if item.is_active}
+
+    def settles(self, pod: RunningPod, rules: Mapping[str, str] | None = None) -> None:
+        """Wait until exactly these rules, by source, are on a pod, and the kernel has no other program."""
+        wanted = dict(rules or {})
+        eventually(
+            lambda: self.rules(pod) == wanted and len(pod.programs()) == len(wanted),
+            why=lambda: f"{pod.name} has {self.rules(pod)} and programs {pod.programs()}, not {wanted}",
+        )
+
+
+class Simulated(Cluster):
+    """An API server in this process. What it lacks is reached through `api`.
+
+    `folder` is where its kubeconfig goes; its pods are below the settings' cgroup root.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, namespace: str = "default") -> None:
+        self.api = ApiServer()
+        self.api.create(objects.node(NODE))
+        self._pods: list[RunningPod] = []
+        super().__init__(settings, self.api.write_kubeconfig(folder / "kubeconfig"), NODE, namespace)
+        self.api.create(objects.namespace(namespace))
+
+    def pod(
+        self,
+        name: str = "web",
+        *,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        uid: str | None = None,
+        called: str | None = None,
+        is_running: bool = True,
+        **more: Any,
+    ) -> RunningPod:
+        """A pod with a cgroup called after its UID, or `called` so; `more` as `objects.pod` takes it."""
+        pod = RunningPod(self.namespace, name, uid or str(uuid.uuid4()))
+        if is_running:
+            self.start(pod, called)
+        self.api.create(
+            objects.pod(
+                name,
+                self.namespace,
+                uid=pod.uid,
+                labels=dict(labels or {}),
+                annotations=dict(annotations or {}),
+                **more,
+            )
+        )
+        return pod
+
+    def start(self, pod: RunningPod, called: str | None = None) -> None:
+        """Make the pod's cgroup, and a container's in it, with a process."""
+        assert self.settings.cgroup_root is not None
+        parent = self.settings.cgroup_root / "kubepods"
+        parent.mkdir(exist_ok=True)
+        pod.cgroup = cgroups.create(parent, called or f"pod{pod.uid}")
+        self._pods.append(pod)
+        self.start_container(pod)
+
+    def start_container(self, pod: RunningPod) -> None:
+        """As at the start, and when kubelet starts it again: a new cgroup below the pod's."""
+        container = cgroups.create(pod.place.path, f"container-{len(pod.processes)}")
+        process = subprocess.Popen(["sleep", "1000"])
+        pod.processes.append(process)
+        cgroups.join(container, process.pid)
+
+    def end(self, pod: RunningPod) -> None:
+        """The pod's processes and its cgroup are gone."""
+        for process in pod.processes:
+            process.kill()
+            process.wait()
+        if pod.cgroup is not None:
+            cgroups.kill(pod.cgroup)
+            cgroups.remove(pod.cgroup)
+        with suppress(ValueError):
+            self._pods.remove(pod)
+
+    def service(
+        self,
+        name: str,
+        selector: Mapping[str, str],
+        annotations: Mapping[str, str] | None = None,
+        created: str | None = None,
+    ) -> None:
+        self.api.create(
+            objects.service(
+                name,
+                self.namespace,
+                selector=dict(selector),
+                annotations=dict(annotations or {}),
+                created=created,
+            )
+        )
+
+    def patch(self, resource: str, name: str, patch: Obj) -> None:
+        self.api.patch(resource, self.namespace, name, patch)
+
+    def delete(self, resource: str, name: str) -> None:
+        self.api.delete(resource, self.namespace, name)
+        if resource == "pods":
+            for pod in [pod for pod in self._pods if (pod.namespace, pod.name) == (self.namespace, name)]:
+                self.end(pod)
+
+    def events(self, pod: RunningPod) -> list[tuple[str, str]]:
+        """Reason and message of the Events that were posted on a pod, in their order."""
+        return [
+            (event["reason"], event["message"])
+            for event in self.api.events()
+            if event["involvedObject"]["uid"] == pod.uid
+        ]
+
+    def use_namespace(self, name: str, annotations: Mapping[str, str] | None = None) -> None:
+        """Make a namespace, where objects are made from now on."""
+        self.api.create(objects.namespace(name, annotations=dict(annotations or {})))
+        self.namespace = name
+
+    def clear(self) -> None:
+        """Delete all pods and services, and end the pods."""
+        for resource in ("services", "pods"):
+            for namespace, name in list(self.api.objects[resource]):
+                self.api.delete(resource, namespace, name)
+        for pod in list(self._pods):
+            self.end(pod)
+
+    def close(self) -> None:
+        self.api.close()
+        for pod in list(self._pods):
+            self.end(pod)
+        assert self.settings.cgroup_root is not None
+        with suppress(FileNotFoundError):
+            (self.settings.cgroup_root / "kubepods").rmdir()
+
+
+class Real(Cluster):
+    """A cluster that is there already. Makes a namespace, and removes it with all that is in it.
+
+    The user of the kubeconfig must have the right to do so, and for the rest what podmgr needs.
+    """
+
+    def __init__(self, settings: Settings, kubeconfig: Path, node: str, image: str) -> None:
+        config: Any = importlib.import_module("kubernetes.config")  # it has no types
+        client: Any = importlib.import_module("kubernetes.client")
+        self._core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+        self._image = image
+        super().__init__(settings, kubeconfig, node, f"podmgr-test-{os.getpid()}")
+        self._core.create_namespace({"metadata": {"name": self.namespace}})
+
+    def pod(
+        self,
+        name: str = "web",
+        *,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> RunningPod:
+        made = self._core.create_namespaced_pod(
+            self.namespace,
+            {
+                "metadata": {
+                    "name": name,
+                    "labels": dict(labels or {}),
+                    "annotations": dict(annotations or {}),
+                },
+                "spec": {
+                    "nodeName": self.node,
+                    "containers": [{"name": "web", "image": self._image}],
+                    "terminationGracePeriodSeconds": 1,
+                    "tolerations": [{"operator": "Exists"}],
+                },
+            },
+        )
+        pod = RunningPod(self.namespace, name, str(made.metadata.uid))
+        root = cgroups.find_root(self.settings.cgroup_root)
+        pod.cgroup = eventually(lambda: cgroups.pods(root).get(pod.uid), seconds=REAL_SECONDS)
+        return pod
+
+    def service(
+        self, name: str, selector: Mapping[str, str], annotations: Mapping[str, str] | None = None
+    ) -> None:
+        self._core.create_namespaced_service(
+            self.namespace,
+            {
+                "metadata": {"name": name, "annotations": dict(annotations or {})},
+                "spec": {"selector": dict(selector), "ports": [{"port": 80}]},
+            },
+        )
+
+    def patch(self, resource: str, name: str, patch: Obj) -> None:
+        if resource == "namespaces":
+            self._core.patch_namespace(name, patch)
+        elif resource == "services":
+            self._core.patch_namespaced_service(name, self.namespace, patch)
+        else:
+            self._core.patch_namespaced_pod(name, self.namespace, patch)
+
+    def delete(self, resource: str, name: str) -> None:
+        if resource == "services":
+            self._core.delete_namespaced_service(name, self.namespace)
+        else:
+            self._core.delete_namespaced_pod(name, self.namespace)
+
+    def close(self) -> None:
+        self._core.delete_namespace(self.namespace)
+
+
+def _container(pod: RunningPod) -> Path:
+    """The cgroup of the pod's container of today."""
+    return pod.place.path / f"container-{len(pod.processes) - 1}"
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log of --log-format json; a half-written last one is left out."""
+    text = log.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

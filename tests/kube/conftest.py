@@ -1,0 +1,178 @@
+"""`podmgr watch` against the tests' API server, with real cgroups and real programs.
+
+    PODMGR_TEST_KUBECONFIG=~/.kube/config pytest tests/kube
+
+runs the tests that use `cluster` on a real cluster, of which this machine must be a node. They
+make a namespace, pods and services there, and remove them. No other podmgr may watch this node.
+PODMGR_TEST_NODE is the node's name (default: the host's name, or the only node),
+PODMGR_TEST_IMAGE what the pods run (default: registry.k8s.io/pause:3.10). All other tests use
+the API server of `tests.kube.apiserver`, always.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podmgr import cgroups
+from podmgr.kube import Access, Api, find_node
+from podmgr.reconcile import observe
+from podmgr.settings import Settings
+from tests.kernel.conftest import EXAMPLES, Cli, settings, why_not_here
+from tests.kube.apiserver import ApiServer
+from tests.kube.cluster import Cluster, Real, RunningPod, Simulated, eventually
+from tests.kube.watching import Watching, assert_all_gone, environment_of
+
+__all__ = ["settings"]  # a fixture of the kernel's tests, on the cgroup root of these
+
+_KUBECONFIG = "PODMGR_TEST_KUBECONFIG"
+_IMAGE = "registry.k8s.io/pause:3.10"
+
+_NEED_KERNEL = {"settings", "shared", "cluster"}
+
+Watch = Callable[..., Watching]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    why = why_not_here()
+    if why is not None:
+        for item in items:
+            if "tests/kube" in item.path.as_posix() and _NEED_KERNEL & set(getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture
+def cgroup_root() -> Iterator[Path]:
+    """A cgroup that stands for the mount; the test leaves it empty."""
+    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-{os.getpid()}")
+    yield root.path
+    cgroups.kill(root)
+    cgroups.remove(root)
+
+
+@pytest.fixture
+def simulated(settings: Settings, tmp_path: Path) -> Iterator[Simulated]:
+    """A cluster of this test's own."""
+    cluster = Simulated(settings, tmp_path)
+    cluster.api.start()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def api(simulated: Simulated) -> ApiServer:
+    """Its API server, with a namespace `default` and a node."""
+    return simulated.api
+
+
+@pytest.fixture
+def cluster_pod(simulated: Simulated) -> Callable[..., RunningPod]:
+    """Makes pods in it: a cgroup `kubepods/pod<uid>` with a process, and the Pod object."""
+    return simulated.pod
+
+
+@pytest.fixture
+def watching(simulated: Simulated, tmp_path: Path) -> Iterator[Watch]:
+    """Starts `podmgr watch` and waits until all is in order, unless `waits` is False.
+
+    At the end what still runs is stopped, and nothing must be left.
+    """
+    watches: list[Watching] = []
+
+    def start(*words: str, waits: bool = True, **options: Any) -> Watching:
+        watch = Watching(simulated, tmp_path / f"log-{len(watches)}", *words, **options)
+        watches.append(watch)
+        if waits:
+            watch.is_in_order()
+        return watch
+
+    yield start
+    _end(watches)
+
+
+def _end(watches: Sequence[Watching]) -> None:
+    """Stop them, and see that nothing is left but what was meant to be."""
+    codes = [watch.stop() for watch in watches if watch.process.poll() is None]
+    assert set(codes) <= {0}, [watch.tail() for watch in watches]
+    if watches and (watches[-1].keeps_rules or watches[-1].process.returncode not in (0, 1)):
+        Cli(watches[-1].settings)("clean")
+    assert not [line for watch in watches for line in watch.lines if "bug" in line]
+    assert_all_gone(watches)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulated, Watching]]:
+    """A cluster and a watch of it that go on over many tests: a start takes over a second."""
+    folder = tmp_path_factory.mktemp("shared")
+    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-shared-{os.getpid()}")
+    settings = Settings(
+        folder / "state",
+        Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-shared"),
+        cgroup_root=root.path,
+        program_dir=EXAMPLES,
+        trusts_invoker=True,
+    )
+    cluster = Simulated(settings, folder)
+    cluster.api.start()
+    watch = Watching(cluster, folder / "log", "--resync", "1h", "--metrics-address", "127.0.0.1:0")
+    try:
+        watch.is_in_order()
+        yield cluster, watch
+        _end([watch])
+    finally:
+        watch.kill()
+        cluster.close()
+        cgroups.kill(root)
+        cgroups.remove(root)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def watched(shared: tuple[Simulated, Watching], monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulated]:
+    """The shared cluster, in a namespace of this test's own, which is empty again afterwards."""
+    cluster, watch = shared
+    for name, value in environment_of(cluster.settings).items():
+        monkeypatch.setenv(name, value)
+    cluster.use_namespace(f"test-{next(_numbers)}")
+    yield cluster
+    cluster.clear()
+    assert watch.process.poll() is None, watch.tail()
+    eventually(lambda: not observe(cluster.settings)[0], why=watch.tail)
+
+
+@pytest.fixture
+def watch(shared: tuple[Simulated, Watching]) -> Watching:
+    """The watch of the shared cluster."""
+    return shared[1]
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of PODMGR_TEST_KUBECONFIG, with a watch of it."""
+    kubeconfig = Path(os.environ[_KUBECONFIG]).expanduser()
+    folder = tmp_path_factory.mktemp("real")
+    settings = Settings(folder / "state", Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-real"))
+    node = find_node(Api(Access(str(kubeconfig))), os.environ.get("PODMGR_TEST_NODE"))
+    cluster = Real(settings, kubeconfig, node, os.environ.get("PODMGR_TEST_IMAGE", _IMAGE))
+    watch = Watching(cluster, folder / "log")
+    try:
+        watch.is_in_order()
+        yield cluster
+        _end([watch])
+    finally:
+        watch.kill()
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """A cluster with a watch of it: the real one if there is one, else the simulated one."""
+    cluster: Cluster = request.getfixturevalue("real" if os.environ.get(_KUBECONFIG) else "watched")
+    return cluster
