@@ -147,6 +147,9 @@ def serve(address: tuple[str, int], metrics: Metrics, health: Health) -> int:
             self.server_name, self.server_port = address[0], self.server_address[1]
             self.setup_environ()
 
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that hangs up is nothing to tell."""
+
     try:
         server = make_server(*address, answer, server_class=Server, handler_class=_Silent)
     except OSError as error:
