@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from pytest_mock import MockerFixture
 
 from podmgr import cgroups
-from podmgr.cgroups import Cgroup
+from podmgr.cgroups import Cgroup, PodIndex
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
@@ -307,3 +309,102 @@ def test_cgroup_that_cannot_be_removed_is_an_error(
     mocker.patch("podmgr.cgroups.os.rmdir", side_effect=OSError(number, os.strerror(number)))
     with pytest.raises(PodmgrError, match=f"cannot remove cgroup .*: {os.strerror(number)}"):
         cgroups.remove(at(root / "kubepods"))
+
+
+# The index of pods
+
+OTHER_UID = "11111111-50e1-452e-91c0-7dfcee8503e9"
+
+
+def pod_directory(
+    root: Path, uid: str = UID, *, below: str = "kubepods", is_populated: bool = True
+) -> Cgroup:
+    """A pod's directory as it is in a tree with the cgroupfs driver."""
+    made = directory(root / below / f"pod{uid}")
+    (made / "cgroup.events").write_text(f"populated {int(is_populated)}\nfrozen 0\n")
+    return at(made)
+
+
+@pytest.fixture
+def tree(root: Path, mocker: MockerFixture) -> Path:
+    """An empty tree. Its inode numbers may be those of real cgroups, so none is looked for by number."""
+    mocker.patch("podmgr.cgroups._open_by_id", return_value=None)
+    shutil.rmtree(root / f"kubepods/pod{UID}")
+    return root
+
+
+@pytest.fixture
+def listings(mocker: MockerFixture) -> MagicMock:
+    """Counts how often the tree is walked."""
+    spy: MagicMock = mocker.patch("podmgr.cgroups.pods", side_effect=cgroups.pods)
+    return spy
+
+
+def test_pods_are_found_in_the_order_in_which_they_are_asked_for(tree: Path) -> None:
+    one, other = pod_directory(tree), pod_directory(tree, OTHER_UID, below="kubepods/burstable")
+    index = PodIndex(tree)
+    assert index.find([(OTHER_UID,), (UID,)]) == [other, one]
+    assert index.find([(UID,), ("no-such",), (OTHER_UID,)]) == [one, None, other]
+    assert index.find([]) == []
+    assert len(index) == 2
+
+
+def test_static_pod_is_found_by_its_hash(tree: Path) -> None:
+    found = pod_directory(tree, HASH)
+    assert PodIndex(tree).find([(UID, HASH)]) == [found]
+
+
+def test_uid_goes_before_the_hash(tree: Path) -> None:
+    pod_directory(tree, HASH)
+    own = pod_directory(tree)
+    assert PodIndex(tree).find([(UID, HASH)]) == [own]
+
+
+def test_known_pods_are_not_listed_again(tree: Path, listings: MagicMock) -> None:
+    pod_directory(tree), pod_directory(tree, OTHER_UID)
+    index = PodIndex(tree)
+    for _ in range(3):
+        assert None not in index.find([(UID,), (OTHER_UID,)])
+    assert listings.call_count == 1
+
+
+def test_many_pods_that_are_not_there_are_listed_for_once(tree: Path, listings: MagicMock) -> None:
+    index = PodIndex(tree)
+    assert index.find([(f"uid-{number}",) for number in range(50)]) == [None] * 50
+    assert listings.call_count == 1
+
+
+def test_pod_that_starts_is_found(tree: Path) -> None:
+    index = PodIndex(tree)
+    assert index.find([(UID,)]) == [None]
+    found = pod_directory(tree, is_populated=False)
+    assert index.find([(UID,)]) == [None]
+    (found.path / "cgroup.events").write_text("populated 1\n")
+    assert index.find([(UID,)]) == [found]
+
+
+def test_pod_that_is_gone_is_not_found(tree: Path, listings: MagicMock) -> None:
+    found, other = pod_directory(tree), pod_directory(tree, OTHER_UID)
+    index = PodIndex(tree)
+    index.find([(UID,)])
+    shutil.rmtree(found.path)
+    assert index.find([(UID,), (OTHER_UID,)]) == [None, other]
+    assert len(index) == 1
+    assert listings.call_count == 2
+
+
+def test_directory_that_was_made_again_is_another_cgroup(tree: Path) -> None:
+    index = PodIndex(tree)
+    old = pod_directory(tree)
+    index.find([(UID,)])
+    old.path.rename(tree / "system.slice/old")  # its number is not given to the new one
+    new = pod_directory(tree)
+    assert new.id != old.id
+    assert index.find([(UID,)]) == [new]
+
+
+def test_empty_directory_beside_the_real_one_is_passed_over(tree: Path) -> None:
+    pod_directory(tree, below="kubepods/besteffort", is_populated=False)
+    real = pod_directory(tree, below="kubepods")
+    pod_directory(tree, below="system.slice", is_populated=False)
+    assert PodIndex(tree).find([(UID,)]) == [real]

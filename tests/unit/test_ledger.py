@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -374,3 +375,97 @@ def test_row_that_would_lead_elsewhere_damages_the_ledger(tmp_path: Path, field:
         path.write_text(json.dumps(content))
         with pytest.raises(ledger.DamagedLedgerError):
             ledger.read(state.folder)
+
+
+# What is remembered
+
+
+@pytest.fixture
+def parsed(mocker: MockerFixture) -> MagicMock:
+    """Counts how often a ledger is parsed."""
+    spy: MagicMock = mocker.patch("podmgr.ledger.json.loads", side_effect=json.loads)
+    return spy
+
+
+def forget() -> None:
+    """As a process that has just begun."""
+    ledger._cached.remember((), ())
+
+
+def test_ledger_that_has_not_changed_is_not_parsed_again(folder: Path, parsed: MagicMock) -> None:
+    written(folder, ROWS)
+    assert ledger.read(folder) == ROWS
+    assert parsed.call_count == 0  # it was written here
+    forget()
+    for _ in range(3):
+        assert ledger.read(folder) == ROWS
+    assert parsed.call_count == 1
+
+
+def test_reader_may_change_the_list_that_it_was_given(folder: Path) -> None:
+    given = list(ROWS)
+    written(folder, given)
+    given.clear()
+    ledger.read(folder).clear()
+    forget()
+    ledger.read(folder).pop()
+    assert ledger.read(folder) == ROWS
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from podmgr import ledger
+folder = Path(sys.argv[1])
+with ledger.locked(folder) as state:
+    ledger.write(state, ledger.read(folder)[1:])
+"""
+
+
+def test_what_another_process_writes_is_seen(folder: Path) -> None:
+    written(folder, ROWS)
+    assert ledger.read(folder) == ROWS
+    subprocess.run([sys.executable, "-c", WRITE, str(folder)], check=True)
+    assert ledger.read(folder) == ROWS[1:]
+    subprocess.run([sys.executable, "-c", WRITE, str(folder)], check=True)
+    assert ledger.read(folder) == []
+
+
+def test_each_folder_has_its_own_rows(tmp_path: Path) -> None:
+    written(tmp_path / "a", ROWS[:1])
+    written(tmp_path / "b", ROWS[1:])
+    for _ in range(2):
+        assert ledger.read(tmp_path / "a") == ROWS[:1]
+        assert ledger.read(tmp_path / "b") == ROWS[1:]
+    assert ledger.read(tmp_path / "c") == []
+
+
+def test_damage_after_a_reading_is_seen(folder: Path) -> None:
+    path = written(folder, ROWS)
+    ledger.read(folder)
+    path.write_text(path.read_text()[:-5])
+    for _ in range(2):
+        with pytest.raises(DamagedLedgerError):
+            ledger.read(folder)
+
+
+def test_rows_that_could_not_be_written_are_not_remembered(folder: Path, mocker: MockerFixture) -> None:
+    written(folder, ROWS[:1])
+    mocker.patch("podmgr.ledger.os.replace", side_effect=OSError(errno.ENOSPC, "full"))
+    with pytest.raises(PodmgrError, match="cannot write the ledger"):
+        written(folder, ROWS)
+    assert ledger.read(folder) == ROWS[:1]
+
+
+def test_ledger_of_an_earlier_boot_stays_empty(folder: Path) -> None:
+    changed(written(folder, ROWS), lambda content: content.update(boot_id="earlier"))
+    forget()
+    assert ledger.read(folder) == []
+    assert ledger.read(folder) == []
+
+
+def test_ledger_has_a_line_for_each_row(folder: Path) -> None:
+    """So that two of them can be compared by eye, and one can be searched."""
+    lines = written(folder, ROWS).read_text().splitlines()
+    assert len(lines) == len(ROWS) + 2
+    assert [json.loads(line.rstrip(","))["rule"] for line in lines[1:-1]] == [row.rule for row in ROWS]

@@ -149,3 +149,29 @@ def test_bpffs_that_cannot_be_mounted_is_an_error(tmp_path: Path, mocker: Mocker
     with pytest.raises(PodmgrError, match="is not on a bpf file system"):
         pins.ensure_bpffs(tmp_path / "podmgr", runner=FAILING)
     assert not (tmp_path / "podmgr").exists()
+
+
+def test_owners_are_the_folders_of_pods_and_of_plain_cgroups(tmp_path: Path) -> None:
+    for owner in ("846f24d4-50e1-452e-91c0-7dfcee8503e9", "f87be1b7b104c9de4fc88b23866881f2", "4711"):
+        (tmp_path / owner).mkdir()
+    assert pins.owners(tmp_path) == {path.name for path in tmp_path.iterdir()}
+    assert pins.owners(tmp_path, pods_only=True) == pins.owners(tmp_path) - {"4711"}
+
+
+@pytest.mark.parametrize("name", ["gone", "file", "file/below"])
+@pytest.mark.parametrize("pods_only", [True, False])
+def test_no_folder_has_no_owners(tmp_path: Path, name: str, pods_only: bool) -> None:
+    (tmp_path / "file").write_text("")
+    assert pins.owners(tmp_path / name, pods_only=pods_only) == set()
+
+
+def test_not_being_allowed_to_list_owners_is_not_having_none(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.pins.os.listdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
+        pins.owners(tmp_path, pods_only=True)
+
+
+def test_pins_of_some_owners_alone_can_be_asked_for(tmp_path: Path) -> None:
+    one, two, _ = (pinned(Pin(tmp_path, owner, "abc")) for owner in ("a", "b", "c"))
+    assert list(pins.pinned(tmp_path, {"b", "a", "gone"})) == [one, two]
+    assert list(pins.pinned(tmp_path, ())) == []
