@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from podmgr import tc
 from podmgr.actuator import Failures
@@ -71,6 +72,7 @@ class Desired:
         self._failed: dict[int, tuple[str, PodmgrError]] = {}
         self._failed_rules: dict[tuple[int, str], PodmgrError] = {}
         self._failed_slots: set[Slot] = set()
+        self._left_alone: set[tuple[int, str, Direction]] = set()
         maker = SpecMaker(settings)
         present: dict[int, list[Attachment]] = {}
         for row in rows:
@@ -78,7 +80,11 @@ class Desired:
         for cgroup_id, wish in self.wishes.items():
             self._rows[cgroup_id] = []
             rules = _merged(wish, present.get(cgroup_id, ())) if wish.is_standing else wish.rules
+            theirs = {row.rule: row for row in present.get(cgroup_id, ()) if row.source == CLI}
             for sourced in sorted(rules, key=lambda sourced: recipe(sourced.rule).order):
+                if wish.is_standing and sourced.source == CLI:
+                    self._leave_alone(theirs[str(sourced.rule)], sourced.rule, maker)
+                    continue
                 try:
                     spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)
                 except PodmgrError as error:
@@ -86,6 +92,16 @@ class Desired:
                     continue
                 self.specs[spec.digest] = spec
                 self._rows[cgroup_id].append(_wanted_row(wish.target, sourced, spec))
+
+    def _leave_alone(self, row: Attachment, rule: Rule, maker: SpecMaker) -> None:
+        """Want the command line's attachment as it is; what we would make otherwise, we do not make."""
+        self._left_alone.add(row.identity)
+        for counts_loopback in (False, True):  # cgroup/PATH may be a pod's cgroup
+            with suppress(PodmgrError):  # its program may be in a folder that is not ours
+                spec = maker.spec(rule, counts_loopback=counts_loopback)
+                if spec.digest == row.object_digest:
+                    self.specs[spec.digest] = spec
+                    self._rows[row.cgroup_id].append(replace(row, program_id=None))
 
     @property
     def cgroup_ids(self) -> Collection[int]:
@@ -102,8 +118,12 @@ class Desired:
         return row.cgroup_id not in self._failed and (row.cgroup_id, row.rule) not in self._failed_rules
 
     def may_go(self, row: Attachment) -> bool:
-        """Whether an old row is in nobody's place: what failed leaves there what it would replace."""
-        return row.cgroup_id not in self._failed and row.slot not in self._failed_slots
+        """Whether an old row is in nobody's place: what failed leaves there what it would replace.
+
+        What the command line put there is its own.
+        """
+        is_left = row.identity in self._left_alone
+        return row.cgroup_id not in self._failed and row.slot not in self._failed_slots and not is_left
 
     def all_failed(self) -> bool:
         return not self.cgroup_ids

@@ -283,7 +283,7 @@ def status_error(status: int, message: str) -> StatusError:
         401: "the credentials are not accepted: kubectl get pods",
         403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
         404: "kubectl get, or -n NAMESPACE",
-    }.get(status)
+    }.get(status, "kubectl get --raw /readyz shows how the API server is")
     return StatusError(status, f"the API server says {status}: {message}", tip=tip)
 
 
