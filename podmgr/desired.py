@@ -80,10 +80,14 @@ class Desired:
         for cgroup_id, wish in self.wishes.items():
             self._rows[cgroup_id] = []
             rules = _merged(wish, present.get(cgroup_id, ())) if wish.is_standing else wish.rules
-            theirs = {row.rule: row for row in present.get(cgroup_id, ()) if row.source == CLI}
+            theirs = {
+                parse_rule_option(row.rule)[0]: row
+                for row in present.get(cgroup_id, ())
+                if row.source == CLI and row.rule
+            }
             for sourced in sorted(rules, key=lambda sourced: recipe(sourced.rule).order):
                 if wish.is_standing and sourced.source == CLI:
-                    self._leave_alone(theirs[str(sourced.rule)], sourced.rule, maker)
+                    self._leave_alone(theirs[sourced.rule], sourced.rule, maker)
                     continue
                 try:
                     spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)

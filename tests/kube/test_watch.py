@@ -479,6 +479,22 @@ def test_what_the_command_line_put_on_a_cgroup_is_left_alone(watched: Simulated)
     podmgr("clean", "cgroup/kubepods/no-pod")
 
 
+def test_what_the_command_line_put_on_a_pods_cgroup_by_its_path_is_left_alone(watched: Simulated) -> None:
+    """It counts loopback, as a rule on a plain cgroup does: the pod's own rules do not."""
+    podmgr = Cli(watched.settings)
+    pod = watched.pod(annotations={"loss": "uniform egress 1%"})
+    watched.settles(pod, {LOSS: "pod"})
+    podmgr("apply", f"cgroup/kubepods/{pod.place.path.name}", "--rule", SLOW)
+    before = podmgr.listed()
+    assert [(row["rule"], row["source"]) for row in before] == [(SLOW, "cli")]
+    watched.annotate("pods", "web", {"loss": "uniform egress 2%", "bandwidth": "100 mbps egress"})
+    eventually(lambda: len(podmgr.listed()) == 2)
+    rows = podmgr.listed()
+    assert [row for row in rows if row["source"] == "cli"] == before
+    assert [(row["rule"], row["source"]) for row in rows if row["source"] != "cli"] == [(MORE_LOSS, "pod")]
+    podmgr("clean", before[0]["target"])
+
+
 def test_the_command_line_outranks_a_pods_annotation_until_it_is_cleaned(
     watched: Simulated, tmp_path: Path
 ) -> None:

@@ -39,6 +39,13 @@ def present(rule: str, source: str) -> Attachment:
     return replace(attachment(rule, direction=direction, owner="u-1", program_id=5), source=source)
 
 
+def by_command_line(rule: str, *, counts_loopback: bool = False) -> Attachment:
+    """A row as `podmgr apply` makes it, with the program that the rule has today."""
+    target = replace(TARGET, counts_loopback=counts_loopback)
+    (row,) = Desired([Wish(target, (sourced(rule, CLI),))], Settings(), ()).rows
+    return replace(row, program_id=5)
+
+
 def wish(*rules: SourcedRule, unreadable: Sequence[tuple[str, str]] = (), is_standing: bool = True) -> Wish:
     return Wish(TARGET, rules, is_standing, frozenset(unreadable))
 
@@ -87,26 +94,46 @@ def test_rules_that_are_not_wished_any_more_go() -> None:
 
 
 def test_what_the_command_line_put_there_stays_beside_other_rules() -> None:
-    assert wanted(made(wish(sourced(SLOW)), present(LOSS, CLI))) == [(LOSS, CLI), (SLOW, "pod")]
+    assert wanted(made(wish(sourced(SLOW)), by_command_line(LOSS))) == [(LOSS, CLI), (SLOW, "pod")]
 
 
 @pytest.mark.parametrize("source", ["pod", "service/front", "namespace/shop"])
 def test_what_the_command_line_put_there_stays_over_a_colliding_rule(source: str) -> None:
-    assert wanted(made(wish(sourced(SLOW, source)), present(FAST, CLI))) == [(FAST, CLI)]
+    assert wanted(made(wish(sourced(SLOW, source)), by_command_line(FAST))) == [(FAST, CLI)]
 
 
 def test_same_rule_from_the_command_line_stays_the_command_lines() -> None:
-    assert wanted(made(wish(sourced(SLOW)), present(SLOW, CLI))) == [(SLOW, CLI)]
+    assert wanted(made(wish(sourced(SLOW)), by_command_line(SLOW))) == [(SLOW, CLI)]
 
 
 def test_enforced_rule_holds_beside_the_command_lines() -> None:
-    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), present(FAST, CLI))
+    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), by_command_line(FAST))
     assert sorted(wanted(found)) == [(SLOW, "namespace/shop"), (FAST, CLI)]
 
 
 def test_enforced_rule_that_the_command_line_has_too_holds_once() -> None:
-    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), present(SLOW, CLI))
+    found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), by_command_line(SLOW))
     assert wanted(found) == [(SLOW, "namespace/shop")]
+
+
+@pytest.mark.parametrize("counts_loopback", [True, False])
+def test_what_the_command_line_put_there_stays_as_it_was_made(counts_loopback: bool) -> None:
+    """Also where a rule of the pod's would be made otherwise, and would have another owner."""
+    row = replace(
+        by_command_line(SLOW, counts_loopback=counts_loopback), owner="7", target="cgroup/a", pod=None
+    )
+    found = made(wish(), row)
+    assert found.rows == [replace(row, program_id=None)]
+    assert found.specs[row.object_digest].counts_loopback is counts_loopback
+
+
+@pytest.mark.parametrize("rule", [SLOW, "ebpf-limit=elsewhere egress"])
+def test_program_of_the_command_line_that_cannot_be_made_again_is_left_where_it_is(rule: str) -> None:
+    row = present(rule, CLI)
+    found = made(wish(sourced(LOSS)), row)
+    assert wanted(found) == [(LOSS, "pod")]
+    assert not found.may_go(row)
+    assert found.failures() == []
 
 
 def test_row_on_another_cgroup_does_not_matter() -> None:
