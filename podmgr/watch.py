@@ -164,15 +164,18 @@ class Watch:
                     uids = set(self._cluster.pods)
                 self._bring_in_order(uids | self._traces())
                 if not resync_at:
-                    self._journal.info(
-                        f"{len(uids)} pods are in order after {time.monotonic() - started:.2f} s"
-                        if not self._troubled
-                        else f"{len(self._troubled)} of {len(uids)} pods are not in order"
-                    )
+                    self._report_start(len(uids), time.monotonic() - started)
                     systemd.notify("READY=1")
                 resync_at = time.monotonic() + self._options.resync_seconds
             self._turn()
             self._bring_in_order(self._queue.take(min(_HEARTBEAT_SECONDS, max(0.0, resync_at - now))))
+
+    def _report_start(self, pods: int, seconds: float) -> None:
+        what = f"{pods} pod{'' if pods == 1 else 's'}"
+        if self._troubled:
+            self._journal.warning(f"{len(self._troubled)} of {what} not in order after {seconds:.2f} s")
+        else:
+            self._journal.info(f"{what} in order after {seconds:.2f} s")
 
     def _traces(self) -> set[str]:
         try:

@@ -2,7 +2,8 @@
 
 A block ```console behind `<!-- run -->` is a session: `$ command` and what it prints. `run: exit N`
 names the exit code of its last command, `run: any` only asks for each line's first words, and
-`run: demo` is the demo, whose lines come from standard output alone.
+`run: demo` is the demo, whose lines come from standard output alone. `run: cluster` has a cluster
+with the namespace `shop`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.settings import Settings
 from tests.kernel.conftest import Cli
+from tests.kube import objects
+from tests.kube.cluster import Simulated
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -32,9 +36,34 @@ def test_every_console_block_is_run() -> None:
 def test_the_readme_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All sessions, in order, as one reader would type them."""
     _put_commands_on_the_path(tmp_path, monkeypatch)
-    for how, session in SESSIONS:
-        if how == "demo":
-            continue
+    _play([(how, session) for how, session in SESSIONS if how not in ("demo", "cluster")])
+
+
+@pytest.mark.usefixtures("podmgr")
+def test_the_readme_shows_what_happens_in_a_cluster(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put_commands_on_the_path(tmp_path, monkeypatch)
+    monkeypatch.setenv("PODMGR_CGROUP_ROOT", str(settings.cgroup_root))
+    cluster = Simulated(settings, tmp_path)
+    cluster.api.start()
+    try:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+        monkeypatch.setenv("NODE_NAME", cluster.node)
+        cluster.use_namespace("shop")
+        cluster.pod("web-0", labels={"app": "web"}, annotations={"loss": "uniform ingress 1%"})
+        cluster.pod("web-1", labels={"app": "web"})
+        cluster.service("web", {"app": "web"}, {"bandwidth": "10 mbps egress"})
+        cluster.api.create(objects.deployment("web", "shop"))
+        _play([(how, session) for how, session in SESSIONS if how == "cluster"])
+    finally:
+        cluster.close()
+
+
+def _play(sessions: list[tuple[str, str]]) -> None:
+    """Type what stands behind `$`, and compare."""
+    assert sessions
+    for how, session in sessions:
         shown: list[str] = []
         printed: list[str] = []
         code = 0
@@ -72,7 +101,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_every_command_and_option_is_documented(podmgr: Cli) -> None:
     commands = re.findall(r"^  ([a-z]+)  ", podmgr("--help").stdout.partition("Commands:")[2], re.MULTILINE)
-    assert set(commands) == {"apply", "list", "clean", "compile", "run", "demo", "doctor"}
+    assert set(commands) == {"apply", "list", "clean", "watch", "compile", "run", "demo", "doctor"}
     for command in commands:
         assert re.search(rf"podmgr {command}|make {command}", README), command
         text = podmgr(command, "--help").stdout
