@@ -8,13 +8,18 @@ watch without a pause. Following a list is `informer`'s business.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import json
 import os
 import pwd
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +29,7 @@ from podmgr.errors import PodmgrError, UsageError, printable
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _K3S = Path("/etc/rancher/k3s/k3s.yaml")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+_SCRATCH = "podmgr-kube-"
 _PAGE = 500
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
@@ -84,7 +90,7 @@ def find_access(kubeconfig: str | None = None, context: str | None = None) -> Ac
     if os.environ.get("KUBERNETES_SERVICE_HOST") and (_SERVICE_ACCOUNT / "token").exists() and not context:
         return Access(None)
     for path in [*_home_configs(), _K3S]:
-        if path.is_file():
+        if os.path.isfile(path):  # no error where we may not look, as root may not in a home on NFS
             return Access(str(path), context)
     raise PodmgrError(
         "no kubeconfig: not in KUBECONFIG, ~/.kube/config or /etc/rancher/k3s/k3s.yaml",
@@ -93,12 +99,26 @@ def find_access(kubeconfig: str | None = None, context: str | None = None) -> Ac
 
 
 def _home_configs() -> Iterator[Path]:
-    yield Path.home() / ".kube/config"
-    try:
+    with suppress(RuntimeError):  # a user whom no one knows, without HOME
+        yield Path.home() / ".kube/config"
+    with suppress(KeyError):
         if os.environ.get("SUDO_USER"):
             yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
-    except KeyError:
-        return
+
+
+@functools.cache
+def _scratch() -> str:
+    """Where the client writes the keys that a kubeconfig holds: a folder of this process alone.
+
+    It goes with the process; what a killed one has left is removed here.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(_SCRATCH + "*-*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    own = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return own
 
 
 class Api:
@@ -124,6 +144,7 @@ class Api:
                     context=access.context,
                     client_configuration=configuration,
                     persist_config=False,
+                    temp_file_path=_scratch(),
                 )
                 self.namespace = _namespace(access, config)
         except Exception as error:  # what a kubeconfig may hold makes the client raise anything
@@ -159,8 +180,11 @@ class Api:
         while True:
             answer = self.get(path, page)
             kind = str(answer.get("kind", "")).removesuffix("List")
-            items += ({"kind": kind, **item} for item in answer.get("items") or ())
-            metadata = answer.get("metadata") or {}
+            try:
+                items += ({"kind": kind, **item} for item in answer["items"] or ())
+                metadata = dict(answer["metadata"])
+            except (KeyError, TypeError, ValueError) as error:  # no list is not an empty one
+                raise self._no_api() from error
             if not metadata.get("continue"):
                 return items, str(metadata.get("resourceVersion") or "")
             page["continue"] = metadata["continue"]
@@ -220,14 +244,12 @@ class Api:
             answer = json.loads(response.data)
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
-        except ValueError as error:
-            raise UnreachableError(
-                f"{self.server} does not answer as an API server does", tip="kubectl cluster-info"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise self._no_api() from error
         finally:
             response.release_conn()
         if not isinstance(answer, dict):
-            raise UnreachableError(f"{self.server} does not answer as an API server does")
+            raise self._no_api()
         return answer
 
     def _request(
@@ -264,9 +286,14 @@ class Api:
             return
         try:
             message = str(json.loads(response.data).get("message") or "")
-        except (ValueError, AttributeError):
+        except (self._urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError, RecursionError):
             message = ""
         raise status_error(int(response.status), message or str(response.reason))
+
+    def _no_api(self) -> UnreachableError:
+        return UnreachableError(
+            f"{self.server} does not answer as an API server does", tip="kubectl cluster-info"
+        )
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = str(getattr(error, "reason", None) or error)
@@ -299,7 +326,7 @@ def find_node(api: Api, named: str | None) -> str:
     try:
         names = [str(item["metadata"]["name"]) for item in api.list("/api/v1/nodes")[0]]
     except StatusError as error:
-        if error.status in (401, 404):
+        if error.status != 403:
             raise
         return host  # nodes may not be listed: a node is called after its host
     short = host.partition(".")[0]
@@ -320,9 +347,11 @@ def _event(line: bytes) -> tuple[str, dict[str, Any]]:
     try:
         event = json.loads(line)
         kind, item = event["type"], event["object"]
-        if not isinstance(item, dict) or not isinstance(kind, str):
+        if not isinstance(kind, str) or not isinstance(item, dict):
             raise TypeError("not an event")
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(item.get("metadata") or {}, dict):
+            raise TypeError("not an object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StatusError(0, "the API server sent something that is no event") from error
     if kind == "ERROR":
         code = item.get("code")
