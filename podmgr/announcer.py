@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from podmgr.errors import PodmgrError, printable
+from podmgr.errors import PodmgrError, printable, unexpected
 from podmgr.kube import Api, StatusError
 from podmgr.plan import PodRef
 
@@ -82,7 +82,8 @@ class Announcer:
                 api = api or self.connect()
                 api.create(f"/api/v1/namespaces/{notice.pod.namespace}/events", self._event(notice))
                 self._has_failed = False
-            except PodmgrError as error:
+            except Exception as problem:
+                error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
                 api = None  # with fresh credentials next time
                 is_over = isinstance(error, StatusError) and error.is_missing  # the namespace is gone
                 if not is_over and not self._has_failed:

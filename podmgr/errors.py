@@ -6,6 +6,8 @@ reaches the user is a bug.
 
 from __future__ import annotations
 
+import traceback
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -84,6 +86,17 @@ class ToolTimeoutError(PodmgrError):
 
 class PermissionDeniedError(PodmgrError):
     """The kernel does not let us look or act. Never to be read as "nothing is there"."""
+
+
+def unexpected(error: Exception) -> PodmgrError:
+    """What nobody has thought of, as a failure among others, for loops that must go on."""
+    failure = PodmgrError(
+        f"unexpected {type(error).__name__}: {error}",
+        detail="".join(traceback.format_exception(error)),
+        tip="this is a bug; the log has its traceback",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def printable(text: str) -> str:

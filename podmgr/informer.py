@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from podmgr.backoff import Backoff
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, unexpected
 from podmgr.kube import Api, StatusError, UnreachableError
 
 WATCH_SECONDS = 240  # a connection that is dead without anyone noticing lasts no longer
@@ -56,7 +56,8 @@ class Informer:
         while not self.stopping.is_set():
             try:
                 self._connection()
-            except PodmgrError as error:
+            except Exception as problem:  # a thread that died would leave the rules as they are for ever
+                error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
                 if not isinstance(error, UnreachableError):
                     self._version = None
                 is_outdated = isinstance(error, StatusError) and error.is_gone

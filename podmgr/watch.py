@@ -23,7 +23,7 @@ from podmgr.annotations import PodRules
 from podmgr.announcer import Announcer
 from podmgr.backoff import Backoff
 from podmgr.cluster import Cluster
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable, unexpected
 from podmgr.informer import Informer
 from podmgr.journal import Journal
 from podmgr.kube import Access, Api, StatusError, UnreachableError, find_node
@@ -115,7 +115,8 @@ class Watch:
             try:
                 return find_node(self._api, self._options.node)
             except (UnreachableError, StatusError) as error:
-                self._journal.error(error.message)
+                self._complain(error)
+                self._turn()
                 self._stopping.wait(backoff.next_seconds())
         return None
 
@@ -181,7 +182,7 @@ class Watch:
         try:
             return self._sync.traces()
         except PodmgrError as error:
-            self._journal.error(error.message)
+            self._complain(error)
             return set()
 
     def _bring_in_order(self, uids: Iterable[str]) -> None:
@@ -196,11 +197,8 @@ class Watch:
         try:
             result = self._sync.sync(wanted)
             failed, waiting = result.failed, result.waiting
-        except Exception as error:  # the rules that are attached stay, and it is tried again
-            self._journal.error(
-                error.message if isinstance(error, PodmgrError) else f"{type(error).__name__}: {error}",
-                **({} if isinstance(error, PodmgrError) else {"bug": _traceback(error)}),
-            )
+        except Exception as problem:  # the rules that are attached stay, and it is tried again
+            self._complain(problem if isinstance(problem, PodmgrError) else unexpected(problem))
             failed, waiting = set(wanted), set()
         for uid in wanted.keys() - failed - waiting:
             self._queue.done(uid)
@@ -271,8 +269,11 @@ class Watch:
         systemd.notify("WATCHDOG=1")
 
     def _lost(self, name: str, error: PodmgrError) -> None:
-        text = f"{name}: {error.message}; the rules stay, trying again"
-        self._journal.warning(text, **({"tip": error.tip} if error.tip else {}))
+        self._complain(error, before=f"{name}: ", after="; the rules stay, trying again")
+
+    def _complain(self, error: PodmgrError, before: str = "", after: str = "") -> None:
+        fields = {name: text for name, text in (("tip", error.tip), ("detail", error.detail)) if text}
+        self._journal.error(f"{before}{error.message}{after}", **fields)
 
     def _announce(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None:
         if self._announcer is not None:
@@ -331,9 +332,3 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 def _thread(name: str, work: Callable[[], None]) -> None:
     threading.Thread(target=work, name=name, daemon=True).start()
-
-
-def _traceback(error: Exception) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))

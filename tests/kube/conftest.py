@@ -101,7 +101,7 @@ def _end(watches: Sequence[Watching]) -> None:
     assert set(codes) <= {0}, [watch.tail() for watch in watches]
     if watches and (watches[-1].keeps_rules or watches[-1].process.returncode not in (0, 1)):
         Cli(watches[-1].settings)("clean")
-    assert not [line for watch in watches for line in watch.lines if "bug" in line]
+    assert not [line for watch in watches for line in watch.lines if "unexpected" in line["message"]]
     assert_all_gone(watches)
 
 
