@@ -43,6 +43,7 @@ _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that s
 _HEARTBEAT_SECONDS = 5.0
 _STUCK_SECONDS = 180.0  # a loop that has not turned for so long is not alive
 _LAST_EVENTS_SECONDS = 3.0
+_AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for its programs to compile
 _NO_RULES = PodRules((), (), ())
 
 
@@ -96,6 +97,7 @@ class Watch:
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
+        self._is_listed = False
         self._is_ready = False
         self._turned_at = time.monotonic()
 
@@ -147,7 +149,7 @@ class Watch:
         """Called by the informers: change the cluster, and note whose rules it may touch."""
         with self._lock:
             touched = change(self._cluster)
-        if touched and self._is_ready:
+        if touched and self._is_listed:
             self._queue.add(touched)
 
     def _loop(self) -> None:
@@ -155,7 +157,7 @@ class Watch:
         for informer in self._informers:  # rules of half a cluster would be wrong ones
             while not informer.is_listed.wait(_HEARTBEAT_SECONDS / 10) and not self._stopping.is_set():
                 self._turn()
-        self._is_ready = True
+        self._is_listed = True
         resync_at = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -164,7 +166,8 @@ class Watch:
                 with self._lock:
                     uids = set(self._cluster.pods)
                 self._bring_in_order(uids | self._traces())
-                if not resync_at:
+                if not self._is_ready and not self._stopping.is_set():
+                    self._is_ready = True
                     self._report_start(len(uids), time.monotonic() - started)
                     systemd.notify("READY=1")
                 resync_at = time.monotonic() + self._options.resync_seconds
@@ -186,13 +189,19 @@ class Watch:
             return set()
 
     def _bring_in_order(self, uids: Iterable[str]) -> None:
+        """Some pods at a time, until stopped."""
+        left = list(uids)
+        while left and not self._stopping.is_set():
+            self._bring_some_in_order(left[:_AT_ONCE])
+            del left[:_AT_ONCE]
+            self._turn()
+
+    def _bring_some_in_order(self, uids: Iterable[str]) -> None:
         with self._lock:
             pods = {uid: self._cluster.pods.get(uid) for uid in uids}
             wanted = {
                 uid: Wanted(pod, self._cluster.rules(pod) if pod else _NO_RULES) for uid, pod in pods.items()
             }
-        if not wanted:
-            return
         started = time.monotonic()
         try:
             result = self._sync.sync(wanted)
