@@ -336,6 +336,10 @@ def _container(pod: RunningPod) -> Path:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log of --log-format json; a half-written last one is left out."""
+    """The lines of a log of --log-format json, but for a half-written last one.
+
+    What is said before there is a log, for example on a bad option, is no JSON; it is left out too.
+    """
     text = log.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = text[: text.rfind("\n") + 1].split("\n")
+    return [json.loads(line) for line in lines if line.startswith("{")]
