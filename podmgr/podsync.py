@@ -6,6 +6,7 @@ and when again, is the caller's business.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -145,6 +146,7 @@ class PodSync:
         """Complain of a running pod that has had no cgroup for long."""
         since = self._missing_since.setdefault(pod.ref.uid, self._clock())
         if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
+            self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
             why = (
                 "no cgroup of this pod with processes in it"
                 if len(self._index)

@@ -283,6 +283,19 @@ def test_server_that_cannot_be_reached_stops_nothing(desk: Desk) -> None:
     assert desk.reports == ["cannot post events: no route to host"]
 
 
+def test_what_nobody_has_thought_of_stops_nothing(desk: Desk) -> None:
+    def connect() -> Api:
+        raise LookupError("what is this?")
+
+    good, desk.announcer.connect = desk.announcer.connect, connect
+    desk.say("x")
+    assert desk.post() == []
+    assert desk.reports == ["cannot post events: unexpected LookupError: what is this?"]
+    desk.announcer.connect = good
+    desk.say("y")
+    assert desk.post() == [("RuleFailed", "y", 1)]
+
+
 # The thread, on the real clock
 
 

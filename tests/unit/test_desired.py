@@ -216,15 +216,20 @@ UNREADABLE = st.frozensets(
 )
 
 
-@given(WINNERS, ENFORCED, PRESENT, UNREADABLE)
+ENFORCING = st.sampled_from([frozenset[str](), frozenset({"namespace/shop"})])
+
+
+@given(WINNERS, ENFORCED, PRESENT, UNREADABLE, ENFORCING)
 def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_else_collide(
     winners: list[SourcedRule],
     enforced: list[SourcedRule],
     rows: list[Attachment],
     unreadable: frozenset[tuple[str, str]],
+    enforcing: frozenset[str],
 ) -> None:
     rules = [item for item in winners if item.rule not in [other.rule for other in enforced]] + enforced
-    merged = desired._merged(wish(*rules, unreadable=sorted(unreadable)), rows)
+    wished_for = Wish(TARGET, tuple(rules), is_standing=True, unreadable=unreadable, enforcing=enforcing)
+    merged = desired._merged(wished_for, rows)
     assert set(enforced) <= set(merged)
     texts = [str(item.rule) for item in merged]
     assert len(set(texts)) == len(texts)
@@ -232,21 +237,28 @@ def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_e
     keys = [collision_key(item.rule) for item in merged if not item.is_enforced]
     assert len(set(keys)) == len(keys)
     wished = {str(item.rule) for item in rules}
-    kept = {
-        row.rule for row in rows if row.source == CLI or (row.source, row.rule.split("=")[0]) in unreadable
-    }
+    held = [row for row in rows if (row.source, row.rule.split("=")[0]) in unreadable]
+    kept = {row.rule for row in rows if row.source == CLI or row in held}
     assert set(texts) <= wished | kept
+    assert {row.rule for row in held if row.source in enforcing} <= set(texts)
     for item in rules:  # a rule that is lost has lost to one that is not weaker
         if item not in merged:
             rivals = [other for other in merged if collision_key(other.rule) == collision_key(item.rule)]
-            assert any(strength(rival.source) >= strength(item.source) for rival in rivals)
+            assert any(
+                strength(rival.source) >= strength(item.source)
+                or (rival.is_enforced and rival.rule == item.rule)
+                for rival in rivals
+            )
 
 
-@given(WINNERS, PRESENT, UNREADABLE)
+@given(WINNERS, PRESENT, UNREADABLE, ENFORCING)
 def test_merging_with_what_came_of_it_changes_nothing(
-    winners: list[SourcedRule], rows: list[Attachment], unreadable: frozenset[tuple[str, str]]
+    winners: list[SourcedRule],
+    rows: list[Attachment],
+    unreadable: frozenset[tuple[str, str]],
+    enforcing: frozenset[str],
 ) -> None:
-    wished = wish(*winners, unreadable=sorted(unreadable))
+    wished = Wish(TARGET, tuple(winners), is_standing=True, unreadable=unreadable, enforcing=enforcing)
     once = desired._merged(wished, rows)
     again = desired._merged(wished, [present(str(item.rule), item.source) for item in once])
     assert set(again) == set(once)

@@ -464,6 +464,25 @@ def test_watch_is_given_little_more_than_its_time() -> None:
     assert asked == [195]
 
 
+def test_what_nobody_has_thought_of_means_a_new_list_and_ends_nothing(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = followed.sink.put
+
+    def stumble(item: Mapping[str, Any]) -> None:
+        monkeypatch.setattr(followed.sink, "put", put)
+        raise LookupError(f"what is {item['metadata']['name']}?")
+
+    monkeypatch.setattr(followed.sink, "put", stumble)
+    followed.pod("c")
+    followed.is_in_step()
+    assert followed.sink.news == ["replace a b", "replace a b c"]
+    (error,) = followed.lost
+    assert error.message == "unexpected LookupError: what is c?"
+    assert "stumble" in (error.detail or "")
+    eventually(lambda: followed.found == 1)
+
+
 # Credentials
 
 
