@@ -216,32 +216,44 @@ UNREADABLE = st.frozensets(
 )
 
 
-ENFORCING = st.sampled_from([frozenset[str](), frozenset({"namespace/shop"})])
+@st.composite
+def standing_wishes(draw: st.DrawFn) -> Wish:
+    """As they come of annotations: a key that cannot be read has no rules, who enforces does so with all."""
+    unreadable = draw(UNREADABLE)
+    enforced = draw(ENFORCED | st.none())
+    rules = [
+        item
+        for item in [*(enforced or ()), *draw(WINNERS)]
+        if (item.source, item.rule.key) not in unreadable
+        and (item.is_enforced or enforced is None or item.source != "namespace/shop")
+    ]
+    shared = {item.rule for item in rules if item.is_enforced}
+    return Wish(
+        TARGET,
+        tuple(item for item in rules if item.is_enforced or item.rule not in shared),
+        is_standing=True,
+        unreadable=unreadable,
+        enforcing=frozenset() if enforced is None else frozenset({"namespace/shop"}),
+    )
 
 
-@given(WINNERS, ENFORCED, PRESENT, UNREADABLE, ENFORCING)
+@given(standing_wishes(), PRESENT)
 def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_else_collide(
-    winners: list[SourcedRule],
-    enforced: list[SourcedRule],
-    rows: list[Attachment],
-    unreadable: frozenset[tuple[str, str]],
-    enforcing: frozenset[str],
+    wished: Wish, rows: list[Attachment]
 ) -> None:
-    rules = [item for item in winners if item.rule not in [other.rule for other in enforced]] + enforced
-    wished_for = Wish(TARGET, tuple(rules), is_standing=True, unreadable=unreadable, enforcing=enforcing)
-    merged = desired._merged(wished_for, rows)
+    merged = desired._merged(wished, rows)
+    enforced = [item for item in wished.rules if item.is_enforced]
     assert set(enforced) <= set(merged)
     texts = [str(item.rule) for item in merged]
     assert len(set(texts)) == len(texts)
     assert {row.rule for row in rows if row.source == CLI} <= set(texts)
     keys = [collision_key(item.rule) for item in merged if not item.is_enforced]
     assert len(set(keys)) == len(keys)
-    wished = {str(item.rule) for item in rules}
-    held = [row for row in rows if (row.source, row.rule.split("=")[0]) in unreadable]
+    held = [row for row in rows if (row.source, row.rule.split("=")[0]) in wished.unreadable]
     kept = {row.rule for row in rows if row.source == CLI or row in held}
-    assert set(texts) <= wished | kept
-    assert {row.rule for row in held if row.source in enforcing} <= set(texts)
-    for item in rules:  # a rule that is lost has lost to one that is not weaker
+    assert set(texts) <= kept | {str(item.rule) for item in wished.rules}
+    assert {row.rule for row in held if row.source in wished.enforcing} <= set(texts)
+    for item in wished.rules:  # a rule that is lost has lost to one that is not weaker
         if item not in merged:
             rivals = [other for other in merged if collision_key(other.rule) == collision_key(item.rule)]
             assert any(
@@ -251,14 +263,8 @@ def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_e
             )
 
 
-@given(WINNERS, PRESENT, UNREADABLE, ENFORCING)
-def test_merging_with_what_came_of_it_changes_nothing(
-    winners: list[SourcedRule],
-    rows: list[Attachment],
-    unreadable: frozenset[tuple[str, str]],
-    enforcing: frozenset[str],
-) -> None:
-    wished = Wish(TARGET, tuple(winners), is_standing=True, unreadable=unreadable, enforcing=enforcing)
+@given(standing_wishes(), PRESENT)
+def test_merging_with_what_came_of_it_changes_nothing(wished: Wish, rows: list[Attachment]) -> None:
     once = desired._merged(wished, rows)
     again = desired._merged(wished, [present(str(item.rule), item.source) for item in once])
     assert set(again) == set(once)
