@@ -127,11 +127,14 @@ class Cluster(ABC):
         """The rules in force on a pod, as `list` has them, with their sources."""
         return {item.attachment.rule: item.attachment.source for item in self.observed(pod) if item.is_active}
 
-    def settles(self, pod: RunningPod, rules: Mapping[str, str] | None = None) -> None:
+    def settles(
+        self, pod: RunningPod, rules: Mapping[str, str] | None = None, *, seconds: float = SECONDS
+    ) -> None:
         """Wait until exactly these rules, by source, are on a pod, and the kernel has no other program."""
         wanted = dict(rules or {})
         eventually(
             lambda: self.rules(pod) == wanted and len(pod.programs()) == len(wanted),
+            seconds=seconds,
             why=lambda: f"{pod.name} has {self.rules(pod)} and programs {pod.programs()}, not {wanted}",
         )
 

@@ -1,0 +1,400 @@
+"""`podmgr watch` when the API server, the network, the credentials or the kernel are not as they should be.
+
+Whatever it is: rules in force stay in force, and in the end they are what the cluster says.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from podmgr import cgroups
+from podmgr.ledger import DamagedLedgerError
+from podmgr.settings import Settings
+from tests.kernel.conftest import EXAMPLES, Cli, run
+from tests.kube.apiserver import ApiServer
+from tests.kube.cluster import RunningPod, Simulated, eventually
+from tests.kube.watching import Watching, assert_all_gone, environment_of, sampled
+
+Watch = Callable[..., Watching]
+
+OUTAGE_SECONDS = 30.0
+RECOVERY_SECONDS = 45.0  # a pause between two attempts is 15 s at most, a connection attempt 10 s
+SLOW, FAST = "bandwidth=10 mbps egress", "bandwidth=100 mbps egress"
+LOSS, MORE_LOSS = "loss=uniform egress 1%", "loss=uniform egress 2%"
+WEB = {"app": "web"}
+
+
+# Streams that break
+
+
+def forget(api: ApiServer) -> None:
+    """No watch can go on where it was."""
+    api.forget_history()
+    api.cut_watches()
+
+
+BREAKS: dict[str, tuple[Callable[[ApiServer], None], bool]] = {  # and whether a new list is needed
+    "cut in the middle of a line": (ApiServer.cut_watches, False),
+    "cut by a proxy": (lambda api: api.cut_watches(politely=True), False),
+    "ended": (ApiServer.end_watches, False),
+    "reset": (ApiServer.reset_connections, False),
+    "garbage": (lambda api: api.send_line(b"{garbage\n"), True),
+    "error 500": (lambda api: api.send_error(500), True),
+    "error 410": (lambda api: api.send_error(410), True),
+    "history forgotten": (forget, True),
+}
+
+
+@pytest.mark.parametrize(("break_", "is_listed_anew"), BREAKS.values(), ids=BREAKS.keys())
+def test_streams_that_break_lose_no_change(
+    watched: Simulated, break_: Callable[[ApiServer], None], is_listed_anew: bool
+) -> None:
+    watched.service("s", WEB, {"loss": "uniform egress 1%"})
+    changed = watched.pod("changed", labels=WEB, annotations={"bandwidth": "10 mbps egress"})
+    deleted = watched.pod("deleted", annotations={"bandwidth": "10 mbps egress"})
+    same = watched.pod("same", annotations={"bandwidth": "10 mbps egress"})
+    watched.settles(changed, {SLOW: "pod", LOSS: "service/s"})
+    for pod in (deleted, same):
+        watched.settles(pod, {SLOW: "pod"})
+    lists, programs = len(watched.api.asked("list", "pods")), same.programs()
+    with sampled(changed) as sampler:
+        break_(watched.api)
+        watched.annotate("pods", "changed", {"bandwidth": "100 mbps egress"})
+        watched.delete("services", "s")
+        watched.delete("pods", "deleted")
+        new = watched.pod("new", annotations={"loss": "uniform egress 2%"})
+        watched.settles(new, {MORE_LOSS: "pod"})
+        watched.settles(changed, {FAST: "pod"})
+    eventually(lambda: not watched.observed(deleted))
+    assert sampler.fewest() >= 1
+    assert same.programs() == programs
+    eventually(lambda: watched.api.watching() == 3)
+    assert (len(watched.api.asked("list", "pods")) > lists) == is_listed_anew
+
+
+def test_a_version_that_is_gone_may_also_be_refused_by_status(watched: Simulated) -> None:
+    pod = watched.pod(annotations={"loss": "uniform egress 1%"})
+    watched.settles(pod, {LOSS: "pod"})
+    watched.api.gone_as_event = False
+    try:
+        forget(watched.api)
+        watched.annotate("pods", "web", {"loss": "uniform egress 2%"})
+        watched.settles(pod, {MORE_LOSS: "pod"})
+    finally:
+        watched.api.gone_as_event = True
+
+
+def test_a_stream_in_small_pieces_is_put_together(watched: Simulated) -> None:
+    watched.api.slow_watches(size=100, pause=0.0001)
+    try:
+        pod = watched.pod(annotations={"loss": "uniform egress 1%"})
+        watched.settles(pod, {LOSS: "pod"})
+    finally:
+        watched.api.heal()
+
+
+# An API server that refuses
+
+
+def test_errors_of_the_server_are_waited_out_without_haste(watched: Simulated, watch: Watching) -> None:
+    pod, deleted = (
+        watched.pod(name, annotations={"loss": "uniform egress 1%"}) for name in ("web", "deleted")
+    )
+    for each in (pod, deleted):
+        watched.settles(each, {LOSS: "pod"})
+    programs, found = pod.programs(), len(watch.said("answers again"))
+    for verb in ("list", "watch"):
+        watched.api.fail(verb, 500)
+    watched.api.cut_watches()
+    watched.annotate("pods", "web", {"loss": "uniform egress 2%"})
+    watched.api.delete("pods", watched.namespace, "deleted")
+    asked, started = len(watched.api.requests), time.monotonic()
+    eventually(lambda: len(watched.api.requests) >= asked + 6)
+    assert time.monotonic() - started > 0.2
+    assert pod.programs() == programs
+    assert len(deleted.programs()) == 1
+    watched.api.heal()
+    watched.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
+    eventually(lambda: not watched.observed(deleted), seconds=RECOVERY_SECONDS)
+    eventually(lambda: len(watch.said("answers again")) == found + 3, seconds=RECOVERY_SECONDS)
+
+
+def test_without_the_right_to_see_services_it_says_so_and_waits(
+    simulated: Simulated, watching: Watch
+) -> None:
+    """The rules of half a cluster would be wrong ones; those in force stay meanwhile."""
+    simulated.service("web", WEB, {"bandwidth": "10 mbps egress"})
+    before = simulated.pod("before", labels=WEB, annotations={"loss": "uniform egress 1%"})
+    first = watching("--keep")
+    rules = {SLOW: "service/web", LOSS: "pod"}
+    simulated.settles(before, rules)
+    assert first.stop() == 0
+    programs = before.programs()
+    simulated.api.fail("list", 403, "services")
+    new = simulated.pod("new", labels=WEB, annotations={"loss": "uniform egress 1%"})
+    watch = watching(waits=False)
+    line = watch.hears("services: .*403.*services is forbidden")
+    assert "rights that podmgr needs" in line["tip"]
+    eventually(lambda: len(simulated.api.asked("list", "services")) >= 4)
+    assert (before.programs(), new.programs()) == (programs, ())
+    assert len(watch.said("403")) == 1
+    simulated.api.heal()
+    watch.is_in_order()
+    simulated.settles(new, rules)
+    assert before.programs() == programs
+
+
+def test_a_token_that_is_rotated_is_read_again(simulated: Simulated, watching: Watch, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first")
+    simulated.api.tokens = {"first"}
+    simulated.api.write_kubeconfig(simulated.kubeconfig, token_file=token)
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    watch = watching()
+    simulated.settles(pod, {LOSS: "pod"})
+    programs = pod.programs()
+    eventually(lambda: simulated.api.watching() == 3)
+    simulated.api.tokens = {"second"}
+    simulated.api.end_watches()
+    watch.hears("401.*the rules stay", times=3)
+    simulated.annotate("pods", "web", {"loss": "uniform egress 2%"})
+    assert pod.programs() == programs
+    token.write_text("second")
+    simulated.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
+    watch.hears("answers again", times=3, seconds=RECOVERY_SECONDS)
+    eventually(lambda: ("RuleApplied", MORE_LOSS) in simulated.events(pod))
+
+
+# No API server at all
+
+
+@pytest.mark.usefixtures("partition")  # it takes as long, and goes on meanwhile
+def test_an_outage_of_half_a_minute_changes_nothing_and_then_all_is_caught_up_with(
+    simulated: Simulated, watching: Watch
+) -> None:
+    simulated.service("s", WEB, {"loss": "uniform egress 1%"})
+    changed = simulated.pod("changed", labels=WEB, annotations={"bandwidth": "10 mbps egress"})
+    deleted = simulated.pod("deleted", annotations={"bandwidth": "10 mbps egress"})
+    forgotten = simulated.pod("forgotten", annotations={"bandwidth": "10 mbps egress"})
+    same = simulated.pod("same", annotations={"bandwidth": "10 mbps egress"})
+    watch = watching()
+    before = {SLOW: "pod", LOSS: "service/s"}
+    simulated.settles(changed, before)
+    with sampled(changed, same) as sampler:
+        simulated.api.stop()
+        down_at = time.monotonic()
+        simulated.annotate("pods", "changed", {"bandwidth": "100 mbps egress"})
+        simulated.delete("pods", "deleted")
+        simulated.api.delete("pods", simulated.namespace, "forgotten")  # its cgroup is still there
+        simulated.delete("services", "s")
+        new = simulated.pod("new", annotations={"loss": "uniform egress 2%"})
+        time.sleep(OUTAGE_SECONDS - (time.monotonic() - down_at))
+        assert simulated.rules(changed) == before
+        assert (simulated.rules(forgotten), simulated.rules(new)) == ({SLOW: "pod"}, {})
+        assert len(sampler.distinct()) == 1
+        simulated.api.start()
+        simulated.settles(changed, {FAST: "pod"}, seconds=RECOVERY_SECONDS)
+        simulated.settles(new, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
+        simulated.settles(forgotten, seconds=RECOVERY_SECONDS)
+    assert sampler.fewest() >= 1
+    assert not simulated.observed(deleted)
+    assert len({programs for _, programs in sampler.distinct()}) == 1
+    watch.hears("answers again", times=3, seconds=RECOVERY_SECONDS)
+    assert len(watch.said("the rules stay, trying again")) == 3  # once for each stream, not for each attempt
+    assert watch.stop() == 0
+
+
+def test_half_open_connections_are_noticed(partition: Future[None]) -> None:
+    partition.result()
+
+
+@pytest.fixture(scope="module")
+def partition(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
+    """A network that swallows the packets between a watch and the API server, begun when first asked for."""
+    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-partition-{os.getpid()}")
+    folder = tmp_path_factory.mktemp("partition")
+    node = cgroups.create(root.path, "node")
+    settings = Settings(
+        folder / "state",
+        Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-partition"),
+        cgroup_root=node.path,
+        program_dir=EXAMPLES,
+    )
+    cluster = Simulated(settings, folder)
+    cluster.api.start()
+    watch = Watching(cluster, folder / "log")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(_live_through_a_partition, cluster, watch, root.path)
+        assert_all_gone([watch])
+    finally:
+        watch.kill()
+        cluster.close()
+        cgroups.kill(root)
+        cgroups.remove(root)
+
+
+def _live_through_a_partition(cluster: Simulated, watch: Watching, root: Path) -> None:
+    """The wall between them is made by podmgr itself, another one: the watch's own cgroup hears nothing.
+
+    Only what comes in is lost: a packet that the hook drops on its way out counts as congestion,
+    and the kernel then probes for ever whether the other end is alive.
+    """
+    wall = replace(
+        cluster.settings,
+        state_dir=cluster.settings.state_dir.with_name("wall"),
+        bpffs=cluster.settings.bpffs.with_name(cluster.settings.bpffs.name + "-wall"),
+        cgroup_root=root,
+    )
+    # Sockets belong to the cgroup in which they were made: the watch has none yet.
+    cgroups.join(cgroups.create(root, "watch"), watch.process.pid)
+    pod = cluster.pod(annotations={"loss": "uniform egress 1%"})
+    try:
+        watch.is_in_order()
+        cluster.settles(pod, {LOSS: "pod"})
+        eventually(lambda: cluster.api.watching() == 3)
+        _podmgr(wall, "apply", "cgroup/watch", "--rule", "loss=uniform ingress 100%")
+        cluster.annotate("pods", "web", {"loss": "uniform egress 2%"})
+        watch.hears("the rules stay, trying again", times=3, seconds=90)
+        assert cluster.rules(pod) == {LOSS: "pod"}
+        _podmgr(wall, "clean")
+        cluster.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
+    finally:
+        _podmgr(wall, "clean")
+        assert watch.stop() == 0
+
+
+def _podmgr(settings: Settings, *words: str) -> None:
+    """Not as `Cli` does it, which takes the settings of the test that runs just now."""
+    argv = [sys.executable, "-m", "podmgr", *words]
+    subprocess.run(argv, env=environment_of(settings), capture_output=True, check=True)
+
+
+# A kernel that somebody else has touched
+
+
+def detach(pod: RunningPod) -> None:
+    run("bpftool", "cgroup", "detach", str(pod.place.path), "egress", "id", str(pod.programs()[0]))
+
+
+def pins_of(cluster: Simulated, pod: RunningPod) -> list[Path]:
+    """The pin of its program, and its maps' folder."""
+    return sorted((cluster.settings.bpffs / pod.uid).glob("*"))
+
+
+def is_whole(cluster: Simulated, pod: RunningPod) -> bool:
+    """Whether the pod has its one program, with a pin and a row in the ledger."""
+    with suppress(DamagedLedgerError):
+        return (
+            cluster.rules(pod) == {LOSS: "pod"}
+            and len(pod.programs()) == 1
+            and len(pins_of(cluster, pod)) == 2
+        )
+    return False
+
+
+def test_what_somebody_else_takes_away_is_repaired(simulated: Simulated, watching: Watch) -> None:
+    detached, unpinned, both, other = pods = [
+        simulated.pod(name, annotations={"loss": "uniform egress 1%"})
+        for name in ("detached", "unpinned", "both", "other")
+    ]
+    watching("--resync", "1s")
+    for pod in pods:
+        simulated.settles(pod, {LOSS: "pod"})
+    programs = other.programs()
+    detach(detached)
+    detach(both)
+    for pod in (unpinned, both):
+        pins_of(simulated, pod)[0].unlink()
+    for _ in range(2):
+        eventually(lambda: all(is_whole(simulated, pod) for pod in pods))
+        time.sleep(1.5)  # and stays so
+    assert all(is_whole(simulated, pod) for pod in pods)
+    assert other.programs() == programs
+
+
+@pytest.mark.parametrize("text", [None, '{"version": 1, "attach'], ids=["lost", "damaged"])
+def test_a_ledger_that_is_lost_is_written_again(
+    simulated: Simulated, watching: Watch, text: str | None
+) -> None:
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    watching("--resync", "1s")
+    simulated.settles(pod, {LOSS: "pod"})
+    programs, ledger = pod.programs(), simulated.settings.state_dir / "ledger.json"
+    with sampled(pod) as sampler:
+        if text is None:
+            ledger.unlink()
+        else:
+            ledger.write_text(text)
+        eventually(lambda: is_whole(simulated, pod))
+    assert sampler.fewest() == 1
+    assert pod.programs() == programs
+
+
+# A cluster that is too busy
+
+
+def test_a_flood_of_changes_is_few_transactions_and_few_events(watched: Simulated, watch: Watching) -> None:
+    flooded, other = (
+        watched.pod(name, annotations={"loss": "uniform egress 1%"}) for name in ("web", "other")
+    )
+    for pod in (flooded, other):
+        watched.settles(pod, {LOSS: "pod"})
+    transactions = watch.transactions()
+    flood = threading.Thread(target=_toggle, args=(watched,))
+    with sampled(flooded) as sampler:
+        flood.start()
+        watched.annotate("pods", "other", {"loss": "uniform egress 2%"})
+        watched.settles(other, {MORE_LOSS: "pod"})  # it does not wait for the flood to end
+        flood.join()
+        watched.settles(flooded, {"loss=uniform egress 42%": "pod"})
+    assert sampler.fewest() >= 1
+    assert watch.transactions() - transactions <= 200
+    assert len(watched.events(flooded)) <= 20
+
+
+def _toggle(cluster: Simulated) -> None:
+    for number in range(9_999):
+        cluster.annotate("pods", "web", {"loss": f"uniform egress {number % 2 + 1}%"})
+    cluster.annotate("pods", "web", {"loss": "uniform egress 42%"})
+
+
+def test_a_flood_of_services_is_few_transactions(watched: Simulated, watch: Watching) -> None:
+    """Each touches every pod of the namespace, but is never in force."""
+    pods = [watched.pod(f"web-{n}", labels=WEB, annotations={"loss": "uniform egress 1%"}) for n in range(20)]
+    for pod in pods:
+        watched.settles(pod, {LOSS: "pod"})
+    programs, transactions = [pod.programs() for pod in pods], watch.transactions()
+    for number in range(500):
+        watched.service(f"s-{number}", WEB, {"loss": f"uniform egress {number % 9 + 2}%"})
+    watched.service("last", WEB, {"bandwidth": "10 mbps egress"})
+    for pod in pods:
+        watched.settles(pod, {LOSS: "pod", SLOW: "service/last"})
+    assert [set(before) <= set(pod.programs()) for before, pod in zip(programs, pods, strict=True)] == [
+        True
+    ] * 20
+    assert watch.transactions() - transactions <= 200
+
+
+def test_the_command_line_and_watch_take_turns(watched: Simulated) -> None:
+    """Both change things at the same time, one transaction after the other."""
+    podmgr = Cli(watched.settings)
+    pod, plain = watched.pod(), watched.pod("plain", is_running=False)
+    watched.start(plain, called="no-pod")
+    for number in range(1, 5):
+        watched.annotate("pods", "web", {"bandwidth": f"{number} mbps egress"})
+        podmgr("apply", "cgroup/kubepods/no-pod", "--rule", f"bandwidth={number} gbps egress")
+    watched.settles(pod, {"bandwidth=4 mbps egress": "pod"})
+    assert {row["rule"] for row in podmgr.listed()} == {"bandwidth=4 mbps egress", "bandwidth=4 gbps egress"}
+    podmgr("clean", "cgroup/kubepods/no-pod")
