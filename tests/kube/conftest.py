@@ -33,7 +33,7 @@ __all__ = ["settings"]  # a fixture of the kernel's tests, on the cgroup root of
 _KUBECONFIG = "PODMGR_TEST_KUBECONFIG"
 _IMAGE = "registry.k8s.io/pause:3.10"
 
-_NEED_KERNEL = {"settings", "shared", "cluster"}
+_NEED_KERNEL = {"settings", "shared", "cluster", "begin"}
 
 Watch = Callable[..., Watching]
 

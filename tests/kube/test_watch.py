@@ -213,9 +213,7 @@ def test_a_pod_that_has_ended_has_no_rules(watched: Simulated, phase: str) -> No
 def test_a_container_that_is_started_again_changes_nothing(watched: Simulated, watch: Watching) -> None:
     pod, fence = watched.pod(annotations={"loss": "uniform egress 1%"}), watched.pod("fence")
     watched.settles(pod, {LOSS: "pod"})
-    watched.annotate("pods", "fence", {"loss": "uniform egress 1%"})
-    watched.settles(fence, {LOSS: "pod"})
-    programs, transactions = pod.programs(), watch.transactions()
+    programs, transactions = pod.programs(), settled_transactions(watch)
     watched.start_container(pod)
     pod.processes[0].kill()
     status = watched.api.get("pods", watched.namespace, "web")["status"]["containerStatuses"][0]
@@ -225,8 +223,18 @@ def test_a_container_that_is_started_again_changes_nothing(watched: Simulated, w
     watched.annotate("pods", "web", {"example.com/other": "annotations are not ours"})
     watched.annotate("pods", "fence", {"loss": "uniform egress 2%"})
     watched.settles(fence, {MORE_LOSS: "pod"})
+    eventually(lambda: watch.transactions() > transactions)
     assert pod.programs() == programs
     assert watch.transactions() == transactions + 1  # for the fence
+
+
+def settled_transactions(watch: Watching) -> int:
+    """How many there were, when there are no more."""
+    count, before = watch.transactions(), -1
+    while count != before:
+        time.sleep(0.3)
+        count, before = watch.transactions(), count
+    return count
 
 
 def test_a_pod_that_comes_again_under_its_name_is_another_pod(watched: Simulated) -> None:

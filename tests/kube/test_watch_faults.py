@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -176,106 +176,141 @@ def test_a_token_that_is_rotated_is_read_again(simulated: Simulated, watching: W
     eventually(lambda: ("RuleApplied", MORE_LOSS) in simulated.events(pod))
 
 
-# No API server at all
+# No API server at all. This takes half a minute: it begins with the first test here, and goes on meanwhile.
 
 
-@pytest.mark.usefixtures("partition")  # it takes as long, and goes on meanwhile
-def test_an_outage_of_half_a_minute_changes_nothing_and_then_all_is_caught_up_with(
-    simulated: Simulated, watching: Watch
-) -> None:
-    simulated.service("s", WEB, {"loss": "uniform egress 1%"})
-    changed = simulated.pod("changed", labels=WEB, annotations={"bandwidth": "10 mbps egress"})
-    deleted = simulated.pod("deleted", annotations={"bandwidth": "10 mbps egress"})
-    forgotten = simulated.pod("forgotten", annotations={"bandwidth": "10 mbps egress"})
-    same = simulated.pod("same", annotations={"bandwidth": "10 mbps egress"})
-    watch = watching()
-    before = {SLOW: "pod", LOSS: "service/s"}
-    simulated.settles(changed, before)
-    with sampled(changed, same) as sampler:
-        simulated.api.stop()
-        down_at = time.monotonic()
-        simulated.annotate("pods", "changed", {"bandwidth": "100 mbps egress"})
-        simulated.delete("pods", "deleted")
-        simulated.api.delete("pods", simulated.namespace, "forgotten")  # its cgroup is still there
-        simulated.delete("services", "s")
-        new = simulated.pod("new", annotations={"loss": "uniform egress 2%"})
-        time.sleep(OUTAGE_SECONDS - (time.monotonic() - down_at))
-        assert simulated.rules(changed) == before
-        assert (simulated.rules(forgotten), simulated.rules(new)) == ({SLOW: "pod"}, {})
-        assert len(sampler.distinct()) == 1
-        simulated.api.start()
-        simulated.settles(changed, {FAST: "pod"}, seconds=RECOVERY_SECONDS)
-        simulated.settles(new, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
-        simulated.settles(forgotten, seconds=RECOVERY_SECONDS)
-    assert sampler.fewest() >= 1
-    assert not simulated.observed(deleted)
-    assert len({programs for _, programs in sampler.distinct()}) == 1
-    watch.hears("answers again", times=3, seconds=RECOVERY_SECONDS)
-    assert len(watch.said("the rules stay, trying again")) == 3  # once for each stream, not for each attempt
-    assert watch.stop() == 0
+@dataclass(frozen=True)
+class Beside:
+    """A cluster with a watch, beside those of the tests that run meanwhile."""
+
+    cluster: Simulated
+    watch: Watching
+    root: Path  # a cgroup, above the node's
 
 
-def test_half_open_connections_are_noticed(partition: Future[None]) -> None:
-    partition.result()
+Story = Callable[[Beside], None]
+Begin = Callable[[str, Story], Future[None]]
 
 
 @pytest.fixture(scope="module")
-def partition(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
-    """A network that swallows the packets between a watch and the API server, begun when first asked for."""
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-partition-{os.getpid()}")
-    folder = tmp_path_factory.mktemp("partition")
-    node = cgroups.create(root.path, "node")
-    settings = Settings(
-        folder / "state",
-        Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-partition"),
-        cgroup_root=node.path,
-        program_dir=EXAMPLES,
-    )
-    cluster = Simulated(settings, folder)
-    cluster.api.start()
-    watch = Watching(cluster, folder / "log")
+def begin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
+    """Begins a story with a cluster of its own; at the end, nothing must be left of it."""
+    besides: list[Beside] = []
+
+    def start(name: str, story: Story) -> Future[None]:
+        root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-{name}-{os.getpid()}")
+        folder = tmp_path_factory.mktemp(name)
+        settings = Settings(
+            folder / "state",
+            Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-{name}"),
+            cgroup_root=cgroups.create(root.path, "node").path,
+            program_dir=EXAMPLES,
+        )
+        cluster = Simulated(settings, folder)
+        cluster.api.start()
+        besides.append(Beside(cluster, Watching(cluster, folder / "log"), root.path))
+        return pool.submit(story, besides[-1])
+
     try:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool.submit(_live_through_a_partition, cluster, watch, root.path)
-        assert_all_gone([watch])
+        with ThreadPoolExecutor() as pool:
+            yield start
+        for beside in besides:
+            assert beside.watch.stop() == 0
+        assert_all_gone([beside.watch for beside in besides])
     finally:
-        watch.kill()
-        cluster.close()
-        cgroups.kill(root)
-        cgroups.remove(root)
+        for beside in besides:
+            beside.watch.kill()
+            beside.cluster.close()
+            root = cgroups.Cgroup(beside.root, beside.root.stat().st_ino)
+            cgroups.kill(root)
+            cgroups.remove(root)
 
 
-def _live_through_a_partition(cluster: Simulated, watch: Watching, root: Path) -> None:
-    """The wall between them is made by podmgr itself, another one: the watch's own cgroup hears nothing.
+@pytest.fixture(scope="module")
+def outage(begin: Begin) -> Future[None]:
+    return begin("outage", live_through_an_outage)
+
+
+@pytest.fixture(scope="module")
+def partition(begin: Begin) -> Future[None]:
+    return begin("partition", live_through_a_partition)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begun_early(request: pytest.FixtureRequest) -> None:
+    """Only what is asked for by a test that was chosen."""
+    chosen = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    for name in {"outage", "partition"} & chosen:
+        request.getfixturevalue(name)
+
+
+def live_through_an_outage(beside: Beside) -> None:
+    cluster, watch = beside.cluster, beside.watch
+    cluster.service("s", WEB, {"loss": "uniform egress 1%"})
+    changed = cluster.pod("changed", labels=WEB, annotations={"bandwidth": "10 mbps egress"})
+    deleted, forgotten, same = pods = [
+        cluster.pod(name, annotations={"bandwidth": "10 mbps egress"})
+        for name in ("deleted", "forgotten", "same")
+    ]
+    before = {SLOW: "pod", LOSS: "service/s"}
+    cluster.settles(changed, before)
+    for pod in pods:
+        cluster.settles(pod, {SLOW: "pod"})
+    eventually(lambda: cluster.api.watching() == 3)
+    with sampled(changed, same) as sampler:
+        cluster.api.stop()
+        down_at = time.monotonic()
+        cluster.annotate("pods", "changed", {"bandwidth": "100 mbps egress"})
+        cluster.delete("pods", "deleted")
+        cluster.api.delete("pods", cluster.namespace, "forgotten")  # its cgroup is still there
+        cluster.delete("services", "s")
+        new = cluster.pod("new", annotations={"loss": "uniform egress 2%"})
+        time.sleep(OUTAGE_SECONDS - (time.monotonic() - down_at))
+        assert cluster.rules(changed) == before
+        assert (cluster.rules(forgotten), cluster.rules(new)) == ({SLOW: "pod"}, {})
+        assert len(sampler.distinct()) == 1
+        cluster.api.start()
+        cluster.settles(changed, {FAST: "pod"}, seconds=RECOVERY_SECONDS)
+        cluster.settles(new, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
+        cluster.settles(forgotten, seconds=RECOVERY_SECONDS)
+    assert sampler.fewest() >= 1
+    assert len({programs for _, programs in sampler.distinct()}) == 1
+    assert not cluster.observed(deleted)
+    watch.hears("answers again", times=3, seconds=RECOVERY_SECONDS)
+    # once for each stream, not for each attempt
+    assert len(watch.said("the rules stay, trying again")) == 3
+
+
+def live_through_a_partition(beside: Beside) -> None:
+    """Podmgr itself, another one, makes the wall: the cgroup of the watch hears nothing any more.
 
     Only what comes in is lost: a packet that the hook drops on its way out counts as congestion,
     and the kernel then probes for ever whether the other end is alive.
     """
+    cluster, watch = beside.cluster, beside.watch
     wall = replace(
         cluster.settings,
         state_dir=cluster.settings.state_dir.with_name("wall"),
         bpffs=cluster.settings.bpffs.with_name(cluster.settings.bpffs.name + "-wall"),
-        cgroup_root=root,
+        cgroup_root=beside.root,
     )
     # Sockets belong to the cgroup in which they were made: the watch has none yet.
-    cgroups.join(cgroups.create(root, "watch"), watch.process.pid)
+    cgroups.join(cgroups.create(beside.root, "watch"), watch.process.pid)
     pod = cluster.pod(annotations={"loss": "uniform egress 1%"})
+    watch.is_in_order()
+    cluster.settles(pod, {LOSS: "pod"})
+    eventually(lambda: cluster.api.watching() == 3)
     try:
-        watch.is_in_order()
-        cluster.settles(pod, {LOSS: "pod"})
-        eventually(lambda: cluster.api.watching() == 3)
-        _podmgr(wall, "apply", "cgroup/watch", "--rule", "loss=uniform ingress 100%")
+        podmgr(wall, "apply", "cgroup/watch", "--rule", "loss=uniform ingress 100%")
         cluster.annotate("pods", "web", {"loss": "uniform egress 2%"})
         watch.hears("the rules stay, trying again", times=3, seconds=90)
         assert cluster.rules(pod) == {LOSS: "pod"}
-        _podmgr(wall, "clean")
-        cluster.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
     finally:
-        _podmgr(wall, "clean")
-        assert watch.stop() == 0
+        podmgr(wall, "clean")
+    cluster.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
 
 
-def _podmgr(settings: Settings, *words: str) -> None:
+def podmgr(settings: Settings, *words: str) -> None:
     """Not as `Cli` does it, which takes the settings of the test that runs just now."""
     argv = [sys.executable, "-m", "podmgr", *words]
     subprocess.run(argv, env=environment_of(settings), capture_output=True, check=True)
@@ -398,3 +433,16 @@ def test_the_command_line_and_watch_take_turns(watched: Simulated) -> None:
     watched.settles(pod, {"bandwidth=4 mbps egress": "pod"})
     assert {row["rule"] for row in podmgr.listed()} == {"bandwidth=4 mbps egress", "bandwidth=4 gbps egress"}
     podmgr("clean", "cgroup/kubepods/no-pod")
+
+
+# What began with the first test
+
+
+def test_an_outage_of_half_a_minute_changes_nothing_and_then_all_is_caught_up_with(
+    outage: Future[None],
+) -> None:
+    outage.result()
+
+
+def test_connections_that_are_dead_without_a_word_are_noticed(partition: Future[None]) -> None:
+    partition.result()
