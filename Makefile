@@ -20,7 +20,7 @@ lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 cgroups
+bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 cgroups, and watch on 110 pods
 	@.venv/bin/python -m tests.bench
 
 wheel: tools .venv/ready-to-test ## Build the wheel into dist/

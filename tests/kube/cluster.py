@@ -40,13 +40,17 @@ Annotations = Mapping[str, str | None]
 
 
 def eventually(
-    check: Callable[[], T], *, seconds: float = SECONDS, why: Callable[[], object] = lambda: ""
+    check: Callable[[], T],
+    *,
+    seconds: float = SECONDS,
+    pause: float = 0.005,
+    why: Callable[[], object] = lambda: "",
 ) -> T:
     """What `check` gives as soon as that is true; fails, saying why, if it never is."""
     deadline = time.monotonic() + seconds
     while not (value := check()):
         assert time.monotonic() < deadline, f"not so within {seconds:.0f} s: {why()}"
-        time.sleep(0.005)
+        time.sleep(pause)
     return value
 
 

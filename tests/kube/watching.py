@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from podmgr.errors import EXIT_DONE, EXIT_FAILED
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded
-from tests.kube.cluster import SECONDS, Cluster, RunningPod, eventually, lines_of
+from tests.kube.cluster import SECONDS, RunningPod, eventually, lines_of
 
 STOP_SECONDS = 10.0
 _ROOT = Path(__file__).parents[2]
@@ -44,26 +44,34 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return os.environ | own | root
 
 
+class Place(Protocol):
+    """Which cluster is watched, on which node, and where what belongs to it is kept."""
+
+    settings: Settings
+    kubeconfig: Path
+    node: str
+
+
 class Watching:
     """A watch of a cluster, until it is stopped. It logs JSON, so every line of it is read back."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        place: Place,
         log: Path,
         *words: str,
         names_node: bool = True,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.settings = cluster.settings
+        self.settings = place.settings
         self.log = log
         self.keeps_rules = "--keep" in words
-        argv = [sys.executable, "-m", "podmgr", "watch", "--kubeconfig", str(cluster.kubeconfig)]
-        argv += ["--node-name", cluster.node] if names_node else []
+        argv = [sys.executable, "-m", "podmgr", "watch", "--kubeconfig", str(place.kubeconfig)]
+        argv += ["--node-name", place.node] if names_node else []
         with log.open("w") as stream:
             self.process = subprocess.Popen(
                 [*argv, "--log-format", "json", *words],
-                env=environment_of(cluster.settings) | dict(environment or {}),
+                env=environment_of(place.settings) | dict(environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
