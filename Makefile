@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench tools wheel uninstall
+.PHONY: help demo test lint bench tools tools-for-tests wheel uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,7 +12,7 @@ help: ## Show this list
 demo: tools .venv/ready ## Put rules on a throw-away pod and show declared against measured (1 minute)
 	@.venv/bin/podmgr demo
 
-test: tools .venv/ready-to-test ## Run all tests, on the real kernel (needs root)
+test: tools-for-tests .venv/ready-to-test ## Run all tests, on the real kernel (needs root)
 	@.venv/bin/python -m pytest
 
 lint: tools .venv/ready-to-test ## Check style and types
@@ -20,7 +20,7 @@ lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 cgroups, and watch on 110 pods
+bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 pods, and watch of a cluster, and watch on 110 pods
 	@.venv/bin/python -m tests.bench
 
 wheel: tools .venv/ready-to-test ## Build the wheel into dist/
@@ -28,6 +28,9 @@ wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 
 tools: # clang, bpftool, libbpf headers, iproute2, iperf3
 	@.ci/install-tools
+
+tools-for-tests:
+	@.ci/install-tools systemd-analyze
 
 .venv/ready: pyproject.toml
 	@.ci/make-venv .

@@ -78,7 +78,7 @@ class Cluster:
 
     def remove_pod(self, item: Mapping[str, Any]) -> set[str]:
         """A pod was deleted, or has left the node."""
-        uid = str(_mapping(item.get("metadata")).get("uid") or "")
+        uid = str(mapping(item.get("metadata")).get("uid") or "")
         return {uid} if self.pods.pop(uid, None) else set()
 
     def replace_pods(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -154,7 +154,7 @@ class Cluster:
 
 def pod_of(item: Mapping[str, Any]) -> Pod | None:
     """A Pod object as far as it matters; None if it has no UID that could name a folder."""
-    metadata, spec = _mapping(item.get("metadata")), _mapping(item.get("spec"))
+    metadata, spec = mapping(item.get("metadata")), mapping(item.get("spec"))
     uid = str(metadata.get("uid") or "")
     if not _UID.fullmatch(uid):
         return None
@@ -163,18 +163,18 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
         labels=texts(metadata.get("labels")),
         annotations=_own(metadata),
         node=str(spec.get("nodeName") or ""),
-        phase=str(_mapping(item.get("status")).get("phase") or ""),
+        phase=str(mapping(item.get("status")).get("phase") or ""),
         has_host_network=bool(spec.get("hostNetwork")),
-        static_hash=str(_mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or ""),
+        static_hash=str(mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or ""),
     )
 
 
 def service_of(item: Mapping[str, Any]) -> AnnotatedService:
     """A Service object as far as it matters."""
-    metadata = _mapping(item.get("metadata"))
+    metadata = mapping(item.get("metadata"))
     return AnnotatedService(
         _name(item),
-        texts(_mapping(item.get("spec")).get("selector")),
+        texts(mapping(item.get("spec")).get("selector")),
         _own(metadata),
         str(metadata.get("creationTimestamp") or ""),
     )
@@ -182,12 +182,12 @@ def service_of(item: Mapping[str, Any]) -> AnnotatedService:
 
 def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
     """A Namespace object as far as it matters."""
-    return AnnotatedNamespace(_name(item), _own(_mapping(item.get("metadata"))))
+    return AnnotatedNamespace(_name(item), _own(mapping(item.get("metadata"))))
 
 
 def texts(value: object) -> dict[str, str]:
     """A mapping of text to text; what is no scalar can match nothing and is left out."""
-    return {str(key): str(item) for key, item in _mapping(value).items() if isinstance(item, str | int)}
+    return {str(key): str(item) for key, item in mapping(value).items() if isinstance(item, str | int)}
 
 
 def _own(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -196,12 +196,13 @@ def _own(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _name(item: Mapping[str, Any]) -> str:
-    return str(_mapping(item.get("metadata")).get("name") or "")
+    return str(mapping(item.get("metadata")).get("name") or "")
 
 
 def _namespace(item: Mapping[str, Any]) -> str:
-    return str(_mapping(item.get("metadata")).get("namespace") or "default")
+    return str(mapping(item.get("metadata")).get("namespace") or "default")
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: objects may hold anything anywhere."""
     return value if isinstance(value, dict) else {}

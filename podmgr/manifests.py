@@ -1,4 +1,4 @@
-"""Kubernetes manifests in files: the one pod that is meant, and the services that select it."""
+"""Kubernetes manifests in files: the one pod that is meant, its services and its namespace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from podmgr.annotations import AnnotatedService, PodRules, rules_of_pod
+from podmgr.annotations import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.cluster import STATIC_POD_HASH, mapping, texts
 from podmgr.errors import PodmgrError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
 
 _MAX_DEPTH = 100
-_STATIC_POD_HASH = "kubernetes.io/config.hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +50,33 @@ def read_pod(path: str, default_namespace: str = "default") -> ManifestPod:
             f"{path} holds {len(pods)} pods", tip="one Pod, or one workload with a pod template, per cgroup"
         )
     kind, name, template = pods[0]
-    metadata = _mapping(template.get("metadata"))
+    metadata = mapping(template.get("metadata"))
     namespace = str(metadata.get("namespace") or default_namespace)
     services = [
         _service(path, item)
         for item in objects
         if item.get("kind") == "Service"
-        and str(_mapping(item.get("metadata")).get("namespace") or default_namespace) == namespace
+        and str(mapping(item.get("metadata")).get("namespace") or default_namespace) == namespace
+    ]
+    spaces = [
+        AnnotatedNamespace(namespace, _annotations(path, f"namespace/{namespace}", mapping(item["metadata"])))
+        for item in objects
+        if item.get("kind") == "Namespace" and mapping(item.get("metadata")).get("name") == namespace
     ]
     uid = _uid(path, metadata)
-    static = str(_mapping(metadata.get("annotations")).get(_STATIC_POD_HASH) or "")
+    static = str(mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or "")
     rules = rules_of_pod(
         name,
         _annotations(path, f"{kind}/{name}", metadata),
-        _texts(metadata.get("labels")),
+        texts(metadata.get("labels")),
         services,
+        next(iter(spaces), None),
     )
     return ManifestPod(
         target=f"{kind}/{name}",
         ref=PodRef(namespace, name, uid),
         cgroup_uids=tuple(item for item in (uid, static) if item),
-        has_host_network=bool(_mapping(template.get("spec")).get("hostNetwork")),
+        has_host_network=bool(mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
     )
 
@@ -106,28 +112,28 @@ def _check_depth(path: str, events: Iterable[Any]) -> None:
 def _pod_template(item: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
     """Kind, name and the pod of an object; an empty pod if it makes none."""
     kind = str(item.get("kind", "")).lower()
-    metadata = _mapping(item.get("metadata"))
+    metadata = mapping(item.get("metadata"))
     name = str(metadata.get("name") or "unnamed")
-    spec = _mapping(item.get("spec"))
+    spec = mapping(item.get("spec"))
     if kind == "pod":
         return kind, name, item
     if kind == "cronjob":
-        spec = _mapping(_mapping(spec.get("jobTemplate")).get("spec"))
-    template = dict(_mapping(spec.get("template")))
+        spec = mapping(mapping(spec.get("jobTemplate")).get("spec"))
+    template = dict(mapping(spec.get("template")))
     if template:
-        inner = dict(_mapping(template.get("metadata")))
+        inner = dict(mapping(template.get("metadata")))
         inner.setdefault("namespace", metadata.get("namespace"))
         template["metadata"] = inner
     return kind, name, template
 
 
 def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
-    metadata = _mapping(item.get("metadata"))
+    metadata = mapping(item.get("metadata"))
     name = str(metadata.get("name") or "unnamed")
-    selector = _mapping(_mapping(item.get("spec")).get("selector"))
+    selector = mapping(mapping(item.get("spec")).get("selector"))
     return AnnotatedService(
         name,
-        _texts(selector),
+        texts(selector),
         _annotations(path, f"service/{name}", metadata),
         _timestamp(metadata.get("creationTimestamp")),
     )
@@ -136,7 +142,7 @@ def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
 def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     """The annotations; ours must be text, as the API server demands."""
     found: dict[str, str] = {}
-    for key, value in _mapping(metadata.get("annotations")).items():
+    for key, value in mapping(metadata.get("annotations")).items():
         if isinstance(value, str):
             found[str(key)] = value
         elif bare_key(str(key)):
@@ -161,12 +167,3 @@ def _timestamp(value: object) -> str:
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(value or "")
-
-
-def _texts(value: object) -> dict[str, str]:
-    """A mapping of text to text; what is no scalar can match nothing and is left out."""
-    return {str(key): str(item) for key, item in _mapping(value).items() if isinstance(item, str | int)}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from typing import Any
 
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup
-from podmgr.errors import PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.proc import Runner
 
 _HOOKS = ("clsact", "ingress")  # listed as qdiscs, but they queue nothing
@@ -69,14 +68,26 @@ def _without_fq(namespace_fd: int, runner: Runner) -> dict[str, str]:
 
 
 def _namespaces(cgroup: Cgroup) -> list[int]:
-    """A descriptor of each network namespace that a process of the cgroup lives in."""
+    """A descriptor of each network namespace that a process of the cgroup lives in.
+
+    Raises PermissionDeniedError if one may not be opened: ours would be taken for the pod's.
+    """
     found: dict[int, int] = {}
     for pid in cgroups.processes(cgroup):
-        with suppress(OSError):
+        try:
             fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-            inode = os.fstat(fd).st_ino
-            if inode in found or pid not in cgroups.processes(cgroup):
+        except PermissionError as error:
+            for fd in found.values():
                 os.close(fd)
-            else:
-                found[inode] = fd
+            raise PermissionDeniedError(
+                f"not allowed to look at the network of process {pid}",
+                tip="it takes the capabilities SYS_PTRACE and SYS_ADMIN",
+            ) from error
+        except OSError:
+            continue  # it has ended
+        inode = os.fstat(fd).st_ino
+        if inode in found or pid not in cgroups.processes(cgroup):
+            os.close(fd)
+        else:
+            found[inode] = fd
     return list(found.values())

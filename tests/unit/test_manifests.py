@@ -255,3 +255,25 @@ spec: {selector: {app: web}}
     younger, older = service % ("a", "2024-01-01T11:00:00Z", 1), service % ("b", '"2024-01-01T10:00:00Z"', 2)
     path.write_text("kind: Pod\nmetadata: {name: web, labels: {app: web}}\n" + younger + older)
     assert [str(sourced.rule) for sourced in read_pod(str(path)).rules.rules] == ["bandwidth=2 mbps egress"]
+
+
+@pytest.mark.parametrize(
+    ("name", "enforces", "rules"),
+    [
+        ("default", "false", {"bandwidth=10 mbps egress": "pod"}),
+        (
+            "default",
+            "true",
+            {"bandwidth=10 mbps egress": "pod", "bandwidth=1 mbps egress": "namespace/default"},
+        ),
+        ("other", "true", {"bandwidth=10 mbps egress": "pod"}),
+    ],
+)
+def test_namespace_of_the_manifest_is_the_weakest_layer_unless_it_enforces(
+    manifest: Path, name: str, enforces: str, rules: dict[str, str]
+) -> None:
+    annotations = f'{{bandwidth: 1 mbps egress, podmgr.io/enforce: "{enforces}"}}'
+    space = f"kind: Namespace\nmetadata: {{name: {name}, annotations: {annotations}}}\n"
+    manifest.write_text(f"{space}---\n{POD}")
+    found = read_pod(str(manifest)).rules.rules
+    assert {str(sourced.rule): sourced.source for sourced in found} == rules

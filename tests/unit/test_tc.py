@@ -14,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from podmgr import tc
 from podmgr.cgroups import Cgroup
-from podmgr.errors import PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.proc import Completed
 from tests.unit.samples import said
 
@@ -206,3 +206,11 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     empty = Cgroup(tmp_path, tmp_path.stat().st_ino)
     tc.interfaces_without_fq(empty, runner=Namespaces([ETH0], [VIA_ETH0], [root("eth0", "fq")]))
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_namespace_that_may_not_be_opened_is_not_taken_for_ours(
+    cgroup: Cgroup, mocker: MockerFixture
+) -> None:
+    mocker.patch("podmgr.tc.os.open", side_effect=PermissionError(13, "Permission denied"))
+    with pytest.raises(PermissionDeniedError, match="not allowed to look at the network of process"):
+        tc.interfaces_without_fq(cgroup, runner=Namespaces())
