@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -31,7 +30,7 @@ from podmgr.settings import Settings
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import NODE, RunningPod, eventually
-from tests.kube.watching import Watching, environment_of
+from tests.kube.watching import Watching, podmgr
 
 PODS, CLUSTER_PODS, SERVICES = 110, 1_000, 200
 NAMESPACES = 10  # the pods of the node are in all of them
@@ -91,10 +90,6 @@ class Node:
             if watch.process.poll() is None:
                 watch.stop()
 
-    def podmgr(self, *words: str) -> None:
-        argv = [sys.executable, "-m", "podmgr", *words]
-        subprocess.run(argv, env=environment_of(self.settings), capture_output=True, check=True)
-
 
 @contextmanager
 def _node() -> Iterator[Node]:
@@ -123,7 +118,7 @@ def _node() -> Iterator[Node]:
             yield node
             ask("stop")
         finally:
-            node.podmgr("clean")
+            podmgr(settings, "clean")
             server.kill()
             server.join()
             for pod in pods:
@@ -196,7 +191,7 @@ def _starts(node: Node) -> list[Result]:
     for _ in range(STARTS):
         again.append(_start(node))
         # Those that stay keep the programs compiled.
-        node.podmgr("clean", *(f"cgroup/{pod.place.path.name}" for pod in node.pods[len(RATES) :]))
+        podmgr(node.settings, "clean", *(f"cgroup/{pod.place.path.name}" for pod in node.pods[len(RATES) :]))
         warm.append(_start(node))
     return [
         Result("start, programs to compile", cold, "s"),

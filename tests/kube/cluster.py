@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import time
 import uuid
@@ -115,8 +114,8 @@ class Cluster(ABC):
         """Delete a pod or service; a pod's processes and cgroup end with it."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Remove all that was made."""
+    def clear(self) -> None:
+        """Remove what was made in the namespace."""
 
     def annotate(self, resource: str, name: str, annotations: Annotations | None) -> None:
         """Set annotations; None removes one, or all."""
@@ -267,7 +266,7 @@ class Simulated(Cluster):
 
 
 class Real(Cluster):
-    """A cluster that is there already. Makes a namespace, and removes it with all that is in it.
+    """A cluster that is there already. Makes namespaces, and removes them with all that is in them.
 
     The user of the kubeconfig must have the right to do so, and for the rest what podmgr needs.
     """
@@ -277,8 +276,7 @@ class Real(Cluster):
         client: Any = importlib.import_module("kubernetes.client")
         self._core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
         self._image = image
-        super().__init__(settings, kubeconfig, node, f"podmgr-test-{os.getpid()}")
-        self._core.create_namespace({"metadata": {"name": self.namespace}})
+        super().__init__(settings, kubeconfig, node, "default")
 
     def pod(
         self,
@@ -333,7 +331,13 @@ class Real(Cluster):
         else:
             self._core.delete_namespaced_pod(name, self.namespace)
 
-    def close(self) -> None:
+    def use_namespace(self, name: str) -> None:
+        """Make a namespace, where objects are made from now on."""
+        self._core.create_namespace({"metadata": {"name": name}})
+        self.namespace = name
+
+    def clear(self) -> None:
+        """Remove that namespace; this goes on when it returns."""
         self._core.delete_namespace(self.namespace)
 
 

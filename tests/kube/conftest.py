@@ -23,10 +23,10 @@ from podmgr import cgroups
 from podmgr.kube import Access, Api, find_node
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
-from tests.kernel.conftest import EXAMPLES, Cli, settings, why_not_here
+from tests.kernel.conftest import EXAMPLES, settings, why_not_here
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import Cluster, Real, RunningPod, Simulated, eventually
-from tests.kube.watching import Watching, assert_all_gone, environment_of
+from tests.kube.watching import Watching, assert_all_gone, environment_of, podmgr
 
 __all__ = ["settings"]  # a fixture of the kernel's tests, on the cgroup root of these
 
@@ -100,7 +100,7 @@ def _end(watches: Sequence[Watching]) -> None:
     codes = [watch.stop() for watch in watches if watch.process.poll() is None]
     assert set(codes) <= {0}, [watch.tail() for watch in watches]
     if watches and (watches[-1].keeps_rules or watches[-1].process.returncode not in (0, 1)):
-        Cli(watches[-1].settings)("clean")
+        podmgr(watches[-1].settings, "clean")
     assert not [line for watch in watches for line in watch.lines if "unexpected" in line["message"]]
     assert_all_gone(watches)
 
@@ -154,7 +154,7 @@ def watch(shared: tuple[Simulated, Watching]) -> Watching:
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     """The cluster of PODMGR_TEST_KUBECONFIG, with a watch of it."""
     kubeconfig = Path(os.environ[_KUBECONFIG]).expanduser()
     folder = tmp_path_factory.mktemp("real")
@@ -168,11 +168,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         _end([watch])
     finally:
         watch.kill()
-        cluster.close()
+
+
+@pytest.fixture
+def real_cluster(real: Real) -> Iterator[Real]:
+    """That cluster, in a namespace of this test's own."""
+    real.use_namespace(f"podmgr-test-{os.getpid()}-{next(_numbers)}")
+    yield real
+    real.clear()
 
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """A cluster with a watch of it: the real one if there is one, else the simulated one."""
-    cluster: Cluster = request.getfixturevalue("real" if os.environ.get(_KUBECONFIG) else "watched")
+    cluster: Cluster = request.getfixturevalue("real_cluster" if os.environ.get(_KUBECONFIG) else "watched")
     return cluster

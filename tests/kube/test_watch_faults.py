@@ -6,8 +6,6 @@ Whatever it is: rules in force stay in force, and in the end they are what the c
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +22,7 @@ from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, run
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import RunningPod, Simulated, eventually
-from tests.kube.watching import Watching, assert_all_gone, environment_of, sampled
+from tests.kube.watching import Watching, assert_all_gone, podmgr, sampled
 
 Watch = Callable[..., Watching]
 
@@ -310,12 +308,6 @@ def live_through_a_partition(beside: Beside) -> None:
     cluster.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
 
 
-def podmgr(settings: Settings, *words: str) -> None:
-    """Not as `Cli` does it, which takes the settings of the test that runs just now."""
-    argv = [sys.executable, "-m", "podmgr", *words]
-    subprocess.run(argv, env=environment_of(settings), capture_output=True, check=True)
-
-
 # A kernel that somebody else has touched
 
 
@@ -424,15 +416,15 @@ def test_a_flood_of_services_is_few_transactions(watched: Simulated, watch: Watc
 
 def test_the_command_line_and_watch_take_turns(watched: Simulated) -> None:
     """Both change things at the same time, one transaction after the other."""
-    podmgr = Cli(watched.settings)
+    cli = Cli(watched.settings)
     pod, plain = watched.pod(), watched.pod("plain", is_running=False)
     watched.start(plain, called="no-pod")
     for number in range(1, 5):
         watched.annotate("pods", "web", {"bandwidth": f"{number} mbps egress"})
-        podmgr("apply", "cgroup/kubepods/no-pod", "--rule", f"bandwidth={number} gbps egress")
+        cli("apply", "cgroup/kubepods/no-pod", "--rule", f"bandwidth={number} gbps egress")
     watched.settles(pod, {"bandwidth=4 mbps egress": "pod"})
-    assert {row["rule"] for row in podmgr.listed()} == {"bandwidth=4 mbps egress", "bandwidth=4 gbps egress"}
-    podmgr("clean", "cgroup/kubepods/no-pod")
+    assert {row["rule"] for row in cli.listed()} == {"bandwidth=4 mbps egress", "bandwidth=4 gbps egress"}
+    cli("clean", "cgroup/kubepods/no-pod")
 
 
 # What began with the first test

@@ -44,6 +44,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return os.environ | own | root
 
 
+def podmgr(settings: Settings, *words: str) -> None:
+    """Run a command that must succeed, with these settings whatever the environment says."""
+    argv = [sys.executable, "-m", "podmgr", *words]
+    subprocess.run(argv, env=environment_of(settings), capture_output=True, check=True)
+
+
 class Place(Protocol):
     """Which cluster is watched, on which node, and where what belongs to it is kept."""
 
