@@ -137,6 +137,18 @@ def test_pods_pins_may_be_under_its_uid(kernel: Kernel, settings: Settings) -> N
     assert not has_unknown_near(settings, [row], near("u-1"))
 
 
+def test_cgroup_may_be_called_otherwise_today(kernel: Kernel, settings: Settings) -> None:
+    """By its pod's UID yesterday, by its number now: its row speaks for it all the same."""
+    row = there(kernel, settings, owner="u-1")
+    assert not has_unknown_near(settings, [row], near("7"))
+
+
+def test_pod_may_be_on_another_cgroup_today(kernel: Kernel, settings: Settings) -> None:
+    row = there(kernel, settings, owner="u-1", cgroup_id=8)
+    assert not has_unknown_near(settings, [row], near("u-1"))
+    assert has_unknown_near(settings, [], near("u-1"))
+
+
 @pytest.mark.parametrize("direction", Direction)
 def test_program_without_a_row_is_unknown(kernel: Kernel, settings: Settings, direction: Direction) -> None:
     row = there(kernel, settings)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -448,22 +448,6 @@ def test_connection_that_is_dead_without_a_word_is_given_up(
     assert [type(error) for error in followed.lost] == [UnreachableError]
 
 
-def test_watch_is_given_little_more_than_its_time() -> None:
-    asked: list[float] = []
-
-    class Impatient(Api):
-        def __init__(self) -> None:
-            pass
-
-        def _request(self, *_: Any, read_seconds: float = 0, **__: Any) -> Any:
-            asked.append(read_seconds)
-            raise UnreachableError("enough")
-
-    with pytest.raises(UnreachableError):
-        Impatient().watch(PODS, {}, "1", seconds=180)
-    assert asked == [195]
-
-
 def test_what_nobody_has_thought_of_means_a_new_list_and_ends_nothing(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +526,107 @@ def test_it_ends_at_the_next_event_after_it_was_told_to(followed: Followed) -> N
     followed.pod("c")
     followed.thread.join(5)
     assert not followed.thread.is_alive()
+
+
+# Pauses, on a script
+
+
+class Pauses(threading.Event):
+    """Passes the time at once, and writes it down; set when the script is at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0)
+        return self.is_set()
+
+
+EVENT = ("ADDED", {"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "2"}})
+CUT, REFUSED = UnreachableError("cut"), StatusError(500, "no")
+
+
+@dataclass
+class Script:
+    """An API whose lists fail or do not, and whose watches are events and errors, until it is at its end."""
+
+    lists: list[Exception | None]
+    watches: list[list[object]]
+    watch_seconds: float
+    stopping: Pauses = field(default_factory=Pauses)
+    now: float = 0.0
+
+    def close(self) -> None:
+        if not self.lists and not self.watches:
+            self.stopping.set()
+
+    def list(self, *_: object) -> tuple[Sequence[object], str]:
+        error = self.lists.pop(0) if self.lists else None
+        if error is not None:
+            raise error
+        return [], "1"
+
+    def watch(self, *_: object, **__: object) -> Iterator[object]:
+        steps = self.watches.pop(0)
+
+        def events() -> Iterator[object]:
+            self.now += self.watch_seconds
+            for step in steps:
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+
+        return events()
+
+
+def pauses_of(
+    monkeypatch: pytest.MonkeyPatch,
+    lists: list[Exception | None],
+    watches: list[list[object]],
+    seconds: float = 0,
+) -> list[float]:
+    """The pauses, as long as they can be; each watch takes so many seconds."""
+    script = Script(lists, watches, seconds)
+    monkeypatch.setattr("random.uniform", max)
+    monkeypatch.setattr("podmgr.informer.time.monotonic", lambda: script.now)
+    Informer(
+        "pods",
+        PODS,
+        {},
+        lambda: cast(Api, script),
+        Sink(),
+        script.stopping,
+        on_lost=lambda *_: None,
+        on_found=lambda _: None,
+    ).run()
+    return script.stopping.seconds
+
+
+def test_pauses_grow_from_half_a_second_to_fifteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pauses_of(monkeypatch, [REFUSED] * 7, [[CUT]]) == [0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+@pytest.mark.parametrize("error", [CUT, REFUSED, StatusError(410, "gone"), StatusError(0, "garbage")])
+def test_pauses_grow_whatever_is_wrong(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    assert pauses_of(monkeypatch, [], [[error]] * 4) == [0.5, 1, 2, 4]
+
+
+def test_an_event_shows_that_it_works_and_the_next_pause_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pauses_of(monkeypatch, [REFUSED] * 3, [[EVENT, CUT], [CUT]]) == [0.5, 1, 2, 0.5, 1]
+
+
+def test_list_that_works_does_not_show_that_the_watch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pauses_of(monkeypatch, [None] * 3, [[REFUSED]] * 3) == [0.5, 1, 2]
+
+
+def test_watch_that_has_worked_is_followed_by_the_next_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pauses_of(monkeypatch, [], [[EVENT], [EVENT, EVENT]]) == []
+    assert pauses_of(monkeypatch, [], [[], []], seconds=180) == []
+
+
+def test_watch_that_ends_at_once_with_nothing_is_followed_by_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pauses_of(monkeypatch, [], [[], [], []], seconds=0.5) == [0.5, 1, 2]
 
 
 # Everything at once

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
 import pwd
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,6 +234,69 @@ def test_service_account_that_is_incomplete_is_an_error(machine: Machine) -> Non
         Api(Access(None))
 
 
+def test_service_account_is_the_pods_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has("pod")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    for name, content in {"token": "t-1", "ca.crt": "x", "namespace": "podmgr\n"}.items():
+        (machine.account / name).write_text(content)
+    loader = "kubernetes.config.incluster_config"
+    monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(machine.account / "token"))
+    monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(machine.account / "ca.crt"))
+    made = Api(find_access())
+    assert (made.server, made.namespace) == ("https://10.43.0.1:443", "podmgr")
+    assert "bearer t-1" in [value.lower() for value in made._headers.values()]
+    (machine.account / "token").write_text("t-2")
+    (machine.account / "namespace").write_text("")
+    renewed = Api(find_access())
+    assert renewed.namespace == "default"
+    assert "bearer t-2" in [value.lower() for value in renewed._headers.values()]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder for temporary files, and a process that has not used one yet."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kube._scratch.cache_clear()
+    yield tmp_path
+    kube._scratch.cache_clear()
+
+
+def test_keys_of_a_kubeconfig_are_written_where_only_we_can_read(
+    server: ApiServer, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config._temp_files", {})
+    path = server.write_kubeconfig(scratch / "kubeconfig")
+    content = json.loads(path.read_text())
+    content["clusters"][0]["cluster"] |= {
+        "server": "https://example.com",
+        "certificate-authority-data": base64.b64encode(b"secret").decode(),
+    }
+    path.write_text(json.dumps(content))
+    for _ in range(3):
+        Api(Access(str(path)))
+    (folder,) = [entry for entry in scratch.iterdir() if entry.is_dir()]
+    assert str(os.getpid()) in folder.name
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [entry.read_bytes() for entry in folder.iterdir()] == [b"secret"]
+
+
+def test_keys_that_a_killed_process_has_left_are_removed_and_no_others(scratch: Path) -> None:
+    own = Path(kube._scratch())
+    prefix = own.name.partition(str(os.getpid()))[0]
+    kube._scratch.cache_clear()
+    child = subprocess.Popen(["true"])
+    child.wait()
+    left = scratch / f"{prefix}{child.pid}-abc"
+    others = [scratch / f"{prefix}x-abc", scratch / f"{prefix}{os.getppid()}-abc", scratch / "else-1-a", own]
+    for folder in (left, *others[:3]):
+        folder.mkdir()
+        (folder / "key").write_text("secret")
+    made = Path(kube._scratch())
+    assert not left.exists()
+    assert all(folder.exists() for folder in others)
+    assert made not in others
+
+
 @pytest.mark.parametrize("with_file", [True, False])
 def test_token_is_sent_as_it_is_on_disk_when_the_connection_is_made(
     server: ApiServer, tmp_path: Path, with_file: bool
@@ -425,6 +491,19 @@ def test_server_that_is_not_there_is_unreachable(server: ApiServer, api: Api) ->
     assert caught.value.message == f"the API server {server.url} cannot be reached: Connection refused"
     server.start()
     assert api.list(PODS)[0] == []
+
+
+def test_watch_is_given_little_more_than_its_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def request(*_: object, read_seconds: float = 0, **__: object) -> None:
+        asked.append(read_seconds)
+        raise UnreachableError("enough")
+
+    monkeypatch.setattr(api, "_request", request)
+    with pytest.raises(UnreachableError):
+        api.watch(PODS, {}, "1", seconds=180)
+    assert asked == [195]
 
 
 def test_server_that_does_not_answer_is_unreachable(

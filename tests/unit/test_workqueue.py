@@ -139,6 +139,35 @@ def test_bucket_never_holds_more_than_a_burst(queue: WorkQueue, clock: Clock) ->
     assert queue.take(0) == set()
 
 
+def test_ten_pass_at_once_and_then_one_each_second(queue: WorkQueue, clock: Clock) -> None:
+    counts = []
+    for _ in range(12):
+        queue.add(["a"])
+        counts.append(len(queue.take(0)))
+    assert counts == [1] * 10 + [0, 0]
+    clock.now += 1.001
+    assert queue.take(0) == {"a"}
+
+
+def test_key_that_was_worked_on_after_failures_is_not_forgotten(
+    queue: WorkQueue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", min)
+    queue.add(["a"])
+    queue.take(0)
+    clock.now += BURST * 2 - 1
+    for _ in range(int(BURST)):
+        queue.done("a")
+        clock.now += queue.retry("a") + 1e-9
+        assert queue.take(0) == {"a"}
+    clock.now += 0.5
+    queue.take(0)
+    queue.add(["a"])
+    queue.take(0)
+    queue.add(["a"])
+    assert queue.take(0) == set()
+
+
 def test_keys_of_long_ago_are_forgotten(queue: WorkQueue, clock: Clock) -> None:
     queue.add(str(number) for number in range(1000))
     queue.take(0)
