@@ -165,6 +165,7 @@ def test_other_keys_and_other_sources_are_not_kept_with_it(unreadable: tuple[str
         ("pod", "service/front", True),
         ("pod", "namespace/shop", True),
         ("service/front", "namespace/shop", True),
+        ("service/front", "service/back", True),
         ("service/front", "pod", False),
         ("namespace/shop", "pod", False),
         ("namespace/shop", "service/front", False),
@@ -191,6 +192,20 @@ def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_all_others(other
     )
     expected = {(str(item.rule), item.source) for item in others if str(item.rule) != SLOW}
     assert set(wanted(made(wished, present(SLOW, "namespace/shop")))) == expected | {(SLOW, "namespace/shop")}
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_the_command_lines(is_reversed: bool) -> None:
+    rows = [present(SLOW, "namespace/shop"), by_command_line(FAST)]
+    wished = Wish(
+        TARGET,
+        (),
+        is_standing=True,
+        unreadable=frozenset({("namespace/shop", "bandwidth")}),
+        enforcing=frozenset({"namespace/shop"}),
+    )
+    found = made(wished, *(reversed(rows) if is_reversed else rows))
+    assert sorted(wanted(found)) == [(SLOW, "namespace/shop"), (FAST, CLI)]
 
 
 SOURCES = ["pod", "service/a", "service/b", "namespace/shop"]
