@@ -7,7 +7,7 @@ cgroup is exchanged for another of the same name in between.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from podmgr.settings import Settings
 Failures = list[tuple[Attachment, PodmgrError]]
 
 _LOG_LINES = 15
+_CGROUPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class Actuator:
 
     def attach(self, rows: Sequence[Attachment]) -> Failures:
         """Attach, and read back that each program is attached; those that are not, with the reason."""
-        if not rows:
-            return []
+        return [failure for some in _chunks(rows) for failure in self._attach(some)]
+
+    def _attach(self, rows: Sequence[Attachment]) -> Failures:
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
             handles = _open_cgroups(rows, stack)
@@ -110,6 +112,9 @@ class Actuator:
 
     def remove(self, rows: Sequence[Attachment]) -> Failures:
         """Detach, read back, unpin. What could not be detached keeps its pin and is returned."""
+        return [failure for some in _chunks(rows) for failure in self._detach(some)]
+
+    def _detach(self, rows: Sequence[Attachment]) -> Failures:
         with ExitStack() as stack:
             attached = [row for row in rows if is_attached(row)]
             if attached:
@@ -184,6 +189,16 @@ def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
         detail=_last_lines(failure.log) if failure else None,
         tip="the lines above are the kernel's verifier; podmgr doctor shows what this kernel can do",
     )
+
+
+def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:
+    """Rows of so many cgroups at a time that their descriptors fit into a small limit of open files."""
+    by_cgroup: dict[int, list[Attachment]] = {}
+    for row in rows:
+        by_cgroup.setdefault(row.cgroup_id, []).append(row)
+    groups = list(by_cgroup.values())
+    for start in range(0, len(groups), _CGROUPS_AT_ONCE):
+        yield [row for group in groups[start : start + _CGROUPS_AT_ONCE] for row in group]
 
 
 def _open_cgroups(rows: Sequence[Attachment], stack: ExitStack) -> dict[int, int | None]:

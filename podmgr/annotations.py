@@ -16,6 +16,7 @@ from podmgr.grammar import parse_value
 from podmgr.rules import PREFIX, CollisionKey, Rule, annotation_values, bare_key, collision_key
 
 ENFORCE = PREFIX + "enforce"
+MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
 CLI = "cli"
 POD = "pod"
 
@@ -63,8 +64,11 @@ class AnnotatedNamespace:
 
     @property
     def enforces(self) -> bool:
-        """Whether its rules hold in addition, so that no pod or service of it can lift them."""
-        return self.annotations.get(ENFORCE, "").strip().lower() == "true"
+        """Whether its rules hold in addition, so that no pod or service of it can lift them.
+
+        A value that is neither true nor false counts as true: a slip shall lift no limit.
+        """
+        return self.annotations.get(ENFORCE, "false").strip().lower() != "false"
 
     def check(self) -> None:
         """Raise RuleError if it cannot be told whether it enforces."""
@@ -80,7 +84,8 @@ class PodRules:
     """The rules that hold, what could not be read, and what was overruled (one line each).
 
     `unreadable` names by (source, bare key) where rules may be that could not be read,
-    `enforcing` the sources whose rules hold beside all others.
+    `enforcing` the sources whose rules hold beside all others. `beaten` are the rules, by source,
+    that a stronger one keeps from holding.
     """
 
     rules: tuple[SourcedRule, ...]
@@ -88,6 +93,7 @@ class PodRules:
     warnings: tuple[str, ...]
     unreadable: frozenset[tuple[str, str]] = frozenset()
     enforcing: frozenset[str] = frozenset()
+    beaten: frozenset[tuple[str, Rule]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ def rules_of_pod(
     unreadable: set[tuple[str, str]] = set()
     winners: dict[CollisionKey, SourcedRule] = {}
     enforced: dict[Rule, SourcedRule] = {}
+    beaten: set[tuple[str, Rule]] = set()
     if namespace is not None:
         try:
             namespace.check()
@@ -129,7 +136,14 @@ def rules_of_pod(
                 if not layer.may_be_beaten:
                     enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
                     continue
+                if collision_key(rule) not in winners and len(winners) == MAX_RULES:
+                    warnings.append(
+                        f"{layer.where}: '{rule}' is left out: a pod has {MAX_RULES} rules at most"
+                    )
+                    continue
                 winner = winners.setdefault(collision_key(rule), SourcedRule(rule, layer.source))
+                if winner.source != layer.source:
+                    beaten.add((layer.source, rule))
                 if layer.source != winner.source and _is_service(layer.source) and _is_service(winner.source):
                     loser = f"{layer.where}: '{rule}'"
                     warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
@@ -140,6 +154,7 @@ def rules_of_pod(
         tuple(warnings),
         frozenset(unreadable),
         frozenset(layer.source for layer in layers if not layer.may_be_beaten),
+        frozenset(beaten),
     )
 
 

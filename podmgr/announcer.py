@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -79,19 +80,31 @@ class Announcer:
         api: Api | None = None
         while (notice := self._next()) is not None:
             try:
-                api = api or self.connect()
-                api.create(f"/api/v1/namespaces/{notice.pod.namespace}/events", self._event(notice))
+                api = self._post(api, notice)
                 self._has_failed = False
             except Exception as problem:
-                error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
-                api = None  # with fresh credentials next time
-                is_over = isinstance(error, StatusError) and error.is_missing  # the namespace is gone
-                if not is_over and not self._has_failed:
-                    self._has_failed = True
-                    self.report(f"cannot post events: {error.message}")
+                api = None
+                self._complain(problem if isinstance(problem, PodmgrError) else unexpected(problem))
             with self._changed:
                 self._is_posting = False
                 self._changed.notify_all()
+
+    def _post(self, api: Api | None, notice: _Notice) -> Api:
+        """Post it; the connection that is to be used on."""
+        path, event = f"/api/v1/namespaces/{notice.pod.namespace}/events", self._event(notice)
+        if api is not None:
+            with suppress(PodmgrError):  # its credentials may be old, its connection closed
+                api.create(path, event)
+                return api
+        api = self.connect()
+        api.create(path, event)
+        return api
+
+    def _complain(self, error: PodmgrError) -> None:
+        """Once, until it works again. That the namespace is gone is no failure."""
+        if not self._has_failed and not (isinstance(error, StatusError) and error.status in (404, 409)):
+            self._has_failed = True
+            self.report(f"cannot post events: {error.message}")
 
     def close(self, timeout_seconds: float) -> None:
         """Post what may be posted still, for so long at most."""

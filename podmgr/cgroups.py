@@ -25,6 +25,8 @@ _REMOVE_SECONDS = 5.0
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the handle is the 64-bit inode number
 
+_IS_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -100,10 +102,12 @@ def opened(cgroup: Cgroup) -> Iterator[int | None]:
 def _open_path(cgroup: Cgroup) -> int | None:
     try:
         fd = os.open(cgroup.path, _FOLDER)
-    except PermissionError as error:
-        raise _cannot_use(f"cgroup {cgroup.path}", error, cgroup.path.parent) from error
-    except (OSError, ValueError):
+    except ValueError:  # a path that cannot be one
         return None
+    except OSError as error:
+        if error.errno in _IS_GONE:
+            return None
+        raise _cannot_use(f"cgroup {cgroup.path}", error, cgroup.path.parent) from error
     if os.fstat(fd).st_ino == cgroup.id:
         return fd
     os.close(fd)
@@ -124,7 +128,7 @@ def _open_by_id(cgroup_id: int) -> int | None:
     if fd >= 0:
         return fd
     number = ctypes.get_errno()
-    if number in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
+    if number in _IS_GONE:
         return None
     raise PermissionDeniedError(
         f"cannot look for cgroup {cgroup_id}: {os.strerror(number)}", tip="run as root (sudo podmgr ...)"
@@ -179,7 +183,11 @@ def pods(root: Path) -> dict[str, Cgroup]:
     goes by the hash of its manifest (annotation kubernetes.io/config.hash). Directories without
     processes are passed over: kubelet leaves empty ones beside the real one.
     """
-    return {cgroup.pod_uid: cgroup for cgroup in walk(root) if cgroup.pod_uid and _is_populated(cgroup)}
+    found: dict[str, Cgroup] = {}
+    for cgroup in walk(root):  # from the top: what a pod makes below its own cgroup comes later
+        if cgroup.pod_uid and is_populated(cgroup):
+            found.setdefault(cgroup.pod_uid, cgroup)
+    return found
 
 
 class PodIndex:
@@ -208,7 +216,7 @@ class PodIndex:
         return None
 
 
-def _is_populated(cgroup: Cgroup) -> bool:
+def is_populated(cgroup: Cgroup) -> bool:
     """Whether a process lives in the cgroup or below it."""
     with suppress(OSError):
         return "populated 1" in (cgroup.path / "cgroup.events").read_text()

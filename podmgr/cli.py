@@ -75,13 +75,13 @@ Kubeconfig = Annotated[
     typer.Option(
         "--kubeconfig",
         metavar="FILE",
-        help="How to reach the cluster.  [default: KUBECONFIG, the pod it runs in, ~/.kube/config, k3s]",
+        help="How to reach the cluster.  [default: $KUBECONFIG, the pod it runs in, ~/.kube/config, k3s]",
     ),
 ]
 KubeContext = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context to use.")]
 NodeName = Annotated[
     str | None,
-    typer.Option("--node-name", help="This node.  [default: NODE_NAME, the host's name, the only node]"),
+    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the host's name, the only node]"),
 ]
 Namespace = Annotated[
     str | None,
@@ -333,10 +333,12 @@ def watch(
     from podmgr.journal import Journal
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    if _seconds(resync) < 1:
+        raise UsageError("--resync is at least 1s", tip="a change is seen at once; this is for repairs")
     options = watching.Options(
         node=node_name,
         keeps_rules=keep,
-        resync_seconds=_seconds(resync) or watching.RESYNC_SECONDS,
+        resync_seconds=_seconds(resync),
         posts_events=not no_events,
         metrics_address=watching.parse_address(metrics_address) if metrics_address else None,
     )
@@ -562,7 +564,8 @@ def main() -> NoReturn:
     _repair_streams()
     is_run = sys.argv[1:2] == ["run"]
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except PodmgrError as error:

@@ -12,12 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from podmgr.annotations import ENFORCE, AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.annotations import (
+    ENFORCE,
+    AnnotatedNamespace,
+    AnnotatedService,
+    PodRules,
+    SourcedRule,
+    rules_of_pod,
+)
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 
+_MIRROR = "kubernetes.io/config.mirror"  # set by kubelet, with the same hash
+_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)  # no pod's UID looks like that
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _UID = re.compile(r"[A-Za-z0-9-]{1,63}", re.ASCII)
 _ENDED = ("Succeeded", "Failed")
 
@@ -33,16 +43,13 @@ class Pod:
     phase: str
     has_host_network: bool = False
     static_hash: str = ""
+    is_mirror: bool = False
+    created: str = ""
 
     @property
     def has_ended(self) -> bool:
         """Its containers have run to their end and are not started again."""
         return self.phase in _ENDED
-
-    @property
-    def cgroup_uids(self) -> tuple[str, ...]:
-        """The names that its cgroup may carry: its UID, and a static pod's hash."""
-        return tuple(uid for uid in (self.ref.uid, self.static_hash) if uid)
 
 
 @dataclass(slots=True)
@@ -67,6 +74,21 @@ class Cluster:
             self._services.get(pod.ref.namespace, {}).values(),
             self._namespaces.get(pod.ref.namespace),
         )
+
+    def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
+        """The names that a pod's cgroup may carry: its UID, and a static pod's hash.
+
+        Who may make pods may write any hash into an annotation, so of several pods with the same
+        one only one has it: the mirror that kubelet made, or else the oldest.
+        """
+        rivals = [other for other in self.pods.values() if other.static_hash == pod.static_hash]
+        first = min([pod, *rivals], key=lambda other: (not other.is_mirror, other.created, other.ref.uid))
+        return (pod.ref.uid, pod.static_hash) if pod.static_hash and first == pod else (pod.ref.uid,)
+
+    def enforced(self, namespace: str) -> tuple[SourcedRule, ...]:
+        """The rules that a namespace holds its pods to, whatever else is known of them."""
+        rules = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace)).rules
+        return tuple(sourced for sourced in rules if sourced.is_enforced)
 
     def put_pod(self, item: Mapping[str, Any]) -> set[str]:
         """A pod was added or has changed; a change that does not matter here touches nothing."""
@@ -153,10 +175,10 @@ class Cluster:
 
 
 def pod_of(item: Mapping[str, Any]) -> Pod | None:
-    """A Pod object as far as it matters; None if it has no UID that could name a folder."""
+    """A Pod object as far as it matters; None without a UID and names that an API server admits."""
     metadata, spec = mapping(item.get("metadata")), mapping(item.get("spec"))
-    uid = str(metadata.get("uid") or "")
-    if not _UID.fullmatch(uid):
+    uid, static_hash = str(metadata.get("uid") or ""), static_hash_of(metadata)
+    if not all(_UID.fullmatch(uid) and _NAME.fullmatch(name) for name in (_name(item), _namespace(item))):
         return None
     return Pod(
         ref=PodRef(_namespace(item), _name(item), uid),
@@ -165,8 +187,16 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
         node=str(spec.get("nodeName") or ""),
         phase=str(mapping(item.get("status")).get("phase") or ""),
         has_host_network=bool(spec.get("hostNetwork")),
-        static_hash=str(mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or ""),
+        static_hash=static_hash,
+        is_mirror=bool(static_hash) and mapping(metadata.get("annotations")).get(_MIRROR) == static_hash,
+        created=str(metadata.get("creationTimestamp") or ""),
     )
+
+
+def static_hash_of(metadata: Mapping[str, Any]) -> str:
+    """The hash that names a static pod's cgroup; "" if there is none."""
+    found = str(mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or "")
+    return found if _HASH.fullmatch(found) else ""
 
 
 def service_of(item: Mapping[str, Any]) -> AnnotatedService:

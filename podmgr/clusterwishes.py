@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from podmgr import workloads
+from podmgr import ledger, workloads
 from podmgr.cgroups import Cgroup, PodIndex, find_root
 from podmgr.cluster import Cluster, Pod, pod_of
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, StatusError, find_node
-from podmgr.reconcile import Action, Outcome, Report, observe
+from podmgr.ledger import DamagedLedgerError
+from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import Rule
 from podmgr.settings import Settings
 from podmgr.targets import Scope
@@ -101,7 +102,8 @@ class ClusterWishes:
             pods |= {pod.ref.uid: pod for pod in living}
         found.elsewhere = {uid: pod for uid, pod in pods.items() if pod.node not in ("", node)}
         near = {uid: pod for uid, pod in pods.items() if pod.node in ("", node)}
-        places = index.find(pod.cgroup_uids for pod in near.values())
+        claims = self._claims(near.values(), node)
+        places = index.find(claims.cgroup_uids(pod) for pod in near.values())
         for (uid, pod), cgroup in zip(near.items(), places, strict=True):
             if cgroup is not None:
                 found.here[uid] = (pod, cgroup)
@@ -113,6 +115,13 @@ class ClusterWishes:
                     tip="is it running? kubectl describe pod; podmgr doctor",
                 )
         return found
+
+    def _claims(self, pods: Collection[Pod], node: str) -> Cluster:
+        """All pods of the node if one of these is a static pod: which of them has the cgroup?"""
+        cluster = Cluster()
+        if any(pod.static_hash for pod in pods):
+            cluster.replace_pods(self.api.list("/api/v1/pods", {"fieldSelector": f"spec.nodeName={node}"})[0])
+        return cluster
 
     def _items(self, names: Sequence[str], found: _Found) -> Iterator[tuple[str, list[workloads.Item]]]:
         if not names:
@@ -130,7 +139,10 @@ class ClusterWishes:
 
     def _wishes(self, found: _Found, rules: Sequence[Rule]) -> tuple[list[Wish], list[Outcome]]:
         cluster = self._cluster(pod for pod, _ in found.here.values())
-        attached = {item.attachment.cgroup_id for item in observe(self.settings)[0]}
+        try:
+            attached = {row.cgroup_id for row in ledger.read(self.settings.state_dir)}
+        except DamagedLedgerError:
+            attached = set()  # the transaction sets it aside
         wishes: list[Wish] = []
         failed: list[Outcome] = []
         for pod, cgroup in found.here.values():
@@ -140,8 +152,8 @@ class ClusterWishes:
                 self.report(f"warning: {line}")
             failed += [Outcome(target.name, "", Action.FAILED, None, error, pod.ref) for error in own.errors]
             wanted = overridden(own, rules)
-            if not own.errors and (wanted or cgroup.id in attached):
-                wishes.append(Wish(target, wanted))
+            if wanted or cgroup.id in attached:
+                wishes.append(Wish(target, wanted, unreadable=own.unreadable, enforcing=own.enforcing))
         return wishes, failed
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:

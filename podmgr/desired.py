@@ -49,7 +49,8 @@ class Wish:
     its rules is done by itself; one that fails leaves in force what it would have replaced.
     So does a key that cannot be read (`unreadable`, by source and bare key). What the command
     line put on the target stays, over colliding rules, but for those of a namespace that
-    enforces them (`enforcing`, by source).
+    enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
+    beat them fail.
     """
 
     target: Target
@@ -57,6 +58,7 @@ class Wish:
     is_standing: bool = False
     unreadable: frozenset[tuple[str, str]] = frozenset()
     enforcing: frozenset[str] = frozenset()
+    beaten: frozenset[tuple[str, Rule]] = frozenset()
 
 
 class Desired:
@@ -66,20 +68,28 @@ class Desired:
     """
 
     def __init__(self, wishes: Sequence[Wish], settings: Settings, rows: Iterable[Attachment]) -> None:
-        self.wishes = {wish.target.cgroup.id: wish for wish in wishes}
+        self.wishes: dict[int, Wish] = {}
         self.specs: dict[str, ProgramSpec] = {}
         self._rows: dict[int, list[Attachment]] = {}
         self._failed: dict[int, tuple[str, PodmgrError]] = {}
         self._failed_rules: dict[tuple[int, str], PodmgrError] = {}
-        self._failed_slots: set[Slot] = set()
+        self._failed_slots: set[tuple[Slot, str]] = set()
         self._left_alone: set[tuple[int, str, Direction]] = set()
+        for wish in wishes:
+            other = self.wishes.setdefault(wish.target.cgroup.id, wish)
+            if other.target != wish.target:
+                error = PodmgrError(
+                    f"{wish.target.name} and {other.target.name} are the same cgroup",
+                    tip=f"which is meant? {wish.target.cgroup.path}",
+                )
+                self.fail(wish.target.cgroup.id, "", error)
         maker = SpecMaker(settings)
         present: dict[int, list[Attachment]] = {}
         for row in rows:
             present.setdefault(row.cgroup_id, []).append(row)
         for cgroup_id, wish in self.wishes.items():
             self._rows[cgroup_id] = []
-            rules = _merged(wish, present.get(cgroup_id, ())) if wish.is_standing else wish.rules
+            rules = _merged(wish, present.get(cgroup_id, ()))
             theirs = {
                 parse_rule_option(row.rule)[0]: row
                 for row in present.get(cgroup_id, ())
@@ -126,8 +136,9 @@ class Desired:
 
         What the command line put there is its own.
         """
-        is_left = row.identity in self._left_alone
-        return row.cgroup_id not in self._failed and row.slot not in self._failed_slots and not is_left
+        if row.cgroup_id in self._failed or row.identity in self._left_alone:
+            return False
+        return (row.slot, row.source) not in self._failed_slots
 
     def all_failed(self) -> bool:
         return not self.cgroup_ids
@@ -136,9 +147,18 @@ class Desired:
         """The first failure of a target, or of a standing wish's rule, is the one that counts."""
         if rule and self.wishes[cgroup_id].is_standing:
             self._failed_rules.setdefault((cgroup_id, rule), error)
-            self._failed_slots.add(slot_of(cgroup_id, rule))
+            self._failed_slots |= {
+                (slot_of(cgroup_id, rule), source) for source in self._sources_below(cgroup_id, rule)
+            }
         else:
             self._failed.setdefault(cgroup_id, (rule, error))
+
+    def _sources_below(self, cgroup_id: int, text: str) -> set[str]:
+        """Whose rules stay in the place of one that fails: its own, and those that it beats."""
+        wish, rule = self.wishes[cgroup_id], parse_rule_option(text)[0]
+        own = {sourced.source for sourced in wish.rules if sourced.rule == rule}
+        key = collision_key(rule)
+        return own | {source for source, other in wish.beaten if collision_key(other) == key}
 
     def fail_all(self, failures: Failures) -> None:
         for row, error in failures:
@@ -173,13 +193,17 @@ class Desired:
 
 
 def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
-    """A standing wish's rules, and those on the target that stay beside or above them."""
+    """The wish's rules, and those on the target that stay beside or above them.
+
+    Only a standing wish leaves there what the command line put.
+    """
     rules = list(wish.rules)
     for row in present:
         if not row.rule:
             continue
         rule = parse_rule_option(row.rule)[0]
-        if row.source != CLI and (row.source, rule.key) not in wish.unreadable:
+        is_to_stay = row.source == CLI and wish.is_standing
+        if not is_to_stay and (row.source, rule.key) not in wish.unreadable:
             continue
         if row.source in wish.enforcing:
             rules = [item for item in rules if item.rule != rule]

@@ -77,6 +77,7 @@ def _shown(key: str) -> str:
     return printable(key)[:80]
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_value(key: str, value: str) -> tuple[Rule, ...]:
     """The rules of one annotation. `key` is one of ours, bare or prefixed.
 

@@ -18,6 +18,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _K3S = Path("/etc/rancher/k3s/k3s.yaml")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _SCRATCH = "podmgr-kube-"
 _PAGE = 500
+_ANSWER_SECONDS = 60.0
+_MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
 _GONE = 410
@@ -180,6 +183,8 @@ class Api:
         while True:
             answer = self.get(path, page)
             kind = str(answer.get("kind", "")).removesuffix("List")
+            if answer.get("items") is None and kind == answer.get("kind"):
+                raise self._no_api()  # a Status with code 200, say
             try:
                 items += ({"kind": kind, **item} for item in answer["items"] or ())
                 metadata = dict(answer["metadata"])
@@ -241,7 +246,7 @@ class Api:
         response = self._request(method, path, query, body=body)
         try:
             self._check(response)
-            answer = json.loads(response.data)
+            answer = json.loads(self._body(response))
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         except (ValueError, RecursionError) as error:
@@ -251,6 +256,18 @@ class Api:
         if not isinstance(answer, dict):
             raise self._no_api()
         return answer
+
+    def _body(self, response: Any) -> bytes:
+        """The whole answer, within bounds of size and time."""
+        body, deadline = bytearray(), time.monotonic() + _ANSWER_SECONDS
+        for chunk in response.stream(1 << 20):
+            body += chunk
+            if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"{self.server} takes too long to answer, or answers too much",
+                    tip="kubectl get --raw /readyz",
+                )
+        return bytes(body)
 
     def _request(
         self,
@@ -307,6 +324,7 @@ class Api:
 def status_error(status: int, message: str) -> StatusError:
     """What the API server said, with what to do."""
     tip = {
+        400: "what is asked makes no sense to it: look at -l and the names",
         401: "the credentials are not accepted: kubectl get pods",
         403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
         404: "kubectl get, or -n NAMESPACE",

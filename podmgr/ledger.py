@@ -51,11 +51,14 @@ _Signature = tuple[int, ...]
 class _Cache:
     """The rows of the file that was last read or written; each write makes another file."""
 
-    signature: _Signature = ()
-    rows: tuple[Attachment, ...] = ()
+    content: tuple[_Signature, tuple[Attachment, ...]] = ((), ())
 
     def remember(self, signature: _Signature, rows: Sequence[Attachment]) -> None:
-        self.signature, self.rows = signature, tuple(rows)
+        self.content = (signature, tuple(rows))  # at once: other threads read too
+
+    def rows(self, signature: _Signature) -> list[Attachment] | None:
+        known, rows = self.content
+        return list(rows) if known == signature else None
 
 
 _cached = _Cache()
@@ -102,6 +105,14 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
+def signature(folder: Path) -> _Signature:
+    """Another one after each change; () if there is no ledger."""
+    try:
+        return _signature(os.stat(folder / _FILE))
+    except OSError:
+        return ()
+
+
 def read(folder: Path) -> list[Attachment]:
     """What the ledger says. Entries of an earlier boot are gone with it, and left out.
 
@@ -110,9 +121,9 @@ def read(folder: Path) -> list[Attachment]:
     """
     try:
         with (folder / _FILE).open() as file:
-            signature = _signature(os.fstat(file.fileno()))
-            if _cached.signature == signature:
-                return list(_cached.rows)
+            now = _signature(os.fstat(file.fileno()))
+            if (known := _cached.rows(now)) is not None:
+                return known
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -130,7 +141,7 @@ def read(folder: Path) -> list[Attachment]:
         raise DamagedLedgerError(folder / _FILE) from error
     if boot_id != _BOOT_ID.read_text().strip():
         rows = []
-    _cached.remember(signature, rows)
+    _cached.remember(now, rows)
     return rows
 
 
@@ -174,10 +185,10 @@ def write(state: State, attachments: Sequence[Attachment]) -> None:
             file.write(head + ",\n".join(map(_to_json, attachments)) + "\n]}\n")
             file.flush()
             os.fsync(file.fileno())
-            signature = _signature(os.fstat(file.fileno()))
+            now = _signature(os.fstat(file.fileno()))
         os.replace(staging, state.folder / _FILE)
         os.fsync(state.fd)
-        _cached.remember(signature, attachments)
+        _cached.remember(now, attachments)
     except OSError as error:
         with suppress(OSError):
             staging.unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.annotations import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
-from podmgr.cluster import STATIC_POD_HASH, mapping, texts
+from podmgr.cluster import mapping, static_hash_of, texts
 from podmgr.errors import PodmgrError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import bare_key
@@ -64,7 +64,7 @@ def read_pod(path: str, default_namespace: str = "default") -> ManifestPod:
         if item.get("kind") == "Namespace" and mapping(item.get("metadata")).get("name") == namespace
     ]
     uid = _uid(path, metadata)
-    static = str(mapping(metadata.get("annotations")).get(STATIC_POD_HASH) or "")
+    static = static_hash_of(metadata)
     rules = rules_of_pod(
         name,
         _annotations(path, f"{kind}/{name}", metadata),

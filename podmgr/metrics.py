@@ -26,6 +26,7 @@ from podmgr.reconcile import observe
 from podmgr.settings import Settings
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_MOST_CONNECTIONS = 16
 _LABELS = ("namespace", "pod", "direction", "rule")
 _COUNTERS = ("passed_packets", "passed_bytes", "dropped_packets", "dropped_bytes")
 
@@ -46,6 +47,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.last_sync = 0.0
         self.pods = 0
+        self.unreadable = 0  # annotations
+        self.connected: dict[str, bool] = {}  # by resource
         self.reconcile_seconds = Histogram(
             "podmgr_reconcile_duration_seconds",
             "From the first look to the last read-back of one transaction.",
@@ -53,7 +56,7 @@ class Metrics:
             buckets=_BUCKETS,
         )
         self.errors = PrometheusCounter(
-            "podmgr_reconcile_errors", "Rules and pods that failed, at each attempt.", registry=self.registry
+            "podmgr_reconcile_errors", "Pods whose rules failed, at each attempt.", registry=self.registry
         )
         self.registry.register(_Attachments(self, settings))
 
@@ -84,6 +87,15 @@ class _Attachments(Collector):
         pods = GaugeMetricFamily("podmgr_pods", "Pods of this node.")
         pods.add_metric([], self._metrics.pods)
         yield pods
+        unreadable = GaugeMetricFamily("podmgr_unreadable_annotations", "Annotations that cannot be read.")
+        unreadable.add_metric([], self._metrics.unreadable)
+        yield unreadable
+        connected = GaugeMetricFamily(
+            "podmgr_api_connected", "Whether the resource is being watched.", labels=["resource"]
+        )
+        for resource, is_connected in list(self._metrics.connected.items()):
+            connected.add_metric([resource], is_connected)
+        yield connected
         yield from self._attachments()
 
     def _attachments(self) -> Iterable[Metric]:
@@ -137,7 +149,7 @@ def serve(address: tuple[str, int], metrics: Metrics, health: Health) -> int:
 
     is_v6 = ":" in address[0] or (not address[0] and socket.has_dualstack_ipv6())
 
-    class Server(socketserver.ThreadingMixIn, WSGIServer):
+    class Server(_Bounded, socketserver.ThreadingMixIn, WSGIServer):
         daemon_threads = True
         address_family = socket.AF_INET6 if is_v6 else socket.AF_INET
 
@@ -160,6 +172,31 @@ def serve(address: tuple[str, int], metrics: Metrics, health: Health) -> int:
     return int(server.server_address[1])
 
 
+class _Bounded:
+    """So many connections at once: who opens more is turned away."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__(*args, **more)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)  # type: ignore[misc]
+        else:
+            self.shutdown_request(request)  # type: ignore[attr-defined]
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[misc]
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone away, or says nothing, is nothing to tell."""
+
+
 class _Silent(WSGIRequestHandler):
+    timeout = 5  # seconds in which a client has to say what it wants
+
     def log_message(self, format: str, *args: object) -> None:
         """A probe every few seconds is nothing to tell."""

@@ -54,6 +54,13 @@ class Attachment:
         return (self.cgroup_id, self.digest, self.direction)
 
     @property
+    def holder(self) -> str:
+        """Whose it is now: the pod's UID, or the owner. A static pod that is made anew gets another
+        UID and keeps its cgroup; the pins stay in the folder of the first.
+        """
+        return self.pod.uid if self.pod and self.pod.uid else self.owner
+
+    @property
     def slot(self) -> Slot:
         """Equal for two attachments of which one replaces the other."""
         return slot_of(self.cgroup_id, self.rule) if self.rule else self.identity
@@ -102,15 +109,15 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Whose attachments are meant: by cgroup id, and by owner (pod UID, or cgroup id as text)."""
+    """Whose attachments are meant: by cgroup id, and by holder (pod UID, or cgroup id as text)."""
 
     cgroup_ids: frozenset[int] = frozenset()
     owners: frozenset[str] = frozenset()
-    spared_source: str = ""  # attachments of this source are left alone
+    spared: frozenset[str] = frozenset()  # attachments of these sources are left alone
 
     def covers(self, row: Attachment) -> bool:
-        is_meant = row.cgroup_id in self.cgroup_ids or row.owner in self.owners
-        return is_meant and row.source != self.spared_source
+        is_meant = row.cgroup_id in self.cgroup_ids or row.holder in self.owners
+        return is_meant and row.source not in self.spared
 
     def __or__(self, other: Selection) -> Selection:
         return replace(self, cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr import cgroups, ledger, pins, reconcile
+from podmgr import actual, cgroups, ledger, pins, reconcile
 from podmgr.annotations import CLI, PodRules
 from podmgr.cgroups import Cgroup, PodIndex
 from podmgr.cluster import Pod
 from podmgr.desired import Target, Wish
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, RuleError
 from podmgr.journal import Journal
 from podmgr.ledger import DamagedLedgerError
-from podmgr.plan import PodRef, Selection
+from podmgr.plan import Attachment, PodRef, Selection
 from podmgr.proc import Runner
 from podmgr.reconcile import Action, Outcome
 from podmgr.settings import Settings
 
+MOST_LINES = 10  # of one pod and kind, in the log and in an Event
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
 _VERBS = {Action.ATTACHED: "RuleApplied", Action.REPLACED: "RuleApplied", Action.DETACHED: "RuleRemoved"}
@@ -38,10 +39,14 @@ class Announce(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pod as the API server has it, with its rules. `pod` None: there is none of that UID."""
+    """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
+
+    `cgroup_uids` are the names that its cgroup may carry.
+    """
 
     pod: Pod | None
     rules: PodRules
+    cgroup_uids: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,7 +59,10 @@ class Synced:
 
 
 class PodSync:
-    """Brings pods in order, and remembers only what it has complained of."""
+    """Brings pods in order, and remembers only what it has complained of.
+
+    `enforces` says of a namespace whether it enforces its rules.
+    """
 
     def __init__(
         self,
@@ -63,29 +71,42 @@ class PodSync:
         announce: Announce,
         *,
         runner: Runner,
+        enforces: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._announce = announce
         self._runner = runner
+        self._enforces = enforces
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
         self._complaints: dict[str, object] = {}
+        self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
+        self._seen = ledger.signature(settings.state_dir)
+
+    def was_disturbed(self) -> bool:
+        """Whether another podmgr has changed something since we last did."""
+        return ledger.signature(self._settings.state_dir) != self._seen
 
     def traces(self) -> set[str]:
         """The UIDs of pods that have something of ours, by the ledger or by their pins.
 
         What the command line put on a pod is not watch's.
         """
-        try:
-            rows = ledger.read(self._settings.state_dir)
-        except DamagedLedgerError:
-            rows = []  # the next transaction sets it aside; the pins tell what there is
+        return self._traces(self._rows())
+
+    def _traces(self, rows: Sequence[Attachment]) -> set[str]:
         uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
         others = {row.owner for row in rows} - uids
         return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
+
+    def _rows(self) -> list[Attachment]:
+        try:
+            return ledger.read(self._settings.state_dir)
+        except DamagedLedgerError:
+            return []  # the next transaction sets it aside; the pins tell what there is
 
     def sync(self, wanted: Mapping[str, Wanted]) -> Synced:
         """Give these pods their rules, and take from those that are gone what they had.
@@ -93,7 +114,9 @@ class PodSync:
         Raises PodmgrError where nothing can be done at all.
         """
         result = Synced()
-        traces = self.traces()
+        rows = self._rows()
+        traces = self._traces(rows)
+        places = {row.holder: row for row in rows if row.pod and row.source != CLI}
         living: dict[str, Wanted] = {}
         gone: set[str] = set()
         for uid, item in wanted.items():
@@ -102,32 +125,53 @@ class PodSync:
                 living[uid] = item
             elif item.pod is None and uid in traces:
                 gone.add(uid)
-        wishes = self._wishes(living, traces, gone, result)
+        wishes = self._wishes(living, traces, places, gone, result)
         if wishes:
             result.outcomes += reconcile.apply(
-                wishes, self._settings, runner=self._runner, report=self._journal.info
+                wishes, self._settings, runner=self._runner, report=self._journal.warning
             )
-        if gone:
-            selection = Selection(owners=frozenset(gone), spared_source=CLI)
-            result.outcomes += reconcile.clean(
-                selection, self._settings, runner=self._runner, report=self._journal.info
-            )
-        result.failed |= self._tell(result.outcomes)
+        for selection in self._gone(gone, places, result):
+            result.outcomes += self._clean(selection)
+        self._seen = ledger.signature(self._settings.state_dir)
+        result.failed |= self._tell(result.outcomes, wanted)
         return result
 
     def remove_all(self) -> list[Outcome]:
         """Take from all pods what they have, but for what the command line put there."""
-        selection = Selection(owners=frozenset(self.traces()), spared_source=CLI)
-        outcomes = reconcile.clean(selection, self._settings, runner=self._runner, report=self._journal.info)
-        self._tell(outcomes)
+        uids = self.traces()
+        outcomes = self._clean(Selection(owners=frozenset(uids), spared=frozenset({CLI})))
+        self._tell(outcomes, uids)
         return outcomes
 
+    def _clean(self, selection: Selection) -> list[Outcome]:
+        return reconcile.clean(selection, self._settings, runner=self._runner, report=self._journal.warning)
+
+    def _gone(self, gone: Iterable[str], places: Mapping[str, Attachment], result: Synced) -> list[Selection]:
+        """What to remove of pods that are gone.
+
+        Who may delete a pod may do so while its processes run on. What its namespace enforces
+        holds to their end.
+        """
+        spared: dict[frozenset[str], set[str]] = {}
+        for uid in gone:
+            sources, row = {CLI}, places.get(uid)
+            if row and row.pod and self._enforces(row.pod.namespace) and _is_populated(row):
+                sources.add(f"namespace/{row.pod.namespace}")
+                result.waiting.add(uid)
+            spared.setdefault(frozenset(sources), set()).add(uid)
+        return [Selection(owners=frozenset(uids), spared=sources) for sources, uids in spared.items()]
+
     def _wishes(
-        self, living: Mapping[str, Wanted], traces: Collection[str], gone: set[str], result: Synced
+        self,
+        living: Mapping[str, Wanted],
+        traces: Collection[str],
+        places: Mapping[str, Attachment],
+        gone: set[str],
+        result: Synced,
     ) -> list[Wish]:
         """A wish for each pod that has a cgroup. Those that have none wait, or are as good as gone."""
         pods = {uid: item.pod for uid, item in living.items() if item.pod is not None}
-        found = dict(zip(pods, self._index.find(pod.cgroup_uids for pod in pods.values()), strict=True))
+        found = dict(zip(pods, self._index.find(living[uid].cgroup_uids for uid in pods), strict=True))
         wishes = []
         for uid, pod in pods.items():
             cgroup, rules = found[uid], living[uid].rules
@@ -135,9 +179,10 @@ class PodSync:
                 self._missing_since.pop(uid, None)
                 wishes.append(_wish(pod, cgroup, rules))
                 continue
-            if uid in traces:
+            is_empty = uid in places and cgroups.exists(actual.cgroup_of(places[uid]))
+            if uid in traces and not is_empty:
                 gone.add(uid)
-            if rules.rules:
+            if rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
                 self._miss(pod)
         return wishes
@@ -152,7 +197,7 @@ class PodSync:
                 if len(self._index)
                 else "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1"
             )
-            self._say_failed(pod.ref, why, "podmgr doctor; see --cgroup-root and --node-name")
+            self._say_failed(pod.ref, [f"{why}; podmgr doctor; see --cgroup-root and --node-name"])
 
     def _complain(self, uid: str, item: Wanted) -> None:
         """Of what cannot be read or is overruled, when it is new."""
@@ -165,24 +210,23 @@ class PodSync:
         if self._complaints.get(uid) == complaints:
             return
         self._complaints[uid] = complaints
-        for error in item.rules.errors:
-            text = f"{error.message}: {(error.detail or '').splitlines()[0]}"
-            self._say_failed(item.pod.ref, text, error.tip or "")
-        for line in item.rules.warnings:
+        self._say_failed(item.pod.ref, [_line(error) for error in item.rules.errors])
+        for line in _some(item.rules.warnings):
             self._journal.warning(line, **_names(item.pod.ref))
 
-    def _tell(self, outcomes: Iterable[Outcome]) -> set[str]:
-        """Say what has changed, an Event for each pod and reason; the UIDs of those that failed."""
+    def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:
+        """Say what has changed, an Event for each pod and reason; the UIDs of those that failed.
+
+        A failure that was told at an earlier attempt is not told again.
+        """
         said: dict[tuple[str, str], tuple[PodRef, list[str]]] = {}
-        failed: set[str] = set()
+        failures: dict[PodRef, list[str]] = {}
         for outcome in outcomes:
             if outcome.pod is None:
                 continue
             if outcome.error is not None:
-                failed.add(outcome.pod.uid)
-                self._say_failed(
-                    outcome.pod, f"{outcome.rule}: {_line(outcome.error)}", outcome.error.tip or ""
-                )
+                rule = f"{outcome.rule}: " if outcome.rule else ""
+                failures.setdefault(outcome.pod, []).append(rule + _line(outcome.error))
             elif outcome.action in _VERBS:
                 fields = {"rule": outcome.rule, "source": outcome.source, "program_id": outcome.program_id}
                 self._journal.info(f"{outcome.rule} {outcome.action}", **_names(outcome.pod), **fields)
@@ -191,16 +235,45 @@ class PodSync:
                 said.setdefault(key, (outcome.pod, []))[1].append(outcome.rule + origin)
         for (_, reason), (pod, rules) in said.items():
             self._announce(pod, reason, "; ".join(rules))
+        for pod, lines in failures.items():
+            if set(lines) - self._failures.get(pod.uid, set()):
+                self._say_failed(pod, lines)
+            self._failures[pod.uid] = set(lines)
+        failed = {pod.uid for pod in failures}
+        for uid in set(uids) - failed:
+            self._failures.pop(uid, None)
         return failed
 
-    def _say_failed(self, pod: PodRef, text: str, tip: str) -> None:
-        self._journal.error(text, **_names(pod), **({"tip": tip} if tip else {}))
-        self._announce(pod, "RuleFailed", f"{text}; {tip}" if tip else text, is_warning=True)
+    def _say_failed(self, pod: PodRef, lines: Sequence[str]) -> None:
+        """Each in the log, all in one Event."""
+        shown = _some(lines)
+        for line in shown:
+            self._journal.error(line, **_names(pod))
+        if shown:
+            self._announce(pod, "RuleFailed", " | ".join(shown), is_warning=True)
+
+
+def _is_populated(row: Attachment) -> bool:
+    place = actual.cgroup_of(row)
+    return cgroups.exists(place) and cgroups.is_populated(place)
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    """So many that a stranger's annotations do not fill the log."""
+    left = len(lines) - MOST_LINES
+    return [*lines] if left <= 0 else [*lines[:MOST_LINES], f"and {left} more"]
 
 
 def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
     target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
-    return Wish(target, rules.rules, is_standing=True, unreadable=rules.unreadable, enforcing=rules.enforcing)
+    return Wish(
+        target,
+        rules.rules,
+        is_standing=True,
+        unreadable=rules.unreadable,
+        enforcing=rules.enforcing,
+        beaten=rules.beaten,
+    )
 
 
 def _names(pod: PodRef) -> dict[str, str]:
@@ -208,7 +281,10 @@ def _names(pod: PodRef) -> dict[str, str]:
 
 
 def _line(error: PodmgrError) -> str:
-    """The error in one line, with the first of clang's or the verifier's own that says `error`."""
+    """The error and its tip in one line, with the value or what clang or the verifier said of it."""
     lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
-    telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
-    return f"{error.message} ({telling})" if telling else error.message
+    if isinstance(error, RuleError):
+        telling = lines[0] if lines else ""
+    else:
+        telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+    return error.message + (f" ({telling})" if telling else "") + (f"; {error.tip}" if error.tip else "")

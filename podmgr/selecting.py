@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from podmgr import cgroups, targets, workloads
+from podmgr.cluster import pod_of
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kube import Api
 from podmgr.plan import Attachment, Selection
@@ -72,9 +73,8 @@ def _in_cluster(name: str, scope: Scope, rows: Sequence[Attachment], connect: Ca
         raise UsageError(f"{name} is in the namespaces {', '.join(spaces)}", tip="say which: -n NAMESPACE")
     if not known and kind not in _IN_LEDGER:
         api = connect()
-        items = workloads.pods_of(api, kind, plain, scope.namespace or api.namespace)
-        uids = {str(item["metadata"]["uid"]) for item in items}
-        known = [row for row in rows if row.owner in uids]
+        uids = _uids(workloads.pods_of(api, kind, plain, scope.namespace or api.namespace))
+        known = [row for row in rows if row.holder in uids]
     if not known:
         raise PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
     return _of(known)
@@ -86,9 +86,13 @@ def _in_scope(scope: Scope, rows: Sequence[Attachment], connect: Callable[[], Ap
     if scope.labels:
         api = connect()
         namespace = None if scope.all_namespaces else scope.namespace or api.namespace
-        uids = {str(item["metadata"]["uid"]) for item in workloads.pods_with(api, namespace, scope.labels)}
-        known = [row for row in known if row.owner in uids]
+        uids = _uids(workloads.pods_with(api, namespace, scope.labels))
+        known = [row for row in known if row.holder in uids]
     return _of(known)
+
+
+def _uids(items: Iterable[workloads.Item]) -> set[str]:
+    return {pod.ref.uid for pod in map(pod_of, items) if pod is not None}
 
 
 def _is_called(row: Attachment, kind: str, plain: str, namespace: str | None) -> bool:
@@ -102,4 +106,4 @@ def _is_called(row: Attachment, kind: str, plain: str, namespace: str | None) ->
 
 def _of(rows: Iterable[Attachment]) -> Selection:
     listed = list(rows)
-    return Selection(frozenset(row.cgroup_id for row in listed), frozenset(row.owner for row in listed))
+    return Selection(frozenset(row.cgroup_id for row in listed), frozenset(row.holder for row in listed))

@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +29,20 @@ from podmgr.journal import Journal
 from podmgr.kube import Access, Api, StatusError, UnreachableError, find_node
 from podmgr.plan import PodRef
 from podmgr.podsync import PodSync, Wanted
-from podmgr.proc import Runner
+from podmgr.proc import Completed, Runner
 from podmgr.settings import Settings
 from podmgr.workqueue import WorkQueue
 
 if TYPE_CHECKING:  # prometheus_client only where metrics are served
     from podmgr.metrics import Metrics
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESYNC_SECONDS = 180.0
 
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
 _HEARTBEAT_SECONDS = 5.0
 _STUCK_SECONDS = 180.0  # a loop that has not turned for so long is not alive
 _LAST_EVENTS_SECONDS = 3.0
+_LAST_LINES_SECONDS = 2.0
 _AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for its programs to compile
 _NO_RULES = PodRules((), (), ())
 
@@ -64,7 +64,7 @@ def watch(access: Access, options: Options, settings: Settings, journal: Journal
     The signals are blocked in all threads, and so in the tools that are run: they reach the one
     thread that waits for them. Raises PodmgrError if it cannot begin at all.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
     with _only_one(settings):
         api = Api(access)  # credentials that cannot be read are an error now, not one to wait out
         return Watch(api, access, options, settings, journal, runner=runner).run()
@@ -84,19 +84,22 @@ class Watch:
         runner: Runner,
     ) -> None:
         self._api = api
-        self._connect: Callable[[], Api] = lambda: Api(access)
+        self._access = access
         self._options = options
         self._settings = settings
         self._journal = journal
-        self._sync = PodSync(settings, journal, self._announce, runner=runner)
         self._cluster = Cluster()
         self._lock = threading.Lock()  # over the cluster, which the informers write
+        self._sync = PodSync(
+            settings, journal, self._announce, runner=self._beating(runner), enforces=self._enforces
+        )
         self._queue = WorkQueue()
         self._stopping = threading.Event()
         self._informers: list[Informer] = []
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
+        self._unreadable: dict[str, int] = {}  # annotations, by pod
         self._is_listed = False
         self._is_ready = False
         self._turned_at = time.monotonic()
@@ -109,6 +112,35 @@ class Watch:
             self._start(node)
             self._loop()
         return self._end()
+
+    def _connect(self) -> Api:
+        """With the credentials of today, but to the server of the beginning.
+
+        Another one, to which the kubeconfig may have been switched, knows none of our pods: their
+        limits would go.
+        """
+        api = Api(self._access)
+        if api.server != self._api.server:
+            api.close()
+            raise PodmgrError(
+                f"the kubeconfig leads to {api.server} now, not to {self._api.server}",
+                tip="start podmgr watch again to follow it, or name a --context",
+            )
+        return api
+
+    def _beating(self, runner: Runner) -> Runner:
+        """A transaction may run many tools, each of which may take long: that is being alive."""
+
+        def run(argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
+            done = runner(argv, stdin=stdin, pass_fds=pass_fds)
+            self._turn()
+            return done
+
+        return run
+
+    def _enforces(self, namespace: str) -> bool:
+        with self._lock:
+            return bool(self._cluster.enforced(namespace))
 
     def _find_node(self) -> str | None:
         """This node's name, waiting for the API server if it must be asked; None if stopped."""
@@ -137,7 +169,7 @@ class Watch:
                 path,
                 query,
                 self._connect,
-                _Sink(self, name.removesuffix("s")),
+                self._sink(name),
                 self._stopping,
                 on_lost=self._lost,
                 on_found=lambda name: self._journal.info(f"{name}: the API server answers again"),
@@ -145,10 +177,20 @@ class Watch:
             self._informers.append(informer)
             _thread(name, informer.run)
 
-    def changed(self, change: Callable[[Cluster], set[str]]) -> None:
+    def _sink(self, resource: str) -> _Sink:
+        """Where an informer's news go: the cluster's methods for its resource."""
+        cluster = self._cluster
+        replace, put, remove = {
+            "namespaces": (cluster.replace_namespaces, cluster.put_namespace, cluster.remove_namespace),
+            "services": (cluster.replace_services, cluster.put_service, cluster.remove_service),
+            "pods": (cluster.replace_pods, cluster.put_pod, cluster.remove_pod),
+        }[resource]
+        return _Sink(self._changed, replace, put, remove)
+
+    def _changed(self, change: Callable[[], set[str]]) -> None:
         """Called by the informers: change the cluster, and note whose rules it may touch."""
         with self._lock:
-            touched = change(self._cluster)
+            touched = change()
         if touched and self._is_listed:
             self._queue.add(touched)
 
@@ -160,19 +202,25 @@ class Watch:
         self._is_listed = True
         resync_at = 0.0
         while not self._stopping.is_set():
-            now = time.monotonic()
-            if now >= resync_at:
+            if time.monotonic() >= resync_at or self._sync.was_disturbed():
                 started = time.monotonic()
                 with self._lock:
                     uids = set(self._cluster.pods)
-                self._bring_in_order(uids | self._traces())
+                traces = self._traces()
+                if traces and not uids:
+                    self._journal.warning(
+                        f"the cluster has no pod on this node; {len(traces)} pods lose the rules they have",
+                        tip="is the node's name right? see --node-name",
+                    )
+                self._bring_in_order(uids | traces)
                 if not self._is_ready and not self._stopping.is_set():
                     self._is_ready = True
                     self._report_start(len(uids), time.monotonic() - started)
                     systemd.notify("READY=1")
                 resync_at = time.monotonic() + self._options.resync_seconds
             self._turn()
-            self._bring_in_order(self._queue.take(min(_HEARTBEAT_SECONDS, max(0.0, resync_at - now))))
+            pause = min(_HEARTBEAT_SECONDS, max(0.0, resync_at - time.monotonic()))
+            self._bring_in_order(self._queue.take(pause))
 
     def _report_start(self, pods: int, seconds: float) -> None:
         what = f"{pods} pod{'' if pods == 1 else 's'}"
@@ -198,9 +246,13 @@ class Watch:
 
     def _bring_some_in_order(self, uids: Iterable[str]) -> None:
         with self._lock:
-            pods = {uid: self._cluster.pods.get(uid) for uid in uids}
+            cluster = self._cluster
+            pods = {uid: cluster.pods.get(uid) for uid in uids}
             wanted = {
-                uid: Wanted(pod, self._cluster.rules(pod) if pod else _NO_RULES) for uid, pod in pods.items()
+                uid: Wanted(pod, cluster.rules(pod), cluster.cgroup_uids(pod))
+                if pod
+                else Wanted(None, _NO_RULES)
+                for uid, pod in pods.items()
             }
         started = time.monotonic()
         try:
@@ -216,12 +268,21 @@ class Watch:
         for uid in failed:
             self._queue.retry(uid)
         self._troubled = (self._troubled - wanted.keys()) | failed
+        self._unreadable |= {uid: len(item.rules.errors) for uid, item in wanted.items()}
         self._count(time.monotonic() - started, len(failed))
 
     def _count(self, seconds: float, failures: int) -> None:
         if self._metrics is not None:
             with self._lock:
                 self._metrics.pods = len(self._cluster.pods)
+                self._unreadable = {
+                    uid: n for uid, n in self._unreadable.items() if uid in self._cluster.pods
+                }
+            self._metrics.unreadable = sum(self._unreadable.values())
+            self._metrics.connected = {
+                informer.name: informer.is_listed.is_set() and informer.failure is None
+                for informer in self._informers
+            }
             self._metrics.reconcile_seconds.observe(seconds)
             self._metrics.errors.inc(failures)
             if not self._troubled:
@@ -240,20 +301,24 @@ class Watch:
                 failed = [outcome for outcome in outcomes if outcome.error is not None]
                 self._journal.info(f"stopped; {len(outcomes) - len(failed)} rules removed")
                 code = EXIT_FAILED if failed else EXIT_DONE
-            except PodmgrError as error:
-                self._journal.error(f"{error.message}; podmgr clean finishes it")
+            except Exception as problem:
+                error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
+                self._complain(error, after="; podmgr clean finishes it")
                 code = EXIT_FAILED
         if self._announcer is not None:
             self._announcer.close(_LAST_EVENTS_SECONDS)
+        self._journal.flush(_LAST_LINES_SECONDS)
         return code
 
     def _await_signals(self) -> None:
         """The first ends the loop; the second ends everything, and the next start finishes it."""
-        signal.sigwait(SIGNALS)
+        signals = _signals()
+        signal.sigwait(signals)
         self._stopping.set()
         self._queue.wake()
-        signal.sigwait(SIGNALS)
+        signal.sigwait(signals)
         self._journal.warning("stopped at once; podmgr clean, or the next watch, finishes it")
+        self._journal.flush(0.2)
         os._exit(130)
 
     def _serve_metrics(self) -> None:
@@ -289,21 +354,29 @@ class Watch:
             self._announcer.announce(pod, reason, message, is_warning=is_warning)
 
 
+@dataclass(frozen=True, slots=True)
 class _Sink:
-    """Gives an informer's news to the cluster's methods for its kind."""
+    """An informer's news, given to methods that return the UIDs of the pods they may touch."""
 
-    def __init__(self, watch: Watch, kind: str) -> None:
-        self._watch = watch
-        self._kind = kind
+    apply: Callable[[Callable[[], set[str]]], None]
+    on_replace: Callable[[Iterable[Mapping[str, Any]]], set[str]]
+    on_put: Callable[[Mapping[str, Any]], set[str]]
+    on_remove: Callable[[Mapping[str, Any]], set[str]]
 
     def replace(self, items: Iterable[Mapping[str, Any]]) -> None:
-        self._watch.changed(lambda cluster: set(getattr(cluster, f"replace_{self._kind}s")(items)))
+        self.apply(lambda: self.on_replace(items))
 
     def put(self, item: Mapping[str, Any]) -> None:
-        self._watch.changed(lambda cluster: set(getattr(cluster, f"put_{self._kind}")(item)))
+        self.apply(lambda: self.on_put(item))
 
     def remove(self, item: Mapping[str, Any]) -> None:
-        self._watch.changed(lambda cluster: set(getattr(cluster, f"remove_{self._kind}")(item)))
+        self.apply(lambda: self.on_remove(item))
+
+
+def _signals() -> set[signal.Signals]:
+    """What ends a watch; nohup has SIGHUP ignored."""
+    wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    return {number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -335,7 +408,8 @@ def _only_one(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(PodmgrError), ledger.locked(settings.state_dir):  # nobody has it open just now
+            path.unlink(missing_ok=True)
         os.close(fd)
 
 

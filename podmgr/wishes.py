@@ -12,7 +12,7 @@ from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.manifests import ManifestPod
 from podmgr.reconcile import Action, Outcome, Report
-from podmgr.rules import Rule, collision_key
+from podmgr.rules import KEYS, Rule, collision_key
 from podmgr.settings import Settings
 
 
@@ -75,7 +75,8 @@ def from_manifest(
         )
     place = targets.resolve(places[0], settings).cgroup if places else _cgroup_of(pod, settings)
     target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-    return [Wish(target, wanted)], []
+    unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
+    return [Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS))], []
 
 
 def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:

@@ -198,7 +198,7 @@ def test_slot_of_a_rule_is_the_slot_of_its_row(rule: str) -> None:
 
 # Selections
 
-SPARING_CLI = Selection(frozenset({7}), frozenset({"u-1"}), spared_source="cli")
+SPARING_CLI = Selection(frozenset({7}), frozenset({"u-1"}), spared=frozenset({"cli"}))
 
 
 @pytest.mark.parametrize(
