@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import sys
 import threading
 import time
@@ -72,6 +73,8 @@ class Journal:
         return printable(f"{now} {level:7} {pod}{message}")
 
     def _run(self) -> None:
+        # Begun before `watch` blocks its signals, this thread would take them from who waits for them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             line = self._lines.get()
             with suppress(OSError, ValueError):  # the reader of our log is gone; the rules are not
