@@ -378,7 +378,7 @@ def test_a_flood_of_changes_is_few_transactions_and_few_events(watched: Simulate
     )
     for pod in (flooded, other):
         watched.settles(pod, {LOSS: "pod"})
-    transactions = watch.transactions()
+    transactions, started = watch.transactions(), time.monotonic()
     flood = threading.Thread(target=_toggle, args=(watched,))
     with sampled(flooded) as sampler:
         flood.start()
@@ -387,7 +387,8 @@ def test_a_flood_of_changes_is_few_transactions_and_few_events(watched: Simulate
         flood.join()
         watched.settles(flooded, {"loss=uniform egress 42%": "pod"})
     assert sampler.fewest() >= 1
-    assert watch.transactions() - transactions <= 200
+    # ten at once and then one a second, and some for the other pod
+    assert watch.transactions() - transactions <= min(200, 30 + time.monotonic() - started)
     assert len(watched.events(flooded)) <= 20
 
 

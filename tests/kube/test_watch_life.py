@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -129,19 +130,29 @@ def test_without_an_api_server_it_ends_as_well(simulated: Simulated, watching: W
     assert pod.programs() == ()
 
 
-def test_its_end_leaves_alone_what_the_command_line_put_there(simulated: Simulated, watching: Watch) -> None:
-    podmgr = Cli(simulated.settings)
-    pod, other = simulated.pod(annotations={"loss": "uniform egress 1%"}), simulated.pod("other")
+def test_its_end_leaves_alone_what_the_command_line_put_there(
+    simulated: Simulated, watching: Watch, tmp_path: Path
+) -> None:
+    """On a cgroup, on a pod's cgroup by its path, and on a pod."""
+    podmgr, rule = Cli(simulated.settings), ("--rule", "bandwidth=10 mbps egress")
+    by_path, by_name, plain = pods = [
+        simulated.pod(name, annotations={"loss": "uniform egress 1%"}) for name in ("path", "name", "plain")
+    ]
+    simulated.annotate("pods", "plain", {"loss": None})
     watch = watching()
-    for target in (pod, other):
-        path = target.place.path.relative_to(simulated.settings.cgroup_root or "/")
-        podmgr("apply", f"cgroup/{path}", "--rule", "bandwidth=10 mbps egress")
-    before = podmgr.listed()
-    simulated.annotate("pods", "web", {"loss": "uniform egress 2%"})
-    eventually(lambda: len(pod.programs()) == 2)
+    for target in (by_path, plain):
+        podmgr("apply", f"cgroup/kubepods/{target.place.path.name}", *rule)
+    manifest = tmp_path / "pod.json"
+    manifest.write_text(json.dumps(simulated.api.get("pods", "default", "name")))
+    podmgr("apply", "-f", str(manifest), *rule)
+    by_hand = [row for row in podmgr.listed() if row["source"] == "cli"]
+    assert len(by_hand) == 3
+    for name in ("path", "name"):
+        simulated.annotate("pods", name, {"loss": "uniform egress 2%"})
+    eventually(lambda: all("loss=uniform egress 2%" in simulated.rules(pod) for pod in (by_path, by_name)))
     assert watch.stop() == 0
-    assert podmgr.listed() == before
-    assert (len(pod.programs()), len(other.programs())) == (1, 1)
+    assert podmgr.listed() == by_hand
+    assert [len(pod.programs()) for pod in pods] == [1, 1, 1]
     podmgr("clean")
 
 
@@ -239,9 +250,9 @@ def test_systemd_is_told_when_it_is_ready_alive_and_stopping(
 
 
 def test_every_line_of_a_log_in_json_is_json(simulated: Simulated, watching: Watch) -> None:
-    """Also with a name, a value and an annotation that would rather not be."""
+    """Also with an annotation that would rather not be."""
     annotations = {"bandwidth": '10 "mbps"\n\x1b[31m{egress}', "loss": "uniform egress 1%"}
-    pod = simulated.pod('odd"name\\', annotations=annotations)
+    pod = simulated.pod(annotations=annotations)
     watch = watching("--metrics-address", "127.0.0.1:0")
     simulated.settles(pod, {LOSS: "pod"})
     simulated.api.cut_watches()
