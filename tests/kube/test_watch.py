@@ -370,7 +370,10 @@ def test_a_rule_stays_in_force_when_its_annotation_becomes_unreadable(
     watched.annotate("pods", "web", {"bandwidth": "10 mbps upwards"})
     watched.annotate("services", "web", {"loss": "lots"})
     eventually(
-        lambda: len([line for line in watch.lines if line.get("uid") == pod.uid and "tip" in line]) >= 2
+        lambda: (
+            len([line for line in watch.lines if line.get("uid") == pod.uid and line["level"] == "error"])
+            >= 2
+        )
     )
     assert (watched.rules(pod), pod.programs()) == (before, programs)
     watched.annotate("pods", "web", {"bandwidth": "20 mbps ingress"})
