@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podmgr.annotations import ENFORCE, AnnotatedNamespace, AnnotatedService, PodRules
-from podmgr.cluster import Cluster, Pod, namespace_of, pod_of, service_of, texts
+from podmgr.cluster import STATIC_POD_HASH, Cluster, Pod, namespace_of, pod_of, service_of, texts
 from podmgr.plan import PodRef
 
 Item = dict[str, Any]
 
 WEB = {"app": "web"}
 SLOW = {"bandwidth": "10 mbps egress"}
+HASH = "f87be1b7b104c9de4fc88b23866881f2"
 
 
 def pod(
@@ -75,6 +76,10 @@ def built(*items: Item) -> Cluster:
     cluster.replace_services(item for item in items if item["kind"] == "Service")
     cluster.replace_pods(item for item in items if item["kind"] == "Pod")
     return cluster
+
+
+def cgroup_uids(cluster: Cluster) -> dict[str, tuple[str, ...]]:
+    return {uid: cluster.cgroup_uids(found) for uid, found in cluster.pods.items()}
 
 
 def rules(cluster: Cluster, uid: str = "u1") -> list[tuple[str, str]]:
@@ -367,7 +372,7 @@ def test_pod_is_read_as_far_as_it_matters() -> None:
         {"bandwidth": "1 mbps egress", "podmgr.io/loss": "x", "other/bandwidth": "y", ENFORCE: "true"},
         hostNetwork=True,
     )
-    item["metadata"]["annotations"]["kubernetes.io/config.hash"] = "f87be1b7b104c9de4fc88b23866881f2"
+    item["metadata"]["annotations"][STATIC_POD_HASH] = HASH
     assert pod_of(item) == Pod(
         ref=PodRef("default", "pod-u1", "u1"),
         labels=WEB,
@@ -375,18 +380,13 @@ def test_pod_is_read_as_far_as_it_matters() -> None:
         node="node-1",
         phase="Running",
         has_host_network=True,
-        static_hash="f87be1b7b104c9de4fc88b23866881f2",
+        static_hash=HASH,
     )
 
 
 def test_static_pods_cgroup_may_carry_its_hash() -> None:
-    item = pod("u1", {"kubernetes.io/config.hash": "abc"})
-    found = pod_of(item)
-    assert found is not None
-    assert found.cgroup_uids == ("u1", "abc")
-    plain = pod_of(pod("u1"))
-    assert plain is not None
-    assert plain.cgroup_uids == ("u1",)
+    cluster = built(pod("u1", {STATIC_POD_HASH: HASH}), pod("u2"), pod("u3"))
+    assert cgroup_uids(cluster) == {"u1": ("u1", HASH), "u2": ("u2",), "u3": ("u3",)}
 
 
 @pytest.mark.parametrize("uid", ["", "../x", "a/b", "a.b", "a b", "x" * 64, "ü", "u1\n", None, 0, []])

@@ -26,6 +26,7 @@ CGROUP = Cgroup(Path("/cgroups/7"), 7)
 TARGET = Target("pod/web", CGROUP, POD, counts_loopback=False)
 SLOW, FAST = "bandwidth=1 mbps egress", "bandwidth=100 mbps egress"
 LOSS = "loss=uniform egress 1%"
+INGRESS_LOSS = "loss=uniform ingress 1%"
 NONE_SUCH = "ebpf-limit=no-such egress"
 
 
@@ -77,13 +78,20 @@ def test_rows_are_in_the_order_of_the_chain(is_standing: bool) -> None:
     assert wanted(found) == [(LOSS, "pod"), (SLOW, "pod")]
 
 
-def test_wish_that_is_not_standing_knows_nothing_of_what_is_there() -> None:
+@pytest.mark.parametrize(("rule", "is_kept"), [(SLOW, False), (LOSS, False), (INGRESS_LOSS, True)])
+def test_wish_that_is_not_standing_keeps_what_cannot_be_read_and_nothing_else(
+    rule: str, is_kept: bool
+) -> None:
     found = made(
-        wish(sourced(SLOW), unreadable=[("service/front", "loss")], is_standing=False),
+        wish(sourced(SLOW), sourced(LOSS), unreadable=[("service/front", "loss")], is_standing=False),
         present(FAST, CLI),
-        present(LOSS, "service/front"),
+        present(LOSS, CLI),
+        present("ebpf-limit=a egress", "service/front"),
+        present(INGRESS_LOSS, "service/back"),
+        present(rule, "service/front"),
     )
-    assert wanted(found) == [(SLOW, "pod")]
+    kept = [(rule, "service/front")] if is_kept else []
+    assert sorted(wanted(found)) == sorted([(SLOW, "pod"), (LOSS, "pod"), *kept])
 
 
 # What a standing wish keeps

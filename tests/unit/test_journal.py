@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
@@ -21,17 +22,26 @@ from podmgr.journal import Journal, LogFormat
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def line(form: LogFormat, message: str, **fields: object) -> str:
+@functools.cache
+def logbook(form: LogFormat) -> tuple[Journal, io.StringIO]:
+    """One for all examples: each journal has a thread."""
     stream = io.StringIO()
-    Journal(form, stream).info(message, **fields)
+    return Journal(form, stream), stream
+
+
+def line(form: LogFormat, message: str, *, level: str = "info", **fields: object) -> str:
+    journal, stream = logbook(form)
+    stream.seek(0)
+    stream.truncate()
+    getattr(journal, level)(message, **fields)
+    journal.flush(2)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])
 def test_text_has_time_level_and_message(level: str) -> None:
-    stream = io.StringIO()
-    getattr(Journal(LogFormat.TEXT, stream), level)("all is well")
-    assert re.fullmatch(rf"{TIME} {level:7} all is well\n", stream.getvalue())
+    text = line(LogFormat.TEXT, "all is well", level=level)
+    assert re.fullmatch(rf"{TIME} {level:7} all is well\n", text)
 
 
 def test_text_names_the_pod_and_no_other_field() -> None:
@@ -41,9 +51,8 @@ def test_text_names_the_pod_and_no_other_field() -> None:
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])
 def test_json_has_all_fields(level: str) -> None:
-    stream = io.StringIO()
-    getattr(Journal(LogFormat.JSON, stream), level)("attached", pod="web-1", program_id=7, path=Path("/x"))
-    content = json.loads(stream.getvalue())
+    text = line(LogFormat.JSON, "attached", level=level, pod="web-1", program_id=7, path=Path("/x"))
+    content = json.loads(text)
     assert re.fullmatch(TIME, content.pop("time"))
     assert content == {
         "level": level,
@@ -96,6 +105,7 @@ def test_lines_of_many_threads_are_whole() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    journal.flush(5)
     found = [json.loads(text) for text in stream.getvalue().splitlines()]
     for name in "abcdef":
         assert [item["step"] for item in found if item["message"] == name] == list(range(20))
@@ -118,11 +128,14 @@ def test_reader_that_has_gone_stops_nothing() -> None:
     journal = Journal(LogFormat.TEXT, stream)
     journal.info("one")
     journal.error("two")
+    journal.flush(2)
     assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_without_a_stream_it_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    Journal(LogFormat.TEXT).warning("careful")
+    journal = Journal(LogFormat.TEXT)
+    journal.warning("careful")
+    journal.flush(2)
     captured = capsys.readouterr()
     assert "careful" in captured.err
     assert captured.out == ""

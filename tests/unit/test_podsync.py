@@ -75,11 +75,13 @@ class Node:
     now: float = 1000.0
 
     def __post_init__(self) -> None:
+        self.journal = Journal(LogFormat.JSON, self.log)
         self.sync = PodSync(
             self.settings,
-            Journal(LogFormat.JSON, self.log),
+            self.journal,
             self._announce,
             runner=Script(said("", code=1)),
+            enforces=lambda namespace: bool(self.cluster.enforced(namespace)),
             clock=lambda: self.now,
         )
 
@@ -129,14 +131,16 @@ class Node:
 
     def bring(self, *uids: str) -> Synced:
         """As `watch` does for these pods."""
-        none = PodRules((), (), ())
-        pods = {uid: self.cluster.pods.get(uid) for uid in uids}
-        return self.sync.sync(
-            {uid: Wanted(pod, self.cluster.rules(pod) if pod else none) for uid, pod in pods.items()}
-        )
+        return self.sync.sync({uid: self._wanted(self.cluster.pods.get(uid)) for uid in uids})
+
+    def _wanted(self, pod: Pod | None) -> Wanted:
+        if pod is None:
+            return Wanted(None, PodRules((), (), ()))
+        return Wanted(pod, self.cluster.rules(pod), self.cluster.cgroup_uids(pod))
 
     def said(self) -> list[dict[str, Any]]:
         """What the journal has got since the last look."""
+        self.journal.flush(2)
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         self.log.seek(0)
         self.log.truncate()
@@ -265,7 +269,7 @@ def test_enforced_rules_are_wished_as_such(node: Node) -> None:
 def test_pod_that_is_gone_is_cleaned_up_after_but_for_the_command_lines(node: Node) -> None:
     node.rows(row(ONE), row(TWO))
     node.bring(ONE)
-    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared_source=CLI)]
+    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared=frozenset({CLI}))]
     assert node.kernel.applied == 0
 
 
@@ -279,7 +283,7 @@ def test_pod_whose_cgroup_is_gone_is_cleaned_up_after(node: Node) -> None:
     node.pod(ONE, phase="Failed")
     node.rows(row(ONE))
     result = node.bring(ONE)
-    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared_source=CLI)]
+    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared=frozenset({CLI}))]
     assert result.waiting == set()
 
 
@@ -339,7 +343,7 @@ def test_removing_all_spares_the_command_lines(node: Node) -> None:
     node.pin(uid_of(3))
     node.kernel.outcomes = [outcome(ONE, Action.DETACHED)]
     assert node.sync.remove_all() == node.kernel.outcomes
-    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE, uid_of(3)}), spared_source=CLI)]
+    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE, uid_of(3)}), spared=frozenset({CLI}))]
     assert [(reason, message) for _, reason, message, _ in node.announced] == [("RuleRemoved", LIMIT)]
 
 
@@ -424,8 +428,7 @@ def test_annotation_that_cannot_be_read_is_complained_of_once(node: Node) -> Non
     assert "bandwidth=10 mpbs egress" in message  # the value itself
     assert "did you mean 'mbps'?" in message
     (line,) = node.said()
-    assert (line["level"], line["uid"]) == ("error", ONE)
-    assert "did you mean 'mbps'?" in line["tip"]
+    assert (line["level"], line["uid"], line["message"]) == ("error", ONE, message)
     node.bring(ONE)
     assert (node.said(), len(node.announced)) == ([], 1)
 
@@ -512,14 +515,12 @@ def test_rule_that_failed_is_said_with_the_line_that_tells_why(node: Node) -> No
     ]
     result = node.bring(ONE)
     assert result.failed == {ONE}
-    assert node.announced[0] == (
-        ONE,
-        "RuleFailed",
-        f"{LIMIT}: clang refuses it (x.c:1: error: no y); look at it",
-        True,
-    )
-    (line, _) = node.said()
-    assert (line["level"], line["tip"]) == ("error", "look at it")
+    assert node.announced == [
+        (TWO, "RuleApplied", LIMIT, False),
+        (ONE, "RuleFailed", f"{LIMIT}: clang refuses it (x.c:1: error: no y); look at it", True),
+    ]
+    lines = {line["level"]: line["message"] for line in node.said()}
+    assert lines == {"info": f"{LIMIT} attached", "error": node.announced[-1][2]}
 
 
 @pytest.mark.parametrize(
