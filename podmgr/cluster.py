@@ -216,7 +216,7 @@ def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
 
 
 def texts(value: object) -> dict[str, str]:
-    """A mapping of text to text; what is no scalar can match nothing and is left out."""
+    """A mapping of text to text, as the API server has it; what is neither text nor a number is left out."""
     return {str(key): str(item) for key, item in mapping(value).items() if isinstance(item, str | int)}
 
 

@@ -1,7 +1,7 @@
 """Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
 
-Owns what is said about it: the journal, Kubernetes Events, and each complaint once. Which pods,
-and when again, is the caller's business.
+Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
+changes. Which pods, and when again, is the caller's business.
 """
 
 from __future__ import annotations
