@@ -133,6 +133,22 @@ def test_nothing_on_a_pod_lifts_what_its_namespace_enforces(
     assert all(set(program) <= programs for (programs,) in sampler.distinct())
 
 
+def test_a_pod_whose_object_is_deleted_while_it_runs_keeps_what_its_namespace_enforces(
+    watched: Simulated,
+) -> None:
+    """As `kubectl delete --force` does. Its other rules go, and all when its processes have ended."""
+    watched.annotate(
+        "namespaces", watched.namespace, {"podmgr.io/enforce": "true", "bandwidth": "10 mbps egress"}
+    )
+    pod = watched.pod(annotations={"loss": "uniform egress 1%"})
+    enforced = {SLOW: f"namespace/{watched.namespace}"}
+    watched.settles(pod, enforced | {LOSS: "pod"})
+    watched.api.delete("pods", watched.namespace, "web")
+    watched.settles(pod, enforced)
+    watched.end(pod)
+    eventually(lambda: not watched.observed(pod))
+
+
 def test_a_namespace_that_enforces_no_more_gives_way_to_its_pods(watched: Simulated) -> None:
     namespace = watched.namespace
     watched.annotate("namespaces", namespace, {"podmgr.io/enforce": "true", "bandwidth": "10 mbps egress"})
@@ -369,12 +385,9 @@ def test_a_rule_stays_in_force_when_its_annotation_becomes_unreadable(
     programs = pod.programs()
     watched.annotate("pods", "web", {"bandwidth": "10 mbps upwards"})
     watched.annotate("services", "web", {"loss": "lots"})
-    eventually(
-        lambda: (
-            len([line for line in watch.lines if line.get("uid") == pod.uid and line["level"] == "error"])
-            >= 2
-        )
-    )
+    for text in ("10 mbps upwards", "lots"):
+        watch.hears(text)
+    settled_transactions(watch)
     assert (watched.rules(pod), pod.programs()) == (before, programs)
     watched.annotate("pods", "web", {"bandwidth": "20 mbps ingress"})
     watched.annotate("services", "web", {"loss": None})
@@ -527,6 +540,13 @@ def test_the_command_line_outranks_a_pods_annotation_until_it_is_cleaned(
     podmgr("clean", "pod/web")
     watched.annotate("pods", "web", {"loss": "uniform egress 1%"})
     watched.settles(pod, {"bandwidth=20 mbps egress": "pod", LOSS: "pod"})
+
+
+def test_what_the_command_line_takes_from_a_pod_comes_back(watched: Simulated) -> None:
+    pod = watched.pod(annotations={"loss": "uniform egress 1%"})
+    watched.settles(pod, {LOSS: "pod"})
+    Cli(watched.settings)("clean")
+    watched.settles(pod, {LOSS: "pod"})
 
 
 # What it tells

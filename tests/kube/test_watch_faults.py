@@ -111,6 +111,7 @@ def test_errors_of_the_server_are_waited_out_without_haste(watched: Simulated, w
     )
     for each in (pod, deleted):
         watched.settles(each, {LOSS: "pod"})
+    eventually(lambda: watched.api.watching() == 3)
     programs, found = pod.programs(), len(watch.said("answers again"))
     for verb in ("list", "watch"):
         watched.api.fail(verb, 500)
@@ -125,7 +126,7 @@ def test_errors_of_the_server_are_waited_out_without_haste(watched: Simulated, w
     watched.api.heal()
     watched.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
     eventually(lambda: not watched.observed(deleted), seconds=RECOVERY_SECONDS)
-    eventually(lambda: len(watch.said("answers again")) == found + 3, seconds=RECOVERY_SECONDS)
+    watch.hears("answers again", times=found + 3, seconds=RECOVERY_SECONDS)
 
 
 def test_without_the_right_to_see_services_it_says_so_and_waits(
