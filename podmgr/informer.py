@@ -1,8 +1,9 @@
 """Following a list of the API server for ever: list, watch, reconnect, list again.
 
-A loop over connections, and in each a loop over events; only that knows what they hold. A watch that ends as agreed goes on
-where it was; a lost connection too; anything that the server objects to (410 above all) begins
-with a new list. Each time the credentials are read anew, so that they may rotate on disk.
+A loop over connections, and in each a loop over events; only that knows what they hold. A watch
+that ends as agreed goes on where it was; a lost connection too; anything that the server objects
+to (410 above all) begins with a new list. Each time the credentials are read anew, so that they
+may rotate on disk.
 """
 
 from __future__ import annotations
