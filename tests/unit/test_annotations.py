@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from podmgr.annotations import (
     CLI,
     ENFORCE,
+    MAX_RULES,
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
@@ -244,12 +245,15 @@ def test_namespace_enforces_if_it_says_true(value: str | None, enforces: bool) -
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "", "ture", "true false"])
-def test_what_is_neither_true_nor_false_is_an_error_and_the_rules_still_hold(value: str) -> None:
-    result = pod({}, namespace={"bandwidth": "1 mbps egress", ENFORCE: value})
+def test_what_is_neither_true_nor_false_is_an_error_and_lifts_no_limit(value: str) -> None:
+    result = pod({"bandwidth": "2 mbps egress"}, namespace={"bandwidth": "1 mbps egress", ENFORCE: value})
     (error,) = result.errors
     assert error.message == f"namespace/shop: {ENFORCE}: neither true nor false (column 1)"
     assert (error.value, error.tip) == (value, '"true" or "false"')
-    assert found(result) == [("bandwidth=1 mbps egress", "namespace/shop")]
+    assert {str(item.rule): item.is_enforced for item in result.rules} == {
+        "bandwidth=2 mbps egress": False,
+        "bandwidth=1 mbps egress": True,
+    }
 
 
 def test_enforcing_is_the_namespaces_right_alone() -> None:
@@ -286,6 +290,59 @@ def test_a_namespace_that_enforces_is_named_also_when_its_rules_cannot_be_read(
     value: str, enforcing: set[str]
 ) -> None:
     assert pod({}, namespace={ENFORCE: value, "bandwidth": "nonsense"}).enforcing == enforcing
+
+
+# Too many, and too weak
+
+MANY = "; ".join(f"program-{number} egress" for number in range(MAX_RULES + 3))
+
+
+def test_pod_has_so_many_rules_at_most_and_is_told_which_are_left_out() -> None:
+    result = pod({"ebpf-limit": MANY})
+    assert len(result.rules) == MAX_RULES
+    assert [
+        f"ebpf-limit=program-{MAX_RULES + number} egress" in result.warnings[number] for number in range(3)
+    ]
+    assert len(result.warnings) == 3
+
+
+def test_rules_of_the_pod_itself_are_not_left_out_for_those_of_others() -> None:
+    result = pod({"loss": "uniform egress 1%"}, service("front", {"ebpf-limit": MANY}))
+    assert ("loss=uniform egress 1%", "pod") in found(result)
+    assert len(result.rules) == MAX_RULES
+
+
+def test_enforced_rules_are_never_left_out() -> None:
+    result = pod({"ebpf-limit": MANY}, namespace={"bandwidth": "1 mbps egress", ENFORCE: "true"})
+    assert len(result.rules) == MAX_RULES + 1
+    assert ("bandwidth=1 mbps egress", "namespace/shop") in found(result)
+
+
+def test_rule_that_is_beaten_takes_no_room() -> None:
+    text = "; ".join(f"program-{number} egress" for number in range(MAX_RULES))
+    result = pod({"ebpf-limit": text}, service("front", {"ebpf-limit": "program-0 egress -DX=1"}))
+    assert len(result.rules) == MAX_RULES
+    assert result.warnings == ()
+
+
+def test_beaten_rules_are_known_by_their_sources() -> None:
+    result = pod(
+        {"bandwidth": "1 mbps egress"},
+        service("a", {"bandwidth": "2 mbps egress; 2 mbps ingress"}),
+        service("b", {"bandwidth": "3 mbps ingress"}, created="2025-01-01T00:00:00Z"),
+        namespace={"bandwidth": "4 mbps egress", "loss": "uniform egress 1%"},
+    )
+    assert {(source, str(rule)) for source, rule in result.beaten} == {
+        ("service/a", "bandwidth=2 mbps egress"),
+        ("service/b", "bandwidth=3 mbps ingress"),
+        ("namespace/shop", "bandwidth=4 mbps egress"),
+    }
+
+
+def test_enforced_rules_are_not_beaten() -> None:
+    result = pod({"bandwidth": "1 mbps egress"}, namespace={"bandwidth": "4 mbps egress", ENFORCE: "true"})
+    assert result.beaten == frozenset()
+    assert result.enforcing == {"namespace/shop"}
 
 
 # Strength

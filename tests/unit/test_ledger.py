@@ -469,3 +469,15 @@ def test_ledger_has_a_line_for_each_row(folder: Path) -> None:
     lines = written(folder, ROWS).read_text().splitlines()
     assert len(lines) == len(ROWS) + 2
     assert [json.loads(line.rstrip(","))["rule"] for line in lines[1:-1]] == [row.rule for row in ROWS]
+
+
+def test_signature_tells_of_each_change_and_of_nothing_else(folder: Path) -> None:
+    seen = [ledger.signature(folder)]
+    for rows in (ROWS, ROWS[:1], ROWS):
+        written(folder, rows)
+        seen.append(ledger.signature(folder))
+        ledger.read(folder)
+        assert ledger.signature(folder) == seen[-1]
+    written(folder, [])
+    assert ledger.signature(folder) == seen[0] == ()
+    assert len(set(seen)) == len(seen)

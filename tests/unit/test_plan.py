@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podmgr.grammar import parse_rule_option
-from podmgr.plan import Attachment, Plan, Selection, make_plan, slot_of
+from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan, slot_of
 from podmgr.rules import Rule, collision_key
 from tests.unit.samples import EGRESS, INGRESS, attachment, rules
 
@@ -224,3 +224,20 @@ def test_sparing_a_source_widens_no_selection() -> None:
 
 def test_empty_selection_covers_nothing() -> None:
     assert not Selection().covers(attachment())
+
+
+def test_static_pod_that_was_made_anew_holds_what_its_first_uid_owns() -> None:
+    kept = attachment(owner="u-1", pod=PodRef("default", "web", "u-2"), cgroup_id=8)
+    assert kept.holder == "u-2"
+    assert Selection(owners=frozenset({"u-2"})).covers(kept)
+    assert not Selection(owners=frozenset({"u-1"})).covers(kept)
+
+
+@pytest.mark.parametrize("pod", [None, PodRef("default", "web", "")])
+def test_owner_holds_what_no_uid_is_known_of(pod: PodRef | None) -> None:
+    assert attachment(owner="7", pod=pod).holder == "7"
+
+
+def test_selections_add_up() -> None:
+    both = Selection(frozenset({1}), frozenset({"a"})) | Selection(frozenset({2}), frozenset({"b"}))
+    assert both == Selection(frozenset({1, 2}), frozenset({"a", "b"}))
