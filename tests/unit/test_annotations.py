@@ -300,10 +300,11 @@ MANY = "; ".join(f"program-{number} egress" for number in range(MAX_RULES + 3))
 def test_pod_has_so_many_rules_at_most_and_is_told_which_are_left_out() -> None:
     result = pod({"ebpf-limit": MANY})
     assert len(result.rules) == MAX_RULES
-    assert [
-        f"ebpf-limit=program-{MAX_RULES + number} egress" in result.warnings[number] for number in range(3)
-    ]
-    assert len(result.warnings) == 3
+    assert result.warnings == tuple(
+        f"pod/web-1: 'ebpf-limit=program-{MAX_RULES + number} egress' is left out: "
+        f"a pod has {MAX_RULES} rules at most"
+        for number in range(3)
+    )
 
 
 def test_rules_of_the_pod_itself_are_not_left_out_for_those_of_others() -> None:
