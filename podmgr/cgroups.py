@@ -184,10 +184,14 @@ def pods(root: Path) -> dict[str, Cgroup]:
     processes are passed over: kubelet leaves empty ones beside the real one.
     """
     found: dict[str, Cgroup] = {}
-    for cgroup in walk(root):  # from the top: what a pod makes below its own cgroup comes later
-        if cgroup.pod_uid and is_populated(cgroup):
-            found.setdefault(cgroup.pod_uid, cgroup)
+    named = [cgroup for cgroup in walk(root) if cgroup.pod_uid and is_populated(cgroup)]
+    for cgroup in sorted(named, key=_pods_above):  # what a pod makes below its own cgroup comes later
+        found.setdefault(cgroup.pod_uid or "", cgroup)
     return found
+
+
+def _pods_above(cgroup: Cgroup) -> int:
+    return sum(1 for folder in cgroup.path.parents if _POD_UID.search(folder.name))
 
 
 class PodIndex:

@@ -85,6 +85,11 @@ class Cluster:
         first = min([pod, *rivals], key=lambda other: (not other.is_mirror, other.created, other.ref.uid))
         return (pod.ref.uid, pod.static_hash) if pod.static_hash and first == pod else (pod.ref.uid,)
 
+    def enforces(self, namespace: str) -> bool:
+        """Whether a namespace holds its pods to rules, also to such as cannot be read now."""
+        found = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace))
+        return bool(self.enforced(namespace) or (found.enforcing and found.unreadable))
+
     def enforced(self, namespace: str) -> tuple[SourcedRule, ...]:
         """The rules that a namespace holds its pods to, whatever else is known of them."""
         rules = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace)).rules

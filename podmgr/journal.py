@@ -36,6 +36,7 @@ class Journal:
         self._stream = stream or sys.stderr
         self._lines: queue.Queue[str] = queue.Queue(_MOST_LINES)
         self._dropped = 0
+        self._lock = threading.Lock()
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
     def info(self, message: str, **fields: object) -> None:
@@ -55,15 +56,15 @@ class Journal:
 
     def _write(self, level: str, message: str, fields: Mapping[str, object]) -> None:
         line = self._line(level, message, fields)
-        try:
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._lines.put_nowait(
-                    self._line("warning", f"{dropped} lines were dropped: the log is full", {})
-                )
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self._dropped += 1
+        with self._lock:
+            try:
+                if self._dropped:
+                    lost = f"{self._dropped} lines were dropped: the log is full"
+                    self._lines.put_nowait(self._line("warning", lost, {}))
+                    self._dropped = 0
+                self._lines.put_nowait(line)
+            except queue.Full:
+                self._dropped += 1
 
     def _line(self, level: str, message: str, fields: Mapping[str, object]) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -85,10 +85,19 @@ class PodSync:
         self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
+        self._is_disturbed = False
 
     def was_disturbed(self) -> bool:
-        """Whether another podmgr has changed something since we last did."""
-        return ledger.signature(self._settings.state_dir) != self._seen
+        """Whether another podmgr has changed something since this was last asked."""
+        self._look()
+        was_disturbed, self._is_disturbed = self._is_disturbed, False
+        return was_disturbed
+
+    def _look(self) -> None:
+        """Note what another has changed, before we change something ourselves."""
+        now = ledger.signature(self._settings.state_dir)
+        self._is_disturbed |= now != self._seen
+        self._seen = now
 
     def traces(self) -> set[str]:
         """The UIDs of pods that have something of ours, by the ledger or by their pins.
@@ -114,6 +123,7 @@ class PodSync:
         Raises PodmgrError where nothing can be done at all.
         """
         result = Synced()
+        self._look()
         rows = self._rows()
         traces = self._traces(rows)
         places = {row.holder: row for row in rows if row.pod and row.source != CLI}

@@ -140,7 +140,7 @@ class Watch:
 
     def _enforces(self, namespace: str) -> bool:
         with self._lock:
-            return bool(self._cluster.enforced(namespace))
+            return self._cluster.enforces(namespace)
 
     def _find_node(self) -> str | None:
         """This node's name, waiting for the API server if it must be asked; None if stopped."""

@@ -266,6 +266,61 @@ def test_each_failure_is_followed_by_fresh_credentials(desk: Desk) -> None:
     assert desk.server.connections >= 3
 
 
+@dataclass
+class Flaky(Server):
+    """Refuses some of the posts, by their number."""
+
+    refusals: dict[int, PodmgrError] = field(default_factory=dict)
+    attempts: list[str] = field(default_factory=list)
+
+    def create(self, path: str, item: Mapping[str, Any]) -> None:
+        self.attempts.append(item["metadata"]["name"])
+        if error := self.refusals.get(len(self.attempts)):
+            raise error
+        super().create(path, item)
+
+
+@pytest.mark.parametrize("error", [UnreachableError("it was closed"), StatusError(401, "expired")])
+def test_post_that_fails_on_an_old_connection_is_posted_again_over_a_new_one(error: PodmgrError) -> None:
+    server = Flaky(refusals={2: error})
+    desk = Desk(server)
+    for reason in ("One", "Two", "Three"):
+        desk.say("x", reason)
+    assert [reason for reason, _, _ in desk.post()] == ["One", "Two", "Three"]
+    assert (server.connections, desk.reports) == (2, [])  # the new one is used on
+    assert server.attempts[1] == server.attempts[2]  # under its name, so that it is there once at most
+    assert len(set(server.attempts)) == 3
+
+
+def test_post_that_fails_on_a_new_connection_is_not_posted_again() -> None:
+    server = Flaky(refusals={1: UnreachableError("one"), 2: UnreachableError("two")})
+    desk = Desk(server)
+    for reason in ("One", "Two", "Three"):
+        desk.say("x", reason)
+    assert [reason for reason, _, _ in desk.post()] == ["Three"]
+    assert (server.connections, len(server.attempts)) == (3, 3)
+    assert desk.reports == ["cannot post events: one"]
+
+
+def test_post_that_fails_on_both_connections_is_given_up_and_reported() -> None:
+    server = Flaky(refusals={2: UnreachableError("it was closed"), 3: UnreachableError("no route to host")})
+    desk = Desk(server)
+    for reason in ("One", "Two", "Three"):
+        desk.say("x", reason)
+    assert [reason for reason, _, _ in desk.post()] == ["One", "Three"]
+    assert (server.connections, len(server.attempts)) == (3, 4)
+    assert desk.reports == ["cannot post events: no route to host"]
+
+
+def test_event_that_has_arrived_after_all_is_no_failure() -> None:
+    refusals = {2: UnreachableError("timed out"), 3: StatusError(409, "already exists")}
+    desk = Desk(Flaky(refusals=refusals))
+    for reason in ("One", "Two"):
+        desk.say("x", reason)
+    assert [reason for reason, _, _ in desk.post()] == ["One"]
+    assert desk.reports == []
+
+
 def test_namespace_that_is_gone_is_no_failure(desk: Desk) -> None:
     desk.server.errors = [StatusError(404, 'namespaces "shop" not found')]
     desk.say("x")

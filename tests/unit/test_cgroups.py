@@ -408,3 +408,22 @@ def test_empty_directory_beside_the_real_one_is_passed_over(tree: Path) -> None:
     real = pod_directory(tree, below="kubepods")
     pod_directory(tree, below="system.slice", is_populated=False)
     assert PodIndex(tree).find([(UID,)]) == [real]
+
+
+def test_what_a_pod_makes_below_its_own_cgroup_is_not_the_pod(tree: Path) -> None:
+    """A container may make cgroups of any name below its own."""
+    real = pod_directory(tree)
+    pod_directory(tree, below=f"kubepods/pod{UID}/a/{CONTAINER}")
+    other = pod_directory(tree, OTHER_UID, below="kubepods/zzz")
+    pod_directory(tree, OTHER_UID, below=f"kubepods/pod{UID}/b")
+    assert PodIndex(tree).find([(UID,)]) == [real]
+    assert PodIndex(tree).find([(OTHER_UID,)]) == [other]
+
+
+@pytest.mark.parametrize(("mine", "others"), [("a", "b"), ("b", "a")])
+def test_what_a_pod_makes_below_its_own_cgroup_is_no_other_pod(tree: Path, mine: str, others: str) -> None:
+    """Whichever folder is met first, and however deep the other pod's own lies."""
+    own = pod_directory(tree, below=f"kubepods/{mine}")
+    pod_directory(tree, OTHER_UID, below=f"kubepods/{mine}/pod{UID}")
+    other = pod_directory(tree, OTHER_UID, below=f"kubepods/{others}/x/y/z")
+    assert cgroups.pods(tree) == {UID: own, OTHER_UID: other}

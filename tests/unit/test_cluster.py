@@ -18,6 +18,7 @@ Item = dict[str, Any]
 WEB = {"app": "web"}
 SLOW = {"bandwidth": "10 mbps egress"}
 HASH = "f87be1b7b104c9de4fc88b23866881f2"
+MIRROR = "kubernetes.io/config.mirror"
 
 
 def pod(
@@ -387,6 +388,87 @@ def test_pod_is_read_as_far_as_it_matters() -> None:
 def test_static_pods_cgroup_may_carry_its_hash() -> None:
     cluster = built(pod("u1", {STATIC_POD_HASH: HASH}), pod("u2"), pod("u3"))
     assert cgroup_uids(cluster) == {"u1": ("u1", HASH), "u2": ("u2",), "u3": ("u3",)}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "846f24d4-50e1-452e-91c0-7dfcee8503e9",  # another pod's UID: its cgroup is called so
+        "u2",
+        HASH.upper(),
+        HASH[:-1],
+        HASH + "0",
+        HASH[:-1] + "g",
+        "../" + HASH,
+        HASH + "\n",
+        "",
+    ],
+)
+def test_hash_that_no_kubelet_makes_names_no_cgroup(forged: str) -> None:
+    cluster = built(pod("u1", {STATIC_POD_HASH: forged, MIRROR: forged}), pod("u2"))
+    assert cgroup_uids(cluster) == {"u1": ("u1",), "u2": ("u2",)}
+    assert not cluster.pods["u1"].is_mirror
+
+
+def claiming(uid: str, created: str, *, mirror: str = "", **more: Any) -> Item:
+    item = pod(uid, {STATIC_POD_HASH: HASH, **({MIRROR: mirror} if mirror else {})}, **more)
+    item["metadata"]["creationTimestamp"] = created
+    return item
+
+
+OLD, NEW = "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("pods", "owner"),
+    [
+        ([claiming("a", OLD), claiming("b", NEW, mirror=HASH)], "b"),
+        ([claiming("a", OLD, mirror="0" * 32), claiming("b", NEW, mirror=HASH)], "b"),
+        ([claiming("a", NEW, mirror=HASH), claiming("b", OLD, mirror=HASH)], "b"),
+        ([claiming("a", NEW), claiming("b", OLD)], "b"),
+        ([claiming("a", OLD), claiming("b", OLD)], "a"),
+        ([claiming("a", NEW, namespace="far"), claiming("b", OLD)], "b"),
+    ],
+    ids=["mirror", "mirror of another", "older mirror", "older", "first UID", "other namespace"],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_of_pods_with_one_hash_one_has_the_cgroup(pods: list[Item], owner: str, is_reversed: bool) -> None:
+    cluster = built(*(reversed(pods) if is_reversed else pods))
+    other = ({"a", "b"} - {owner}).pop()
+    assert cgroup_uids(cluster) == {owner: (owner, HASH), other: (other,)}
+    found = cluster.pods[other]
+    cluster.remove_pod({"metadata": {"uid": owner}})
+    assert cluster.cgroup_uids(found) == (other, HASH)
+
+
+def test_claim_of_a_pod_that_is_not_among_them_is_weighed_too() -> None:
+    newer, mirror = pod_of(claiming("c", NEW)), pod_of(claiming("d", NEW, mirror=HASH))
+    assert newer is not None and mirror is not None
+    assert built(claiming("a", OLD)).cgroup_uids(newer) == ("c",)
+    assert built(claiming("a", OLD)).cgroup_uids(mirror) == ("d", HASH)
+    assert Cluster().cgroup_uids(newer) == ("c", HASH)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "enforces"),
+    [
+        ({**SLOW, ENFORCE: "true"}, True),
+        ({**SLOW, ENFORCE: "yes"}, True),
+        ({"bandwidth": "nonsense", ENFORCE: "true"}, True),
+        ({**SLOW, ENFORCE: "false"}, False),
+        (SLOW, False),
+        ({ENFORCE: "true"}, False),
+        ({}, False),
+    ],
+    ids=["true", "mistyped", "unreadable", "false", "unsaid", "nothing to enforce", "nothing"],
+)
+def test_namespace_enforces_what_it_has(annotations: dict[str, str], enforces: bool) -> None:
+    cluster = built(namespace("default", annotations), namespace("far"))
+    assert cluster.enforces("default") is enforces
+    assert not cluster.enforces("far")
+    assert not cluster.enforces("no-such")
+    cluster.remove_namespace(namespace("default"))
+    assert not cluster.enforces("default")
 
 
 @pytest.mark.parametrize("uid", ["", "../x", "a/b", "a.b", "a b", "x" * 64, "ü", "u1\n", None, 0, []])

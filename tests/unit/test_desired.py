@@ -323,6 +323,50 @@ def test_rule_that_fails_leaves_in_force_what_it_would_replace_and_no_more() -> 
     assert found.may_go(replace(present(FAST, "pod"), cgroup_id=8))
 
 
+def test_rule_that_fails_leaves_in_force_those_that_it_beats() -> None:
+    wished = replace(
+        wish(sourced(SLOW), sourced(LOSS)),
+        beaten=frozenset({("service/front", sourced(FAST).rule), ("service/back", sourced(LOSS).rule)}),
+    )
+    found = made(wished)
+    assert found.may_go(present(FAST, "service/front"))
+    found.fail(7, SLOW, PodmgrError("it failed"))
+    assert not found.may_go(present(FAST, "service/front"))
+    assert not found.may_go(present("bandwidth=5 mbps egress", "service/front"))
+    assert found.may_go(present("loss=uniform egress 2%", "service/back"))
+    assert found.may_go(present(FAST, "service/other"))
+
+
+def test_rule_that_fails_holds_nobody_to_what_a_namespace_has_enforced() -> None:
+    """Who loosens a limit is not to find the old one beside a rule of the pod's that fails."""
+    shop = "namespace/shop"
+    wished = replace(
+        wish(sourced(NONE_SUCH), sourced(FAST), sourced("bandwidth=9 mbps egress", shop, is_enforced=True)),
+        enforcing=frozenset({shop}),
+    )
+    found = made(wished)
+    found.fail(7, FAST, PodmgrError("it failed"))
+    assert found.may_go(present(SLOW, shop))
+    found.fail(7, "bandwidth=9 mbps egress", PodmgrError("it failed"))
+    assert not found.may_go(present(SLOW, shop))
+
+
+def test_two_targets_that_are_one_cgroup_both_fail() -> None:
+    other = Wish(replace(TARGET, name="pod/other", pod=PodRef("default", "other", "u-2")), (sourced(FAST),))
+    for wishes in ([wish(sourced(SLOW)), other], [other, wish(sourced(SLOW))]):
+        found = Desired(wishes, Settings(), [present(LOSS, "pod")])
+        assert (found.rows, found.all_failed()) == ([], True)
+        assert not found.may_go(present(LOSS, "pod"))
+        ((_, _, error),) = found.failures()
+        assert error.message.endswith("are the same cgroup")
+        assert {"pod/web", "pod/other"} <= set(error.message.split())
+        assert error.tip == "which is meant? /cgroups/7"
+
+
+def test_target_that_is_named_twice_is_one() -> None:
+    assert made(wish(sourced(SLOW))).rows == Desired([wish(sourced(SLOW))] * 2, Settings(), []).rows
+
+
 def test_target_that_fails_keeps_all_that_it_has() -> None:
     found = made(wish(sourced(SLOW), is_standing=False))
     assert found.may_go(present(LOSS, "pod"))

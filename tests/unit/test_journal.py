@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -139,3 +140,82 @@ def test_without_a_stream_it_is_stderr(capsys: pytest.CaptureFixture[str]) -> No
     captured = capsys.readouterr()
     assert "careful" in captured.err
     assert captured.out == ""
+
+
+class Stalled(io.StringIO):
+    """A reader that has stopped to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+        self.is_reached = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_reached.set()
+        self.goes_on.wait(10)
+        return super().write(text)
+
+
+def test_reader_that_stalls_holds_up_nothing_and_is_told_how_much_it_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("podmgr.journal._MOST_LINES", 50)
+    stream = Stalled()
+    journal = Journal(LogFormat.TEXT, stream)
+    started = time.monotonic()
+    for number in range(200):
+        journal.info(f"line {number}")
+    assert time.monotonic() - started < 2
+    stream.goes_on.set()
+    journal.flush(5)
+    journal.info("at last")
+    journal.flush(5)
+    lines = [text.split(" ", 1)[1].strip() for text in stream.getvalue().splitlines()]
+    told = sum(int(text.split()[1]) for text in lines if "lines were dropped" in text)
+    assert lines[-1].endswith("at last")
+    assert told + sum(text.startswith("info    line") for text in lines) == 200
+
+
+def test_lines_that_are_dropped_are_counted_before_the_next_that_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("podmgr.journal._MOST_LINES", 5)
+    stream = Stalled()
+    journal = Journal(LogFormat.JSON, stream)
+    journal.info("being written")
+    assert stream.is_reached.wait(5)
+    for number in range(12):
+        journal.info(str(number))
+    stream.goes_on.set()
+    journal.flush(5)
+    journal.info("again")
+    journal.info("and again")
+    journal.flush(5)
+    assert [json.loads(text)["message"] for text in stream.getvalue().splitlines()] == [
+        *("being written", "0", "1", "2", "3", "4"),
+        *("7 lines were dropped: the log is full", "again", "and again"),
+    ]
+
+
+def test_flush_waits_no_longer_than_it_may() -> None:
+    stream = Stalled()
+    journal = Journal(LogFormat.TEXT, stream)
+    journal.info("x")
+    started = time.monotonic()
+    journal.flush(0.1)
+    assert 0.1 <= time.monotonic() - started < 2
+    stream.goes_on.set()
+    journal.flush(5)
+    assert stream.getvalue().endswith("x\n")
+
+
+def test_writing_thread_takes_no_signals() -> None:
+    """`watch` waits for them in another thread."""
+    journal = Journal(LogFormat.TEXT, io.StringIO())
+    journal.info("x")
+    journal.flush(5)
+    ident = next(thread.native_id for thread in threading.enumerate() if thread.name == "journal")
+    status = Path(f"/proc/self/task/{ident}/status").read_text()
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        assert blocked >> (number - 1) & 1

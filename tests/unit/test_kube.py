@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -377,6 +378,7 @@ def test_object_is_got_and_made(server: ApiServer, api: Api) -> None:
 @pytest.mark.parametrize(
     ("status", "tip"),
     [
+        (400, "makes no sense to it: look at -l"),
         (401, "the credentials are not accepted"),
         (403, "the user lacks this right"),
         (404, "kubectl get, or -n NAMESPACE"),
@@ -519,10 +521,14 @@ def test_server_that_does_not_answer_is_unreachable(
 
 
 class Raw:
-    """Answers each request with the next of these bytes, the last one for ever, and hangs up."""
+    """Answers each request with the next of these bytes, the last one for ever, and hangs up.
 
-    def __init__(self, *answers: bytes) -> None:
+    With `more`, it does not hang up: this comes again and again, for five seconds.
+    """
+
+    def __init__(self, *answers: bytes, more: bytes = b"") -> None:
         self._answers = list(answers)
+        self._more = more
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -538,6 +544,10 @@ class Raw:
                 while more and b"\r\n\r\n" not in asked:
                     asked += (more := connection.recv(65_536))
                 connection.sendall(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
+                with suppress(OSError):
+                    for _ in range(500 if self._more else 0):
+                        connection.sendall(self._more)
+                        time.sleep(0.01)
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -558,8 +568,8 @@ def stream(*lines: bytes) -> bytes:
 def raw(tmp_path: Path) -> Iterator[Callable[..., Api]]:
     servers: list[Raw] = []
 
-    def serve(*answers: bytes) -> Api:
-        servers.append(Raw(*answers))
+    def serve(*answers: bytes, more: bytes = b"") -> Api:
+        servers.append(Raw(*answers, more=more))
         with ApiServer() as template:  # for its kubeconfig alone
             template.url = f"http://127.0.0.1:{servers[-1].port}"
             return Api(Access(str(template.write_kubeconfig(tmp_path / "raw"))))
@@ -580,6 +590,9 @@ NO_API = {
     "a number": answer(b"5"),
     "nested too deep": answer(b"[" * 100_000),
     "no list": answer(b'{"status": "ok"}'),
+    "a Status": answer(b'{"kind": "Status", "metadata": {}, "status": "Failure", "code": 500}'),
+    "a Status with items": answer(b'{"kind": "Status", "metadata": {}, "items": null}'),
+    "an object": answer(b'{"kind": "Pod", "metadata": {"resourceVersion": "7"}, "items": null}'),
     "an empty object": answer(b"{}"),
     "items that are none": answer(b'{"kind": "PodList", "metadata": {}, "items": ["x"]}'),
     "items that are a number": answer(b'{"kind": "PodList", "metadata": {}, "items": 5}'),
@@ -598,6 +611,25 @@ def test_list_that_is_none_is_unreachable_and_never_an_empty_one(raw: Callable[.
 def test_empty_list_is_one(raw: Callable[..., Api], items: str) -> None:
     body = f'{{"kind": "PodList", "metadata": {{"resourceVersion": "7"}}, "items": {items}}}'
     assert raw(answer(body.encode())).list(PODS) == ([], "7")
+
+
+def test_huge_answer_is_given_up(raw: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": []}'
+    api = raw(answer(body + b" " * 2000))
+    assert api.list(PODS) == ([], "7")
+    monkeypatch.setattr(kube, "_MAX_ANSWER_BYTES", 2000)
+    with pytest.raises(UnreachableError, match="or answers too much") as caught:
+        api.list(PODS)
+    assert caught.value.tip == "kubectl get --raw /readyz"
+
+
+def test_endless_answer_is_given_up(raw: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "_ANSWER_SECONDS", 0.2)
+    api = raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", more=b"1\r\n \r\n")
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match="takes too long to answer"):
+        api.list(PODS)
+    assert time.monotonic() - started < 3
 
 
 REFUSALS = {

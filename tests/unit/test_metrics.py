@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -199,6 +200,16 @@ def test_what_was_counted_while_watching_is_shown(watched: Watched) -> None:
     assert (buckets["0.01"], buckets["0.025"], buckets["+Inf"]) == (0, 1, 1)
 
 
+def test_what_cannot_be_read_and_what_is_not_followed_is_shown(watched: Watched) -> None:
+    assert watched.samples("podmgr_unreadable_annotations") == {(): 0}
+    assert watched.samples("podmgr_api_connected") == {}
+    watched.metrics.unreadable = 3
+    watched.metrics.connected = {"pods": True, "services": False}
+    assert watched.samples("podmgr_unreadable_annotations") == {(): 3}
+    assert watched.samples("podmgr_api_connected") == {("pods",): 1, ("services",): 0}
+    assert watched.families()["podmgr_api_connected"].type == "gauge"
+
+
 def test_last_sync_is_a_time_of_day_and_zero_before_the_first(watched: Watched) -> None:
     assert watched.samples("podmgr_last_sync_timestamp_seconds") == {(): 0}
     before = time.time()
@@ -251,6 +262,51 @@ def test_client_that_hangs_up_is_nothing_to_tell(
         client.sendall(request_line)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
     time.sleep(0.05)
+    assert watched.get("/healthz")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def silent(port: int) -> socket.socket:
+    """A client that says nothing."""
+    return socket.create_connection(("127.0.0.1", port), timeout=3)
+
+
+def wait_for_answer(watched: Watched) -> bool:
+    for _ in range(100):
+        try:
+            return watched.get("/healthz")[0] == 200
+        except OSError:
+            time.sleep(0.02)
+    return False
+
+
+def test_who_opens_too_many_connections_is_turned_away(watched: Watched) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(silent(watched.port)) for _ in range(16)]
+        one_more = stack.enter_context(silent(watched.port))
+        assert one_more.recv(1) == b""
+        for client in clients:
+            client.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        clients[3].close()
+        assert wait_for_answer(watched)
+    assert wait_for_answer(watched)
+
+
+def test_connections_that_have_ended_make_room(watched: Watched) -> None:
+    for _ in range(40):
+        assert watched.get("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+def test_client_that_says_no_more_is_hung_up_on(
+    watched: Watched, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("podmgr.metrics._Silent.timeout", 0.1)
+    with silent(watched.port) as client:
+        client.sendall(said)
+        assert client.recv(1) == b""
     assert watched.get("/healthz")[0] == 200
     assert capfd.readouterr() == ("", "")
 

@@ -23,7 +23,7 @@ from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.journal import Journal, LogFormat
 from podmgr.pins import Pin
 from podmgr.plan import Attachment, PodRef, Selection
-from podmgr.podsync import MISSING_SECONDS, PodSync, Synced, Wanted
+from podmgr.podsync import MISSING_SECONDS, MOST_LINES, PodSync, Synced, Wanted
 from podmgr.reconcile import Action, Outcome
 from podmgr.settings import Settings
 from tests.unit.samples import Script, attachment, said
@@ -81,7 +81,7 @@ class Node:
             self.journal,
             self._announce,
             runner=Script(said("", code=1)),
-            enforces=lambda namespace: bool(self.cluster.enforced(namespace)),
+            enforces=self.cluster.enforces,
             clock=lambda: self.now,
         )
 
@@ -113,11 +113,14 @@ class Node:
         )
         return self.cluster.pods[uid]
 
-    def cgroup(self, name: str) -> Cgroup:
-        """The pod has a cgroup with a process in it."""
+    def namespace(self, **annotations: str) -> None:
+        self.cluster.put_namespace({"metadata": {"name": "shop", "annotations": annotations}})
+
+    def cgroup(self, name: str, *, is_populated: bool = True) -> Cgroup:
+        """The pod has a cgroup, with a process in it."""
         path = self.tree / "kubepods" / f"pod{name}"
-        path.mkdir(parents=True)
-        (path / "cgroup.events").write_text("populated 1\n")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "cgroup.events").write_text(f"populated {int(is_populated)}\n")
         return Cgroup(path, path.stat().st_ino)
 
     def rows(self, *rows: Attachment) -> None:
@@ -158,6 +161,14 @@ class Node:
 def row(uid: str, source: str = "pod", rule: str = LIMIT) -> Attachment:
     pod = PodRef("shop", "web", uid)
     return replace(attachment(rule, owner=uid, pod=pod, program_id=5, target="pod/web"), source=source)
+
+
+def on(cgroup: Cgroup, row: Attachment) -> Attachment:
+    return replace(row, cgroup_path=str(cgroup.path), cgroup_id=cgroup.id)
+
+
+def failure(message: str, uid: str = ONE) -> Outcome:
+    return outcome(uid, Action.FAILED, error=PodmgrError(message))
 
 
 def outcome(uid: str, action: Action, rule: str = LIMIT, source: str = "pod", **more: Any) -> Outcome:
@@ -249,9 +260,7 @@ def test_static_pods_cgroup_is_found_by_its_hash_and_its_pins_are_the_uids(node:
 
 
 def test_enforced_rules_are_wished_as_such(node: Node) -> None:
-    node.cluster.put_namespace(
-        {"metadata": {"name": "shop", "annotations": {"loss": "uniform egress 1%", ENFORCE: "true"}}}
-    )
+    node.namespace(loss="uniform egress 1%", **{ENFORCE: "true"})
     node.pod(ONE, SLOW)
     node.cgroup(ONE)
     node.bring(ONE)
@@ -263,7 +272,83 @@ def test_enforced_rules_are_wished_as_such(node: Node) -> None:
     assert wish.enforcing == {"namespace/shop"}
 
 
+def test_rules_that_are_beaten_are_named(node: Node) -> None:
+    node.namespace(bandwidth="2 mbps egress; 2 mbps ingress")
+    node.pod(ONE, SLOW)
+    node.cgroup(ONE)
+    node.bring(ONE)
+    (wish,) = node.kernel.wishes
+    assert {(source, str(rule)) for source, rule in wish.beaten} == {
+        ("namespace/shop", "bandwidth=2 mbps egress")
+    }
+
+
 # Pods that are gone
+
+CAP = "bandwidth=2 mbps egress"
+
+
+@pytest.mark.parametrize("value", ["2 mbps egress", "2 mpbs egress"], ids=["readable", "mistyped since"])
+def test_pod_deleted_while_its_processes_run_keeps_what_its_namespace_enforces(
+    node: Node, value: str
+) -> None:
+    node.namespace(bandwidth=value, **{ENFORCE: "true"})
+    cgroup = node.cgroup(ONE)
+    node.rows(on(cgroup, row(ONE, "namespace/shop", CAP)), on(cgroup, row(ONE)), row(TWO))
+    result = node.bring(ONE, TWO)
+    assert {selection.owners: selection.spared for selection in node.kernel.cleaned} == {
+        frozenset({ONE}): {CLI, "namespace/shop"},
+        frozenset({TWO}): {CLI},
+    }
+    assert (result.waiting, node.kernel.applied) == ({ONE}, 0)
+    node.kernel.cleaned.clear()
+    node.cgroup(ONE, is_populated=False)  # and when they have ended, it all goes
+    assert node.bring(ONE).waiting == set()
+    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared=frozenset({CLI}))]
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{}, {"bandwidth": "2 mbps egress"}, {"bandwidth": "2 mbps egress", ENFORCE: "false"}, {ENFORCE: "true"}],
+    ids=["none", "not enforced", "said not to be", "nothing to enforce"],
+)
+def test_deleted_pod_keeps_nothing_that_is_not_enforced(node: Node, annotations: dict[str, str]) -> None:
+    node.namespace(**annotations)
+    cgroup = node.cgroup(ONE)
+    node.rows(on(cgroup, row(ONE, "namespace/shop", CAP)))
+    assert node.bring(ONE).waiting == set()
+    assert node.kernel.cleaned == [Selection(owners=frozenset({ONE}), spared=frozenset({CLI}))]
+
+
+@pytest.mark.parametrize("annotations", [SLOW, {}], ids=["with rules", "without"])
+def test_pod_whose_cgroup_is_empty_is_left_alone_and_waited_for(
+    node: Node, annotations: dict[str, str]
+) -> None:
+    """Between two of its containers: the next one shall not begin without limits."""
+    node.pod(ONE, annotations)
+    node.rows(on(node.cgroup(ONE, is_populated=False), row(ONE)))
+    assert node.bring(ONE).waiting == {ONE}
+    assert (node.kernel.applied, node.kernel.cleaned) == (0, [])
+    node.cgroup(ONE)
+    assert node.bring(ONE).waiting == set()
+    assert node.wished() == {ONE: [LIMIT] if annotations else []}
+
+
+def test_empty_cgroup_of_a_pod_without_anything_is_not_waited_for(node: Node) -> None:
+    node.pod(ONE)
+    node.cgroup(ONE, is_populated=False)
+    assert node.bring(ONE) == Synced()
+
+
+def test_mirror_pod_that_is_made_anew_is_not_cleaned_up_after(node: Node) -> None:
+    """Its cgroup goes on, under another UID; the pins stay in the folder of the first."""
+    mirror = {"kubernetes.io/config.hash": HASH, "kubernetes.io/config.mirror": HASH}
+    node.pod(TWO, SLOW, more=mirror)
+    cgroup = node.cgroup(HASH)
+    node.rows(replace(on(cgroup, row(TWO)), owner=ONE))
+    assert node.sync.traces() == {TWO}
+    node.bring(ONE, TWO)
+    assert (node.wished(), node.kernel.cleaned) == ({TWO: [LIMIT]}, [])
 
 
 def test_pod_that_is_gone_is_cleaned_up_after_but_for_the_command_lines(node: Node) -> None:
@@ -345,6 +430,42 @@ def test_removing_all_spares_the_command_lines(node: Node) -> None:
     assert node.sync.remove_all() == node.kernel.outcomes
     assert node.kernel.cleaned == [Selection(owners=frozenset({ONE, uid_of(3)}), spared=frozenset({CLI}))]
     assert [(reason, message) for _, reason, message, _ in node.announced] == [("RuleRemoved", LIMIT)]
+
+
+# What another podmgr does
+
+
+def test_what_another_podmgr_changes_is_seen_once(node: Node) -> None:
+    assert not node.sync.was_disturbed()
+    for rows in ([row(TWO)], [row(TWO), row(ONE)], []):
+        node.rows(*rows)
+        assert node.sync.was_disturbed()
+        assert not node.sync.was_disturbed()
+
+
+def test_what_it_has_changed_itself_disturbs_nobody(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object, **__: object) -> list[Outcome]:
+        node.rows(row(ONE))
+        return []
+
+    monkeypatch.setattr("podmgr.reconcile.apply", write)
+    monkeypatch.setattr("podmgr.reconcile.clean", write)
+    node.pod(ONE, SLOW)
+    node.cgroup(ONE)
+    node.bring(ONE)
+    assert not node.sync.was_disturbed()
+    node.cluster.remove_pod({"metadata": {"uid": ONE}})
+    node.bring(ONE)
+    assert not node.sync.was_disturbed()
+
+
+def test_what_another_has_changed_is_not_lost_behind_an_own_change(node: Node) -> None:
+    """A pod that waits is brought in order every two seconds; others' rules are repaired all the same."""
+    node.pod(ONE, SLOW)
+    node.cgroup(ONE)
+    node.rows(row(TWO))
+    node.bring(ONE)
+    assert node.sync.was_disturbed()
 
 
 # Waiting for a cgroup
@@ -431,6 +552,36 @@ def test_annotation_that_cannot_be_read_is_complained_of_once(node: Node) -> Non
     assert (line["level"], line["uid"], line["message"]) == ("error", ONE, message)
     node.bring(ONE)
     assert (node.said(), len(node.announced)) == ([], 1)
+
+
+def test_all_that_cannot_be_read_is_one_event(node: Node) -> None:
+    node.pod(ONE, {"bandwidth": "10 mpbs egress", "loss": "nonsense"})
+    node.cgroup(ONE)
+    node.bring(ONE)
+    ((_, _, message, _),) = node.announced
+    lines = [line["message"] for line in node.said()]
+    assert len(lines) == 2
+    assert message == " | ".join(lines)
+
+
+def test_strangers_annotations_do_not_fill_the_log(node: Node) -> None:
+    for number in range(2 * MOST_LINES + 1):
+        annotations = {"bandwidth": "1 mbps egress", "loss": "nonsense"}
+        node.cluster.put_service(
+            {
+                "metadata": {"name": f"s{number:02}", "namespace": "shop", "annotations": annotations},
+                "spec": {"selector": {"app": "web"}},
+            }
+        )
+    node.pod(ONE)
+    node.cgroup(ONE)
+    node.bring(ONE)
+    lines = node.said()
+    errors = [line["message"] for line in lines if line["level"] == "error"]
+    warnings = [line["message"] for line in lines if line["level"] == "warning"]
+    assert (len(errors), errors[-1]) == (MOST_LINES + 1, f"and {MOST_LINES + 1} more")
+    assert (len(warnings), warnings[-1]) == (MOST_LINES + 1, f"and {MOST_LINES} more")
+    assert [message for _, _, message, _ in node.announced] == [" | ".join(errors)]
 
 
 def test_other_complaint_is_new_and_so_is_one_that_had_gone(node: Node) -> None:
@@ -533,6 +684,47 @@ def test_last_line_tells_why_if_none_says_error(node: Node, detail: str | None, 
     node.kernel.outcomes = [outcome(ONE, Action.FAILED, error=PodmgrError("it failed", detail=detail))]
     node.bring(ONE)
     assert node.announced == [(ONE, "RuleFailed", f"{LIMIT}: {told}", True)]
+
+
+def test_failures_of_a_pod_are_one_event(node: Node) -> None:
+    node.kernel.outcomes = [failure("one"), failure("else", TWO), failure("two")]
+    node.rows(row(ONE))
+    assert node.bring(ONE).failed == {ONE, TWO}
+    assert node.announced == [
+        (ONE, "RuleFailed", f"{LIMIT}: one | {LIMIT}: two", True),
+        (TWO, "RuleFailed", f"{LIMIT}: else", True),
+    ]
+
+
+@pytest.mark.parametrize("count", [MOST_LINES, MOST_LINES + 1, 3 * MOST_LINES])
+def test_of_many_failures_the_first_are_told(node: Node, count: int) -> None:
+    node.rows(row(ONE))
+    node.kernel.outcomes = [failure(str(number)) for number in range(count)]
+    node.bring(ONE)
+    told = [f"{LIMIT}: {number}" for number in range(MOST_LINES)]
+    told += [f"and {count - MOST_LINES} more"] if count > MOST_LINES else []
+    assert [line["message"] for line in node.said()] == told
+    assert [message for _, _, message, _ in node.announced] == [" | ".join(told)]
+
+
+def test_failure_is_told_again_only_when_it_has_changed_or_was_gone(node: Node) -> None:
+    node.rows(row(ONE))
+
+    def told(*outcomes: Outcome) -> list[str]:
+        node.announced.clear()
+        node.kernel.outcomes = list(outcomes)
+        assert node.bring(ONE).failed == {outcome.pod.uid for outcome in outcomes if outcome.pod}
+        assert len(node.said()) == len(node.announced) * len(outcomes)
+        return [message for _, _, message, _ in node.announced]
+
+    assert told(failure("one")) == [f"{LIMIT}: one"]
+    assert told(failure("one")) == []
+    assert told(failure("other")) == [f"{LIMIT}: other"]
+    assert told(failure("other"), failure("more")) == [f"{LIMIT}: other | {LIMIT}: more"]
+    assert told(failure("other")) == []  # less than before
+    assert told(failure("other", TWO)) == [f"{LIMIT}: other"]  # another pod's
+    assert told() == []
+    assert told(failure("other")) == [f"{LIMIT}: other"]
 
 
 def test_failure_while_cleaning_up_is_a_failure_of_its_pod(node: Node) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,12 @@ from hypothesis import strategies as st
 
 from podmgr import watch
 from podmgr.errors import PodmgrError, UsageError
+from podmgr.journal import Journal, LogFormat
+from podmgr.kube import Access, Api
 from podmgr.settings import Settings
-from podmgr.watch import parse_address
+from podmgr.watch import Options, Watch, parse_address
+from tests.kube.apiserver import ApiServer
+from tests.unit.samples import Script, said
 
 
 @pytest.mark.parametrize(
@@ -54,6 +61,61 @@ def test_reading_an_address_raises_nothing_but_usage_errors(text: str) -> None:
         return
     assert 0 <= port <= 65_535
 
+
+# The server of the beginning
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[ApiServer, ApiServer]]:
+    with ApiServer() as one, ApiServer() as other:
+        yield one, other
+
+
+def test_credentials_may_change_but_not_the_server(
+    tmp_path: Path, servers: tuple[ApiServer, ApiServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = servers
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "cgroup/cgroup.controllers").write_text("")
+    closed: list[str] = []
+    monkeypatch.setattr(Api, "close", lambda api: closed.append(api.server))
+    access = Access(str(one.write_kubeconfig(tmp_path / "kubeconfig", token="first")))
+    settings = Settings(tmp_path / "state", tmp_path / "bpffs", cgroup_root=tmp_path / "cgroup")
+    journal = Journal(LogFormat.TEXT, io.StringIO())
+    watching = Watch(Api(access), access, Options(), settings, journal, runner=Script(said("")))
+
+    one.write_kubeconfig(tmp_path / "kubeconfig", token="second")
+    renewed = watching._connect()
+    assert renewed.server == one.url
+    assert "second" in str(renewed._headers)
+    assert closed == []
+
+    other.write_kubeconfig(tmp_path / "kubeconfig")
+    with pytest.raises(PodmgrError) as caught:
+        watching._connect()
+    assert caught.value.message == f"the kubeconfig leads to {other.url} now, not to {one.url}"
+    assert "start podmgr watch again" in (caught.value.tip or "")
+    assert closed == [other.url]
+
+    one.write_kubeconfig(tmp_path / "kubeconfig")
+    assert watching._connect().server == one.url
+
+
+# Signals
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_hangup_ends_a_watch_unless_it_is_ignored(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        found = watch._signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    hangup = {signal.SIGHUP} if handler is signal.SIG_DFL else set()
+    assert found == {signal.SIGINT, signal.SIGTERM} | hangup
+
+
+# One at a time
 
 HOLD = """
 import sys
