@@ -184,14 +184,15 @@ def pods(root: Path) -> dict[str, Cgroup]:
     processes are passed over: kubelet leaves empty ones beside the real one.
     """
     found: dict[str, Cgroup] = {}
-    named = [cgroup for cgroup in walk(root) if cgroup.pod_uid and is_populated(cgroup)]
-    for cgroup in sorted(named, key=_pods_above):  # what a pod makes below its own cgroup comes later
-        found.setdefault(cgroup.pod_uid or "", cgroup)
+    for folder, below, _ in os.walk(root):
+        if not _POD_UID.search(os.path.basename(folder)):
+            continue
+        below.clear()  # what a pod makes below its own cgroup stands for no pod
+        with suppress(OSError):
+            cgroup = Cgroup(Path(folder), os.stat(folder).st_ino)
+            if is_populated(cgroup):
+                found.setdefault(cgroup.pod_uid or "", cgroup)
     return found
-
-
-def _pods_above(cgroup: Cgroup) -> int:
-    return sum(1 for folder in cgroup.path.parents if _POD_UID.search(folder.name))
 
 
 class PodIndex:

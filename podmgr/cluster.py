@@ -101,12 +101,13 @@ class Cluster:
         if pod is None or self.pods.get(pod.ref.uid) == pod:
             return set()
         self.pods[pod.ref.uid] = pod
-        return {pod.ref.uid}
+        return {pod.ref.uid} | self._rivals(pod)
 
     def remove_pod(self, item: Mapping[str, Any]) -> set[str]:
         """A pod was deleted, or has left the node."""
         uid = str(mapping(item.get("metadata")).get("uid") or "")
-        return {uid} if self.pods.pop(uid, None) else set()
+        pod = self.pods.pop(uid, None)
+        return set() if pod is None else {uid} | self._rivals(pod)
 
     def replace_pods(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
         """The whole list."""
@@ -114,6 +115,12 @@ class Cluster:
         for item in items:
             self.put_pod(item)
         return {uid for uid in before.keys() | self.pods.keys() if before.get(uid) != self.pods.get(uid)}
+
+    def _rivals(self, pod: Pod) -> set[str]:
+        """The pods that name the same cgroup by its hash."""
+        if not pod.static_hash:
+            return set()
+        return {other.ref.uid for other in self.pods.values() if other.static_hash == pod.static_hash}
 
     def put_service(self, item: Mapping[str, Any]) -> set[str]:
         """A service was added or has changed."""

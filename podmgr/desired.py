@@ -184,12 +184,16 @@ class Desired:
 
     def require_fq(self, runner: Runner) -> None:
         """A program that stamps departure times does nothing without fq: fail instead."""
-        for cgroup_id, wish in self.wishes.items():
-            for rule in (sourced.rule for sourced in wish.rules if recipe(sourced.rule).needs_fq):
+        for cgroup_id, rows in self._rows.items():
+            cgroup = self.wishes[cgroup_id].target.cgroup
+            for row in rows:
+                rule = parse_rule_option(row.rule)[0]
+                if not recipe(rule).needs_fq or row.identity in self._left_alone:
+                    continue
                 try:
-                    _require_fq(wish.target.cgroup, rule, runner)
+                    _require_fq(cgroup, rule, runner)
                 except PodmgrError as error:
-                    self.fail(cgroup_id, str(rule), error)
+                    self.fail(cgroup_id, row.rule, error)
 
 
 def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -173,23 +174,30 @@ def serve(address: tuple[str, int], metrics: Metrics, health: Health) -> int:
 
 
 class _Bounded:
-    """So many connections at once: who opens more is turned away."""
+    """So many connections at once: the oldest gives way to a new one, so that a probe is heard
+    however many others say nothing.
+    """
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._open: list[Any] = []
+        self._lock = threading.Lock()
         super().__init__(*args, **more)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)  # type: ignore[misc]
-        else:
-            self.shutdown_request(request)  # type: ignore[attr-defined]
+        with self._lock:
+            self._open.append(request)
+            oldest = self._open.pop(0) if len(self._open) > _MOST_CONNECTIONS else None
+        if oldest is not None:
+            with suppress(OSError):  # it has just ended
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)  # type: ignore[misc]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)  # type: ignore[misc]
         finally:
-            self._free.release()
+            with self._lock, suppress(ValueError):
+                self._open.remove(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away, or says nothing, is nothing to tell."""

@@ -437,6 +437,14 @@ def test_delay_without_fq_fails_its_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     assert wanted(found) == [(LOSS, "pod")]
 
 
+def test_delay_that_the_command_line_overrules_asks_for_no_qdisc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("podmgr.tc.interfaces_without_fq", lambda *_, **__: {"eth0": "noqueue"})
+    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt")), by_command_line(SLOW))
+    found.require_fq(Script(said("")))
+    assert not found.failures()
+    assert wanted(found) == [(SLOW, "cli")]
+
+
 def test_rules_that_delay_nothing_ask_for_no_qdisc() -> None:
     runner = Script(said("", code=1))
     found = made(wish(sourced(SLOW), sourced(LOSS)))
