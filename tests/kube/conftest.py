@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, settings, why_not_here
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import Cluster, Real, RunningPod, Simulated, eventually
-from tests.kube.watching import Watching, assert_all_gone, environment_of, podmgr
+from tests.kube.watching import Watching, end, environment_of
 
 __all__ = ["settings"]  # a fixture of the kernel's tests, on the cgroup root of these
 
@@ -92,17 +92,7 @@ def watching(simulated: Simulated, tmp_path: Path) -> Iterator[Watch]:
         return watch
 
     yield start
-    _end(watches)
-
-
-def _end(watches: Sequence[Watching]) -> None:
-    """Stop them, and see that nothing is left but what was meant to be."""
-    codes = [watch.stop() for watch in watches if watch.process.poll() is None]
-    assert set(codes) <= {0}, [watch.tail() for watch in watches]
-    if watches and (watches[-1].keeps_rules or watches[-1].process.returncode not in (0, 1)):
-        podmgr(watches[-1].settings, "clean")
-    assert not [line for watch in watches for line in watch.lines if "unexpected" in line["message"]]
-    assert_all_gone(watches)
+    end(watches)
 
 
 @pytest.fixture(scope="session")
@@ -123,12 +113,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulated
     try:
         watch.is_in_order()
         yield cluster, watch
-        _end([watch])
     finally:
-        watch.kill()
-        cluster.close()
-        cgroups.kill(root)
-        cgroups.remove(root)
+        try:
+            end([watch])
+        finally:
+            cluster.close()
+            cgroups.kill(root)
+            cgroups.remove(root)
 
 
 _numbers = itertools.count()
@@ -165,9 +156,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     try:
         watch.is_in_order()
         yield cluster
-        _end([watch])
     finally:
-        watch.kill()
+        end([watch])
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ class Watching:
 
     def kill(self) -> None:
         """As if by the kernel, for want of memory."""
-        self.process.kill()
+        self.process.kill()  # nothing, if it has ended
         self.process.wait()
 
     def program_ids(self) -> set[int]:
@@ -167,6 +167,22 @@ def assert_all_gone(watches: Sequence[Watching]) -> None:
         # One that was killed could not take its lock away; the next one does.
         assert last not in (EXIT_DONE, EXIT_FAILED) or not (settings.state_dir / "watch.lock").exists()
     assert_unloaded(sorted({id for watch in watches for id in watch.program_ids()}))
+
+
+def end(watches: Sequence[Watching]) -> None:
+    """Stop them, and see that nothing is left but what was meant to be. Whatever is, is taken away."""
+    try:
+        codes = [watch.stop() for watch in watches if watch.process.poll() is None]
+        assert set(codes) <= {EXIT_DONE}, [watch.tail() for watch in watches]
+        if watches and (watches[-1].keeps_rules or watches[-1].process.returncode not in (0, 1)):
+            podmgr(watches[-1].settings, "clean")
+        assert not [watch.tail() for watch in watches for line in watch.lines if "this is a bug" in str(line)]
+        assert_all_gone(watches)
+    finally:
+        for watch in watches:
+            watch.kill()
+        for settings in {watch.settings for watch in watches if watch.settings.bpffs.exists()}:
+            podmgr(settings, "clean")
 
 
 class Sampler:
