@@ -182,8 +182,8 @@ class Api:
         page = {**(query or {}), "limit": str(_PAGE)}
         while True:
             answer = self.get(path, page)
-            kind = str(answer.get("kind", "")).removesuffix("List")
-            if answer.get("items") is None and kind == answer.get("kind"):
+            kind, is_list, _ = str(answer.get("kind", "")).partition("List")
+            if answer.get("items") is None and not is_list:
                 raise self._no_api()  # a Status with code 200, say
             try:
                 items += ({"kind": kind, **item} for item in answer["items"] or ())

@@ -587,6 +587,7 @@ NO_API = {
     "no JSON": answer(b"<html>hello</html>"),
     "no UTF-8": answer(b'{"kind": "\xff"}'),
     "a list": answer(b"[]"),
+    "items of nothing": answer(b'{"metadata": {}, "items": null}'),
     "a number": answer(b"5"),
     "nested too deep": answer(b"[" * 100_000),
     "no list": answer(b'{"status": "ok"}'),
