@@ -119,7 +119,7 @@ def test_errors_of_the_server_are_waited_out_without_haste(watched: Simulated, w
     watched.annotate("pods", "web", {"loss": "uniform egress 2%"})
     watched.api.delete("pods", watched.namespace, "deleted")
     asked, started = len(watched.api.requests), time.monotonic()
-    eventually(lambda: len(watched.api.requests) >= asked + 6)
+    eventually(lambda: len(watched.api.requests) >= asked + 4)
     assert time.monotonic() - started > 0.2
     assert pod.programs() == programs
     assert len(deleted.programs()) == 1
