@@ -17,7 +17,6 @@ from podmgr.annotations import (
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
-    SourcedRule,
     rules_of_pod,
 )
 from podmgr.plan import PodRef
@@ -88,12 +87,7 @@ class Cluster:
     def enforces(self, namespace: str) -> bool:
         """Whether a namespace holds its pods to rules, also to such as cannot be read now."""
         found = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace))
-        return bool(self.enforced(namespace) or (found.enforcing and found.unreadable))
-
-    def enforced(self, namespace: str) -> tuple[SourcedRule, ...]:
-        """The rules that a namespace holds its pods to, whatever else is known of them."""
-        rules = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace)).rules
-        return tuple(sourced for sourced in rules if sourced.is_enforced)
+        return bool(found.enforcing and (found.rules or found.unreadable))
 
     def put_pod(self, item: Mapping[str, Any]) -> set[str]:
         """A pod was added or has changed; a change that does not matter here touches nothing."""
@@ -190,7 +184,7 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
     """A Pod object as far as it matters; None without a UID and names that an API server admits."""
     metadata, spec = mapping(item.get("metadata")), mapping(item.get("spec"))
     uid, static_hash = str(metadata.get("uid") or ""), static_hash_of(metadata)
-    if not all(_UID.fullmatch(uid) and _NAME.fullmatch(name) for name in (_name(item), _namespace(item))):
+    if not all(_UID.fullmatch(uid) and is_name(name) for name in (_name(item), _namespace(item))):
         return None
     return Pod(
         ref=PodRef(_namespace(item), _name(item), uid),
@@ -225,6 +219,11 @@ def service_of(item: Mapping[str, Any]) -> AnnotatedService:
 def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
     """A Namespace object as far as it matters."""
     return AnnotatedNamespace(_name(item), _own(mapping(item.get("metadata"))))
+
+
+def is_name(text: str) -> bool:
+    """Whether an API server admits it as the name of an object, which may stand in a path."""
+    return _NAME.fullmatch(text) is not None
 
 
 def texts(value: object) -> dict[str, str]:

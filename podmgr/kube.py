@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from podmgr.cluster import is_name
 from podmgr.errors import PodmgrError, UsageError, printable
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _K3S = Path("/etc/rancher/k3s/k3s.yaml")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _SCRATCH = "podmgr-kube-"
 _PAGE = 500
 _ANSWER_SECONDS = 60.0
@@ -391,7 +391,7 @@ def _some(names: Sequence[str]) -> str:
 
 def require_name(name: str) -> str:
     """A name that may stand in a path of the API. Raises UsageError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{printable(name)[:80]!r} is not a Kubernetes name", tip="lower-case letters, digits, - and ."
         )
