@@ -1,0 +1,55 @@
+"""`python -m tests.vm [options] -- COMMAND…`: run it in a virtual machine, in a copy of the checkout."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from tests.vm import kernel
+from tests.vm.errors import MachineError, MachineTimeoutError, report
+from tests.vm.machine import Machine, run
+
+FAILED = 125  # as in `docker run`
+TIMED_OUT = 124  # as in timeout(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
+    made.add_argument("--kernel", choices=sorted(kernel.SUITES), default=kernel.DEFAULT)
+    made.add_argument("--cpus", type=int, default=Machine.cpus)
+    made.add_argument("--accel", default=Machine.accelerator, help="qemu's -accel (default: %(default)s)")
+    made.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
+    made.add_argument("--results", type=Path, metavar="DIR", help="receives what the guest has in /results")
+    made.add_argument("command", nargs="+")
+    return made
+
+
+def main() -> int:
+    asked = parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupted)
+    machine = Machine(asked.kernel, cpus=asked.cpus, accelerator=asked.accel)
+    try:
+        return run(
+            asked.command,
+            machine,
+            output=sys.stdout.buffer,
+            timeout_seconds=asked.timeout,
+            results=asked.results,
+        )
+    except MachineError as error:
+        print(report(error), file=sys.stderr)
+        return TIMED_OUT if isinstance(error, MachineTimeoutError) else FAILED
+
+
+def _interrupted(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
