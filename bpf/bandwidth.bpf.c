@@ -45,7 +45,7 @@ struct {
 	__type(value, struct bucket);
 } podmgr_bucket SEC(".maps");
 
-SEC("cgroup_skb/" INTERFACE)
+SEC(PODMGR_SECTION)
 int podmgr_bandwidth(struct __sk_buff *skb)
 {
 	__u32 key = 0;

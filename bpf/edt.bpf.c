@@ -5,7 +5,8 @@
  * Every packet is stamped with the moment at which the one before it has left a link of RATE;
  * the `fq` qdisc of the interface then holds it until that moment. Without fq a stamp changes
  * nothing, so podmgr attaches this program only where fq is. A packet that would have to wait
- * longer than HORIZON is dropped.
+ * longer than HORIZON is dropped; one of a flow that understands ECN is marked as having met
+ * congestion when it waits half as long, so that its sender slows down before that.
  */
 #include "podmgr.h"
 
@@ -32,7 +33,7 @@ struct {
 	__type(value, struct clock);
 } podmgr_clock SEC(".maps");
 
-SEC("cgroup_skb/" INTERFACE)
+SEC(PODMGR_SECTION)
 int podmgr_edt(struct __sk_buff *skb)
 {
 	__u32 key = 0;
@@ -57,10 +58,12 @@ int podmgr_edt(struct __sk_buff *skb)
 	}
 	bpf_spin_unlock(&clock->lock);
 
-#if DIRECTION_EGRESS
+#if DIRECTION_EGRESS || PODMGR_TC
 	/* A socket may have paced itself already (SO_TXTIME, TCP): the later moment holds. */
 	if (verdict == VERDICT_PASS && skb->tstamp < departure_ns)
 		skb->tstamp = departure_ns;
+	if (departure_ns - now > HORIZON / 2)
+		bpf_skb_ecn_set_ce(skb);
 #endif
 	return count(wire, verdict);
 }

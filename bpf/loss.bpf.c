@@ -14,7 +14,7 @@
 
 _Static_assert(THRESHOLD <= 1ULL << 32, "THRESHOLD is out of 2^32");
 
-SEC("cgroup_skb/" INTERFACE)
+SEC(PODMGR_SECTION)
 int podmgr_loss(struct __sk_buff *skb)
 {
 	if (is_exempt(skb))

@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What every podmgr program shares: verdicts, the size of a packet on the wire, counters.
- * Written for programs in SEC("cgroup_skb/" INTERFACE).
+ * What every podmgr program shares: verdicts, the size of a packet on the wire, counters, and
+ * whose packets a rule is about. For programs at either hook: SEC(PODMGR_SECTION).
  *
  * podmgr sets, for every program and before this header is read:
  *   INTERFACE         "egress" (leaves the pod) or "ingress" (reaches the pod)
  *   DIRECTION_EGRESS  1 or 0, the same for the preprocessor
  *   PODMGR_LOOPBACK   1 if packets on the loopback interface count, else 0
+ *   PODMGR_SCOPED     1 if the target shares its interfaces with others, else 0
+ *   PODMGR_TC         1 for a built-in at the tc hook, else 0. A program of your own that is in
+ *                     SEC("tc") defines it as 1 before it includes this header.
  */
 #ifndef PODMGR_H
 #define PODMGR_H
 
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 /* Defaults, so that a program also compiles by hand: clang -O2 -g -target bpf -c loss.bpf.c */
@@ -23,14 +29,34 @@
 #ifndef PODMGR_LOOPBACK
 #define PODMGR_LOOPBACK 1
 #endif
+#ifndef PODMGR_SCOPED
+#define PODMGR_SCOPED 0
+#endif
+#ifndef PODMGR_TC
+#define PODMGR_TC 0
+#endif
 
+#if PODMGR_TC
+/*
+ * Verdicts at tc. OK would end the chain, so that no program behind this one saw the packet.
+ * STOLEN takes it away in silence: the sender believes it sent, as with loss on a wire. SHOT
+ * would tell a local sender of congestion.
+ */
+#define PODMGR_SECTION "tc"
+#define VERDICT_PASS TC_ACT_UNSPEC
+#define VERDICT_DROP TC_ACT_STOLEN
+#define LINK_HEADER_BYTES 0 /* skb->len has it */
+#else
 /*
  * Verdicts of a cgroup_skb program. At egress, 0 would make the sender's sendto() fail with
  * EPERM; 2 (bit 0 "keep" clear, bit 1 "congestion" set) drops silently for UDP and tells TCP of
  * congestion. At ingress only 0 and 1 exist, and 0 is silent.
  */
+#define PODMGR_SECTION "cgroup_skb/" INTERFACE
 #define VERDICT_PASS 1
 #define VERDICT_DROP (DIRECTION_EGRESS ? 2 : 0)
+#define LINK_HEADER_BYTES 14
+#endif
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
 #define ETHERNET_HEADER_BYTES 14
@@ -95,7 +121,7 @@ static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
 
 static __always_inline struct wire wire_of(struct __sk_buff *skb)
 {
-	struct wire wire = { .packets = 1, .bytes = ETHERNET_HEADER_BYTES + skb->len };
+	struct wire wire = { .packets = 1, .bytes = LINK_HEADER_BYTES + skb->len };
 	__u32 segments = skb->gso_segs;
 
 	if (segments > 1) {
@@ -106,10 +132,62 @@ static __always_inline struct wire wire_of(struct __sk_buff *skb)
 	return wire;
 }
 
-/* A pod's own loopback traffic is not its network. */
+#if PODMGR_TC
+/* The cgroup hook sees IP alone: at tc, neighbour discovery by ARP and the like are not judged. */
+static __always_inline int is_ip(struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+#endif
+
+#if PODMGR_TC && PODMGR_SCOPED
+/* Whose packets a rule is about, on interfaces that others use too; podmgr fills it in. */
+struct podmgr_scope {
+	__u64 cgroup_id;
+	__u64 level; /* how many cgroups lie between it and the root */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct podmgr_scope);
+} podmgr_scope SEC(".maps");
+
+/*
+ * Sent by a process of the cgroup, and seen for the first time: a packet that leaves through a
+ * VLAN, a tunnel or a bond passes a second interface. tc_index, which nothing else uses, keeps
+ * the first one.
+ */
+static __always_inline int is_in_scope(struct __sk_buff *skb)
+{
+	__u32 key = 0;
+	struct podmgr_scope *scope = bpf_map_lookup_elem(&podmgr_scope, &key);
+	__u16 first = skb->ifindex;
+
+	if (!scope || (skb->tc_index && skb->tc_index != first))
+		return 0;
+	if (bpf_skb_ancestor_cgroup_id(skb, scope->level) != scope->cgroup_id)
+		return 0;
+	skb->tc_index = first;
+	return 1;
+}
+#else
+static __always_inline int is_in_scope(struct __sk_buff *skb)
+{
+	(void)skb;
+	return 1;
+}
+#endif
+
+/* Not what the rule is about. A pod's own loopback traffic is not its network. */
 static __always_inline int is_exempt(struct __sk_buff *skb)
 {
+#if PODMGR_TC
+	return !is_ip(skb) || !is_in_scope(skb);
+#else
 	return !PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX;
+#endif
 }
 
 /* Count the packet under its verdict, and return the verdict. */

@@ -1,5 +1,7 @@
 """The three things done to the kernel: load and pin, attach, remove. Each is read back.
 
+Programs go to cgroups here, to interfaces by way of `filters`.
+
 Paths reach bpftool as open descriptors, so that no odd name gets into a batch file and no
 cgroup is exchanged for another of the same name in between.
 """
@@ -13,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from podmgr import bpf_syscall, bpftool, cgroups, pins
-from podmgr.actual import cgroup_of, is_attached, pin_of, pinned_id
+from podmgr.actual import Sight, cgroup_of, pin_of, pinned_id
 from podmgr.errors import PodmgrError, ToolTimeoutError
+from podmgr.filters import Filters
 from podmgr.ledger import State
 from podmgr.objects import StoredObject
 from podmgr.plan import Attachment
@@ -34,7 +37,12 @@ class Actuator:
 
     settings: Settings
     state: State
+    sight: Sight
     runner: Runner
+
+    @property
+    def filters(self) -> Filters:
+        return Filters(self.settings, self.sight, self.runner, self.state.fd)
 
     def load(
         self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
@@ -74,7 +82,8 @@ class Actuator:
                 pin = pin_of(self.settings, row)
                 owner = f"/proc/self/fd/{bpffs}/{row.owner}"
                 path = f"{folder}/{objects[row.object_digest].path.name}"
-                commands.append(bpftool.load(path, f"{owner}/{pin.program.name}", f"{owner}/{pin.maps.name}"))
+                place = f"{owner}/{pin.program.name}", f"{owner}/{pin.maps.name}"
+                commands.append(bpftool.load(path, *place, row.hook))
             results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
         loaded: list[Attachment] = []
         failures: Failures = []
@@ -85,11 +94,44 @@ class Actuator:
                 continue
             pins.remove(pin_of(self.settings, row))
             failures.append((row, _refused(row, failure)))
+        unscoped = self._tell_scope(loaded)
+        failures += unscoped
+        for row, _ in unscoped:
+            pins.remove(pin_of(self.settings, row))
+            loaded.remove(row)
         return loaded, failures
+
+    def _tell_scope(self, rows: Sequence[Attachment]) -> Failures:
+        """Tell programs that ask for it whose packets they may touch, before they see any.
+
+        Returns those that do not ask, on interfaces that are also others'.
+        """
+        asking = [row for row in rows if pin_of(self.settings, row).scope.exists()]
+        failures: Failures = [(row, _unscoped(row)) for row in rows if row.is_scoped and row not in asking]
+        if not asking:
+            return failures
+        with ExitStack() as stack:
+            bpffs = self._open_bpffs(stack)
+            commands = []
+            for row in asking:
+                scope = pin_of(self.settings, row).scope.relative_to(self.settings.bpffs)
+                level = cgroups.level(cgroup_of(row))
+                commands.append(bpftool.set_scope(f"/proc/self/fd/{bpffs}/{scope}", row.cgroup_id, level))
+            results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
+        failed = zip(asking, results, strict=True)
+        return failures + [(row, _refused(row, failure)) for row, failure in failed if failure is not None]
 
     def attach(self, rows: Sequence[Attachment]) -> Failures:
         """Attach, and read back that each program is attached; those that are not, with the reason."""
-        return [failure for some in _chunks(rows) for failure in self._attach(some)]
+        on_cgroups = [row for row in rows if not row.links]
+        failures = [failure for some in _chunks(on_cgroups) for failure in self._attach(some)]
+        return failures + self._attach_at_tc([row for row in rows if row.links])
+
+    def _attach_at_tc(self, rows: Sequence[Attachment]) -> Failures:
+        complaints = self.filters.attach(rows) if rows else {}
+        attached = {row.program_id for row in self.sight.attached(rows)}
+        failed = [row for row in rows if row.program_id not in attached or row in complaints]
+        return [(row, complaints.get(row) or _not_there(row)) for row in failed]
 
     def _attach(self, rows: Sequence[Attachment]) -> Failures:
         with ExitStack() as stack:
@@ -108,15 +150,20 @@ class Actuator:
                 commands, runner=self.runner, pass_fds=[self.state.fd, bpffs, *_open(handles)]
             )
             said = dict(zip((row.identity for row in present), results, strict=True))
-        return [(row, self._why_not(row, said.get(row.identity))) for row in rows if not is_attached(row)]
+        return [
+            (row, self._why_not(row, said.get(row.identity)))
+            for row in rows
+            if not self.sight.is_attached(row)
+        ]
 
     def remove(self, rows: Sequence[Attachment]) -> Failures:
         """Detach, read back, unpin. What could not be detached keeps its pin and is returned."""
+        self.filters.detach([row for row in rows if row.links])
         return [failure for some in _chunks(rows) for failure in self._detach(some)]
 
     def _detach(self, rows: Sequence[Attachment]) -> Failures:
         with ExitStack() as stack:
-            attached = [row for row in rows if is_attached(row)]
+            attached = [row for row in self.sight.attached(rows) if not row.links]
             if attached:
                 handles = _open_cgroups(attached, stack)
                 fds = [self.state.fd, *_open(handles)]
@@ -135,7 +182,7 @@ class Actuator:
                     for row in attached
                 ]
                 bpftool.batch(commands, runner=self.runner, pass_fds=fds)
-        still = [row for row in rows if is_attached(row)]
+        still = self.sight.attached(rows)
         kept = {(row.owner, row.digest) for row in still}
         for row in rows:
             is_its_own = row.program_id is None or pinned_id(self.settings, row) in (None, row.program_id)
@@ -177,9 +224,30 @@ class Actuator:
 
 
 def _still_attached(row: Attachment) -> PodmgrError:
+    if row.links:
+        names = ", ".join(link.name for link in row.links)
+        return PodmgrError(
+            f"program {row.program_id} is still attached to {names} of {row.target}",
+            tip="podmgr clean again; tc filter show dev DEV egress shows it",
+        )
     return PodmgrError(
         f"program {row.program_id} is still attached to {row.cgroup_path}",
         tip=f"bpftool cgroup detach {row.cgroup_path} {row.direction} id {row.program_id}",
+    )
+
+
+def _not_there(row: Attachment) -> PodmgrError:
+    return PodmgrError(
+        f"'{row.rule}' is not on all interfaces of {row.target}, though tc did not complain",
+        tip="somebody else changes its filters; apply again",
+    )
+
+
+def _unscoped(row: Attachment) -> PodmgrError:
+    return PodmgrError(
+        f"the program of '{row.rule}' would touch the packets of others: {row.target} has no interfaces "
+        "of its own",
+        tip="define PODMGR_TC as 1 before podmgr.h and ask is_exempt(), or write it for the cgroup hook",
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from podmgr.errors import PodmgrError
 from podmgr.proc import Runner
-from podmgr.rules import Direction
+from podmgr.rules import Direction, Hook
 
 # Words that a batch file would split or take for a comment never get into one.
 _BATCH_WORD = re.compile(r"[A-Za-z0-9_./:@%+,=-]+", re.ASCII)
@@ -31,9 +32,19 @@ class Failure:
     log: str
 
 
-def load(object_path: str, pin: str, maps_dir: str) -> Command:
-    """Load the object's program and pin it, with its maps below `maps_dir`."""
-    return ("prog", "load", object_path, pin, "pinmaps", maps_dir)
+def load(object_path: str, pin: str, maps_dir: str, hook: str) -> Command:
+    """Load the object's program and pin it, with its maps below `maps_dir`.
+
+    Older versions do not know what a section "tc" is for.
+    """
+    kind = ("type", "classifier") if hook == Hook.TC else ()
+    return ("prog", "load", object_path, pin, *kind, "pinmaps", maps_dir)
+
+
+def set_scope(pin: str, cgroup_id: int, level: int) -> Command:
+    """Write a pinned `struct podmgr_scope`, two numbers of 64 bits."""
+    value = [str(byte) for byte in struct.pack("=QQ", cgroup_id, level)]
+    return ("map", "update", "pinned", pin, "key", "0", "0", "0", "0", "value", *value)
 
 
 def attach(cgroup: str, direction: Direction, pin: str) -> Command:

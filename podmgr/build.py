@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from podmgr import clang, elf, programs
@@ -12,8 +10,8 @@ from podmgr.bpf_syscall import possible_cpus
 from podmgr.catalog import recipe
 from podmgr.errors import PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
-from podmgr.proc import Runner
-from podmgr.rules import Rule
+from podmgr.proc import Runner, each
+from podmgr.rules import Hook, Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource, ProgramSpec, make_spec
 
@@ -34,7 +32,9 @@ class SpecMaker:
         self._sources: dict[str, ProgramSource] = {}
         self._compiler: str | None = None
 
-    def spec(self, rule: Rule, *, counts_loopback: bool) -> ProgramSpec:
+    def spec(
+        self, rule: Rule, *, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
+    ) -> ProgramSpec:
         """The spec of a rule. Raises PodmgrError if its program cannot be had or used."""
         name = recipe(rule).program
         if name not in self._sources:
@@ -42,7 +42,14 @@ class SpecMaker:
         source = self._sources[name]
         if not source.is_object and self._compiler is None:
             self._compiler = clang.identity()
-        return make_spec(rule, source, self._compiler or "", counts_loopback=counts_loopback)
+        return make_spec(
+            rule,
+            source,
+            self._compiler or "",
+            counts_loopback=counts_loopback,
+            hook=hook,
+            is_scoped=is_scoped,
+        )
 
 
 def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
@@ -86,9 +93,7 @@ def store_all(
             return error
 
     if missing:
-        # The threads compile and touch no file: one that outlives an interrupt does no harm.
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            made = list(pool.map(make, missing))
+        made = each(make, missing)  # compiles and touches no file: what outlives Ctrl-C does no harm
         for spec, compiled in zip(missing, made, strict=True):
             results[spec.digest] = (
                 compiled if isinstance(compiled, PodmgrError) else _stored(store, spec.digest, compiled)

@@ -1,4 +1,4 @@
-"""What program fulfils a rule: kind to template, macros and order, and the numbers behind them.
+"""What program fulfils a rule: kind to template, macros, hook and order, and the numbers behind them.
 
 Pure. A new kind of rule is one entry here plus one file in bpf/.
 """
@@ -15,6 +15,7 @@ from podmgr.rules import (
     Custom,
     Direction,
     ExponentialLoss,
+    Hook,
     Rule,
     UniformLoss,
 )
@@ -30,6 +31,11 @@ _BURST_FLOOR_BYTES = 128 * 1024
 _INITIAL_SECONDS = Fraction(1, 10)
 _INITIAL_CEILING_BYTES = 16_000
 _FULL_FRAME_BYTES = 1_514
+# A GSO packet has up to 64 KiB.
+_HORIZON_BYTES = {Direction.EGRESS: 4 * 65_536, Direction.INGRESS: 2 * 65_536}
+_HORIZON_FLOOR_NS = 50_000_000
+_HORIZON_CEILING_NS = 8_000_000_000  # fq drops what departs more than 10 s ahead
+_NS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +48,79 @@ class Recipe:
     needs_fq: bool = False
 
 
+# Where several programs of one hook see a packet. What delays comes behind all that drops.
+_LOSS, _CUSTOM, _BANDWIDTH, _DELAYING = range(4)
+
+
 def recipe(rule: Rule) -> Recipe:
     """The program for a rule. Where several see a packet the order is loss, custom, bandwidth."""
     match rule:
         case UniformLoss() | ExponentialLoss():
-            return Recipe("loss", (("THRESHOLD", f"{drop_threshold(rule)}ULL"),), order=0)
+            return Recipe("loss", (("THRESHOLD", f"{drop_threshold(rule)}ULL"),), _LOSS)
+        case Custom(name="edt"):
+            return Recipe(rule.name, rule.macros, _DELAYING, needs_fq=True)
         case Custom():
-            return Recipe(rule.name, rule.macros, order=1, needs_fq=rule.name == "edt")
+            return Recipe(rule.name, rule.macros, _CUSTOM)
         case Bandwidth(algorithm=Algorithm.EDT):
-            return Recipe("edt", (("RATE", f"{rule.rate_bits_per_second}ULL"),), order=2, needs_fq=True)
+            delay = (("HORIZON", f"{horizon_ns(rule)}ULL"), ("RATE", f"{rule.rate_bits_per_second}ULL"))
+            return Recipe("edt", delay, _DELAYING, needs_fq=True)
         case Bandwidth():
             macros = (
                 ("BURST", f"{burst_bytes(rule)}ULL"),
                 ("INITIAL", f"{initial_bytes(rule)}ULL"),
                 ("RATE", f"{rule.rate_bits_per_second}ULL"),
             )
-            return Recipe("bandwidth", macros, order=2)
+            return Recipe("bandwidth", macros, _BANDWIDTH)
+
+
+@dataclass(frozen=True, slots=True)
+class _Default:
+    """The hook of a rule that names none: on interfaces of the pod's own, and on shared ones."""
+
+    own: Hook
+    shared: Hook
+    reason: str
+
+
+# Shared are the interfaces of host-network pods, cgroup/PATH and run.
+_HOOKS = {
+    ("loss", Direction.EGRESS): _Default(
+        Hook.TC, Hook.TC, "TCP takes a drop at the cgroup hook for congestion; behind it, it is loss"
+    ),
+    ("loss", Direction.INGRESS): _Default(
+        Hook.TC,
+        Hook.CGROUP,
+        "on its own interfaces a pod also loses what the kernel would answer, such as pings; what "
+        "arrives on shared ones belongs to no cgroup yet",
+    ),
+    ("bandwidth", Direction.EGRESS): _Default(
+        Hook.CGROUP, Hook.CGROUP, "TCP is told of congestion at once, instead of losing packets"
+    ),
+    ("bandwidth", Direction.INGRESS): _Default(
+        Hook.CGROUP, Hook.CGROUP, "one bucket for all that the pod receives, on whatever interface"
+    ),
+    ("edt", Direction.EGRESS): _Default(
+        Hook.TC, Hook.CGROUP, "the fq qdisc of the interface holds each packet until its departure time"
+    ),
+    ("edt", Direction.INGRESS): _Default(
+        Hook.TC, Hook.TC, "what arrives can be held before the pod alone: on the host's side of its veth"
+    ),
+}
+
+
+def chosen_hook(rule: Rule, *, is_shared: bool) -> tuple[Hook, str] | None:
+    """The hook of a rule, and why; None for a program whose ELF section says it.
+
+    `is_shared`: the target's interfaces are also others'.
+    """
+    default = _HOOKS.get((recipe(rule).program, rule.direction))
+    if default is None:
+        return None
+    if rule.place.hook is not None:
+        return rule.place.hook, "hook= says so"
+    if rule.place.interfaces:
+        return Hook.TC, "interface= says so"
+    return default.shared if is_shared else default.own, default.reason
 
 
 def drop_threshold(rule: UniformLoss | ExponentialLoss) -> int:
@@ -84,6 +147,17 @@ def initial_bytes(rule: Bandwidth) -> int:
     return min(burst_bytes(rule), max(_FULL_FRAME_BYTES, min(initial, _INITIAL_CEILING_BYTES)))
 
 
+def horizon_ns(rule: Bandwidth) -> int:
+    """How long algorithm=edt lets a packet wait at most: the time of so many bytes, 50 ms to 8 s.
+
+    On egress TCP holds itself back once a few packets wait: the horizon is to be far enough for
+    the largest of them, so that none is lost. What arrives knows no such limit, and fills it.
+    """
+    queue_bytes = _HORIZON_BYTES[rule.direction]
+    horizon = Fraction(queue_bytes * 8 * _NS_PER_SECOND, rule.rate_bits_per_second)
+    return max(_HORIZON_FLOOR_NS, min(int(horizon), _HORIZON_CEILING_NS))
+
+
 def explain(rule: Rule) -> list[tuple[str, str]]:
     """What the rule means in numbers, as (label, text) rows."""
     match rule:
@@ -106,7 +180,13 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                 ("counts", "bytes on the wire: 14 + the IP packet, for every segment of a GSO packet"),
             ]
             if rule.algorithm is Algorithm.EDT:
-                return [*rows, ("over the rate", "delayed until its departure time, by the fq qdisc")]
+                horizon_ms = horizon_ns(rule) / 1e6
+                return [
+                    *rows,
+                    ("over the rate", "delayed until its departure time, by the fq qdisc"),
+                    ("horizon", f"{horizon_ms:,.6g} ms: what would wait longer is dropped"),
+                    ("ECN", "flows that understand it are marked when they wait half as long"),
+                ]
             burst = burst_bytes(rule)
             return [
                 *rows,
@@ -116,16 +196,16 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
             ]
 
 
-def caveats(rule: Rule) -> list[str]:
-    """What the rule's effect is not, one line each: what a user would otherwise believe wrongly."""
-    match rule:
-        case UniformLoss() | ExponentialLoss() if rule.direction is Direction.EGRESS:
-            return [
-                "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
-                "sees congestion, sends the segment again and counts no retransmit"
-            ]
-        case _ if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
-            return ["nothing can be delayed on ingress at the cgroup hook: podmgr apply refuses this rule"]
-        case Bandwidth(burst_bytes=int(burst)) if burst < 65_550:
-            return [f"burst={burst}b is smaller than a 64 KiB GSO packet: TCP's larger packets never pass"]
-    return []
+def caveats(rule: Rule, hook: str) -> list[str]:
+    """What the rule's effect at that hook is not, one line each: what a user would otherwise believe."""
+    lines = []
+    if recipe(rule).program == "loss" and rule.direction is Direction.EGRESS and hook == Hook.CGROUP:
+        lines.append(
+            "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
+            "sees congestion, sends the segment again and counts no retransmit"
+        )
+    if isinstance(rule, Bandwidth) and rule.burst_bytes is not None and rule.burst_bytes < 65_550:
+        lines.append(
+            f"burst={rule.burst_bytes}b is smaller than a 64 KiB GSO packet: TCP's larger packets never pass"
+        )
+    return lines

@@ -23,6 +23,7 @@ from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printa
 _POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 _REMOVE_SECONDS = 5.0
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ROOT_INODE = 1
 _FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the handle is the 64-bit inode number
 
 _IS_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG)
@@ -139,6 +140,22 @@ def exists(cgroup: Cgroup) -> bool:
     """Whether the cgroup with that id still is."""
     with opened(cgroup) as fd:
         return fd is not None
+
+
+def has_true_root() -> bool:
+    """Whether the root of the whole hierarchy is mounted here, not only that of a cgroup namespace."""
+    return any(
+        mount.filesystem == "cgroup2" and mount.path.stat().st_ino == _ROOT_INODE for mount in mounts.table()
+    )
+
+
+def level(cgroup: Cgroup) -> int:
+    """How many levels below the true root it lies; see `has_true_root`."""
+    for mount in mounts.table():
+        inside = mount.filesystem == "cgroup2" and cgroup.path.is_relative_to(mount.path)
+        if inside and mount.path.stat().st_ino == _ROOT_INODE:
+            return len(cgroup.path.relative_to(mount.path).parts)
+    raise PodmgrError(f"the level of cgroup {cgroup.path} is not to be seen", tip="podmgr doctor")
 
 
 def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:

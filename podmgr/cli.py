@@ -198,7 +198,7 @@ def apply(
         outcomes = failed + (
             reconcile.apply(wished, settings, runner=proc.run, report=_report) if wished else []
         )
-        for line in wishes.caveats_of(wished, outcomes):
+        for line in reconcile.remarks(outcomes):
             _report(f"note: {line}")
     _print_outcomes(outcomes, output, dry_run=dry_run)
     return reconcile.exit_code(outcomes)
@@ -223,7 +223,7 @@ def list_(
     cgroup_root: CgroupRoot = None,
 ) -> int:
     """Show what podmgr has attached, read back from the kernel at this moment."""
-    from podmgr import reconcile
+    from podmgr import proc, reconcile
     from podmgr.targets import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
@@ -235,7 +235,7 @@ def list_(
             raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
         live.watch(settings, output)
         return EXIT_DONE
-    observed, unknown = reconcile.observe(settings)
+    observed, unknown = reconcile.observe(settings, runner=proc.run)
     selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
     if selection is not None:
         observed = [item for item in observed if selection.covers(item.attachment)]
@@ -280,7 +280,7 @@ def clean(
     selection: Selection | None = None
     failed: list[Outcome] = []
     if targets or scope != Scope():
-        observed = reconcile.observe(settings)[0]
+        observed = reconcile.observe(settings, runner=proc.run)[0]
         selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
     outcomes = list(failed)
     if selection is None or selection.cgroup_ids:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.build import Compiled, SpecMaker, compile_spec
-from podmgr.catalog import caveats, explain
+from podmgr.catalog import caveats, chosen_hook, explain
 from podmgr.errors import PodmgrError
 from podmgr.proc import Runner
 from podmgr.rules import Rule
@@ -33,7 +33,10 @@ def compile_rules(
     Nothing is written unless all rules compile. Raises PodmgrError.
     """
     maker = SpecMaker(settings)
-    specs = [maker.spec(rule, counts_loopback=False) for rule in rules]
+    specs = []
+    for rule in rules:
+        choice = chosen_hook(rule, is_shared=False)
+        specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
     compiled = [compile_spec(spec, runner=runner) for spec in specs]
     results = []
     for spec, item in zip(specs, compiled, strict=True):
@@ -85,15 +88,18 @@ def as_document(results: Sequence[Result]) -> dict[str, Any]:
 
 def _rows(result: Result) -> list[tuple[str, str]]:
     info = result.compiled.info
+    choice = chosen_hook(result.spec.rule, is_shared=False)
+    why = choice[1] if choice else "the program's section says so"
     maps = ", ".join(f"{item.name} ({item.size_bytes:,} bytes)" for item in info.maps)
     rows = [
         *explain(result.spec.rule),
         ("hook", f"{info.hook}, section {info.section}"),
+        ("why there", why),
         ("program", f"{info.function}, {info.instructions} instructions, licence {info.licence}"),
         ("maps", maps or "none"),
         ("digest", result.spec.digest),
     ]
-    rows += [("note", line) for line in caveats(result.spec.rule)]
+    rows += [("note", line) for line in caveats(result.spec.rule, info.hook)]
     if result.path is not None:
         rows.append(("written", str(result.path)))
     return rows

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from podmgr import tc
 from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
-from podmgr.catalog import recipe
+from podmgr.catalog import chosen_hook, recipe
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
+from podmgr.network import Networks, Placement
 from podmgr.plan import Attachment, PodRef, Selection, Slot, slot_of
-from podmgr.proc import Runner
-from podmgr.rules import Direction, Rule, collision_key
+from podmgr.rules import Hook, Rule, collision_key
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
+
+_AT_CGROUP = Placement(Hook.CGROUP)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback."""
+    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback.
+
+    `starts_here`: what will live in the cgroup is started by podmgr.
+    """
 
     name: str
     cgroup: Cgroup
     pod: PodRef | None = None
     counts_loopback: bool = True
+    starts_here: bool = False
 
     @property
     def owner(self) -> str:
@@ -67,14 +72,18 @@ class Desired:
     `rows` is what the ledger says now: a standing wish builds on it.
     """
 
-    def __init__(self, wishes: Sequence[Wish], settings: Settings, rows: Iterable[Attachment]) -> None:
+    def __init__(
+        self, wishes: Sequence[Wish], settings: Settings, rows: Iterable[Attachment], networks: Networks
+    ) -> None:
         self.wishes: dict[int, Wish] = {}
         self.specs: dict[str, ProgramSpec] = {}
+        self._networks = networks
+        self._notes: dict[tuple[int, str], str] = {}
         self._rows: dict[int, list[Attachment]] = {}
         self._failed: dict[int, tuple[str, PodmgrError]] = {}
         self._failed_rules: dict[tuple[int, str], PodmgrError] = {}
         self._failed_slots: set[tuple[Slot, str]] = set()
-        self._left_alone: set[tuple[int, str, Direction]] = set()
+        self._left_alone: set[Slot] = set()
         for wish in wishes:
             other = self.wishes.setdefault(wish.target.cgroup.id, wish)
             if other.target != wish.target:
@@ -100,19 +109,71 @@ class Desired:
                     self._leave_alone(theirs[sourced.rule], sourced.rule, maker)
                     continue
                 try:
-                    spec = maker.spec(sourced.rule, counts_loopback=wish.target.counts_loopback)
+                    self._want(wish.target, sourced, maker)
                 except PodmgrError as error:
                     self.fail(cgroup_id, str(sourced.rule), error)
+
+    def _want(self, target: Target, sourced: SourcedRule, maker: SpecMaker) -> None:
+        """The rule as a row and a spec. A custom program's place is known when it is compiled."""
+        rule, place = sourced.rule, None
+        if chosen_hook(rule, is_shared=False) is not None:
+            place = self._place(target, rule)
+        spec = maker.spec(
+            rule,
+            counts_loopback=target.counts_loopback,
+            hook=place.hook if place else None,
+            is_scoped=place.is_scoped if place else target.counts_loopback,
+        )
+        self.specs[spec.digest] = spec
+        self._rows[target.cgroup.id].append(_wanted_row(target, sourced, spec, place or _AT_CGROUP))
+
+    def _place(self, target: Target, rule: Rule, hook: Hook | None = None) -> Placement:
+        place = self._networks.place(
+            rule,
+            target.cgroup,
+            counts_loopback=target.counts_loopback,
+            starts_here=target.starts_here,
+            hook=hook,
+        )
+        if place.note:
+            self._notes[target.cgroup.id, str(rule)] = place.note
+        return place
+
+    def note(self, row: Attachment) -> str:
+        """Why the row is not where such a rule would otherwise act; "" if it is."""
+        return self._notes.get((row.cgroup_id, row.rule), "")
+
+    def settle(self, hooks: Mapping[str, str]) -> None:
+        """Place custom programs, by the hook that each object, given by its digest, is for."""
+        for cgroup_id, rows in self._rows.items():
+            for number, row in enumerate(rows):
+                rule = parse_rule_option(row.rule)[0]
+                is_settled = chosen_hook(rule, is_shared=False) is not None
+                if is_settled or row.identity in self._left_alone or row.object_digest not in hooks:
                     continue
-                self.specs[spec.digest] = spec
-                self._rows[cgroup_id].append(_wanted_row(wish.target, sourced, spec))
+                try:
+                    hook = Hook(hooks[row.object_digest])
+                    if hook is Hook.CGROUP and rule.place.interfaces:
+                        raise PodmgrError(
+                            f"'{rule}' is for the cgroup hook, which knows no interfaces",
+                            tip='leave interface= out, or use SEC("tc")',
+                        )
+                    rows[number] = _placed(row, self._place(self.wishes[cgroup_id].target, rule, hook))
+                except PodmgrError as error:
+                    self.fail(cgroup_id, row.rule, error)
 
     def _leave_alone(self, row: Attachment, rule: Rule, maker: SpecMaker) -> None:
         """Want the command line's attachment as it is; what we would make otherwise, we do not make."""
         self._left_alone.add(row.identity)
+        is_custom = chosen_hook(rule, is_shared=False) is None
         for counts_loopback in (False, True):  # cgroup/PATH may be a pod's cgroup
             with suppress(PodmgrError):  # its program may be in a folder that is not ours
-                spec = maker.spec(rule, counts_loopback=counts_loopback)
+                spec = maker.spec(
+                    rule,
+                    counts_loopback=counts_loopback,
+                    hook=None if is_custom else Hook(row.hook),
+                    is_scoped=counts_loopback if is_custom else row.is_scoped,
+                )
                 if spec.digest == row.object_digest:
                     self.specs[spec.digest] = spec
                     self._rows[row.cgroup_id].append(replace(row, program_id=None))
@@ -182,16 +243,20 @@ class Desired:
                     )
                     self.fail(cgroup_id, "", error)
 
-    def require_fq(self, runner: Runner) -> None:
-        """A program that stamps departure times does nothing without fq: fail instead."""
+    def require_fq(self) -> None:
+        """At the cgroup hook, a program that stamps departure times does nothing without fq: fail.
+
+        On interfaces, fq is looked for, and made, when the program is attached.
+        """
         for cgroup_id, rows in self._rows.items():
-            cgroup = self.wishes[cgroup_id].target.cgroup
             for row in rows:
-                rule = parse_rule_option(row.rule)[0]
-                if not recipe(rule).needs_fq or row.identity in self._left_alone:
+                needs_fq = recipe(parse_rule_option(row.rule)[0]).needs_fq
+                if not needs_fq or row.hook != Hook.CGROUP or row.identity in self._left_alone:
                     continue
                 try:
-                    _require_fq(cgroup, rule, runner)
+                    lacking = self._networks.without_fq(self.wishes[cgroup_id].target.cgroup)
+                    if lacking:
+                        raise _lacks_fq(row.rule, lacking)
                 except PodmgrError as error:
                     self.fail(cgroup_id, row.rule, error)
 
@@ -222,22 +287,15 @@ def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
     return rules
 
 
-def _require_fq(cgroup: Cgroup, rule: Rule, runner: Runner) -> None:
-    if rule.direction is Direction.INGRESS:
-        raise PodmgrError(
-            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
-        )
-    lacking = tc.interfaces_without_fq(cgroup, runner=runner)
-    if lacking:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
-        raise PodmgrError(
-            f"'{rule}' delays packets through the fq qdisc, which is not the root qdisc of {listed}",
-            tip="tc qdisc replace dev DEV root fq (kernel module sch_fq), or use algorithm=tbf",
-        )
+def _lacks_fq(rule: str, lacking: Mapping[str, str]) -> PodmgrError:
+    listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
+    return PodmgrError(
+        f"'{rule}' delays packets through the fq qdisc, which is not the root qdisc of {listed}",
+        tip="tc qdisc replace dev DEV root fq (kernel module sch_fq), or use algorithm=tbf",
+    )
 
 
-def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Attachment:
+def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec, place: Placement) -> Attachment:
     return Attachment(
         target=target.name,
         owner=target.owner,
@@ -246,9 +304,15 @@ def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Atta
         rule=str(sourced.rule),
         kind=sourced.rule.kind,
         direction=sourced.rule.direction,
-        hook="cgroup",
+        hook=place.hook.value,
         source=sourced.source,
         digest=spec.rule_digest,
         object_digest=spec.digest,
         pod=target.pod,
+        links=place.links,
+        is_scoped=place.is_scoped,
     )
+
+
+def _placed(row: Attachment, place: Placement) -> Attachment:
+    return replace(row, hook=place.hook.value, links=place.links, is_scoped=place.is_scoped)

@@ -242,12 +242,17 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
     root = cgroups.find_root(settings.cgroup_root)
     cgroup = scratch.create(root, "doctor")
     target = Target(cgroups.display_name(root, cgroup), cgroup)
-    rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("loss=uniform egress 0%"))
+    wanted = parse_rule_option("loss=uniform egress 0% hook=cgroup")
+    rules = tuple(SourcedRule(rule, "cli") for rule in wanted)
     try:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
         proc.run(sender, prepare=lambda: cgroups.join(cgroup))
-        seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
+        seen = [
+            item.counters
+            for item in observe(settings, runner=runner)[0]
+            if item.attachment.cgroup_id == cgroup.id
+        ]
         outcomes += clean(target.selection, settings, runner=runner)
     finally:
         cgroups.remove(cgroup)

@@ -10,13 +10,16 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 from podmgr.errors import RuleError, UsageError, printable
 from podmgr.rules import (
+    ANYWHERE,
     KEYS,
     MAX_BURST_BYTES,
     MAX_EXPONENTIAL,
+    MAX_INTERFACES,
     MIN_BURST_BYTES,
     PREFIX,
     RESERVED_MACROS,
@@ -26,6 +29,8 @@ from podmgr.rules import (
     Custom,
     Direction,
     ExponentialLoss,
+    Hook,
+    Place,
     Rule,
     UniformLoss,
     bare_key,
@@ -44,6 +49,7 @@ from podmgr.units import (
 _MAX_VALUE_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_]*))?", re.ASCII)
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%]+)", re.ASCII)
 
 _BANDWIDTH_FORM = 'RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"'
@@ -196,21 +202,24 @@ def _parse_bandwidth(words: _Words) -> Bandwidth:
     direction = _direction(words)
     burst: int | None = None
     algorithm = Algorithm.TBF
-    for name, text, fail in _options(words, ("burst", "algorithm")):
+    place = ANYWHERE
+    for name, text, fail in _options(words, ("burst", "algorithm", *_PLACE)):
         if name == "burst":
             burst = _size(text, fail)
-        else:
+        elif name == "algorithm":
             try:
                 algorithm = Algorithm(text.lower())
             except ValueError:
                 raise fail(f"unknown algorithm {text!r}", "tbf (drops, default) or edt (delays)") from None
+        else:
+            place = _placed(place, name, text, fail)
     if burst is not None and algorithm is Algorithm.EDT:
         raise words.error(
             "burst belongs to algorithm=tbf; edt has no bucket",
             expected="burst or algorithm=edt, not both",
             back=1,
         )
-    return Bandwidth(direction, rate, burst, algorithm)
+    return Bandwidth(direction, rate, burst, algorithm, place)
 
 
 def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
@@ -225,8 +234,7 @@ def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
                 expected="T from 0 (drops all) to 1000 (drops 2 %)",
                 back=1,
             )
-        _end(words)
-        return ExponentialLoss(direction, threshold)
+        return ExponentialLoss(direction, threshold, _place(words))
     percent = _number(words, "the probability")
     missing = "the percent sign is missing"
     if words.done():
@@ -237,8 +245,7 @@ def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
         raise words.error(
             f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
         )
-    _end(words)
-    return UniformLoss(direction, percent)
+    return UniformLoss(direction, percent, _place(words))
 
 
 def _parse_custom(words: _Words) -> Custom:
@@ -251,13 +258,17 @@ def _parse_custom(words: _Words) -> Custom:
         )
     direction = _direction(words)
     macros: dict[str, str | None] = {}
+    place = ANYWHERE
     while not words.done():
         word = words.take("a macro")
+        if word.lower().startswith("interface="):
+            place = _custom_place(words, word, place)
+            continue
         match = _MACRO.fullmatch(word)
         if not match:
             raise words.error(
                 f"{word!r} is not a macro",
-                expected="-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ only",
+                expected="-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ only; or interface=NAME",
                 back=1,
             )
         macro = match.group(1)
@@ -268,7 +279,7 @@ def _parse_custom(words: _Words) -> Custom:
         if macro in macros:
             raise words.error(f"-D{macro} twice", expected="each macro once", back=1)
         macros[macro] = match.group(2)
-    return Custom(direction, name, tuple(sorted(macros.items())))
+    return Custom(direction, name, tuple(sorted(macros.items())), place)
 
 
 def _number(words: _Words, what: str) -> Decimal:
@@ -318,9 +329,48 @@ def _options(words: _Words, known: tuple[str, ...]) -> Iterator[tuple[str, str, 
         yield name, text, fail
 
 
-def _end(words: _Words) -> None:
-    for _ in _options(words, ()):
-        raise AssertionError("no option is known")
+def _place(words: _Words) -> Place:
+    """The options that end a rule which has no others: where it acts."""
+    place = ANYWHERE
+    for name, text, fail in _options(words, _PLACE):
+        place = _placed(place, name, text, fail)
+    return place
+
+
+def _placed(place: Place, name: str, text: str, fail: _Fail) -> Place:
+    """`place` with one more option of it."""
+    if name == "hook":
+        try:
+            place = replace(place, hook=Hook(text.lower()))
+        except ValueError:
+            raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
+    else:
+        place = replace(place, interfaces=_interfaces(text, fail))
+    if place.hook is Hook.CGROUP and place.interfaces:
+        raise fail("the cgroup hook knows no interfaces", "interface=NAME with hook=tc, or without hook=")
+    return place
+
+
+def _custom_place(words: _Words, word: str, place: Place) -> Place:
+    """A custom program's `interface=`; its hook is in its section."""
+
+    def fail(problem: str, expected: str) -> RuleError:
+        return words.error(problem, expected=expected, back=1)
+
+    if place.interfaces:
+        raise fail("interface twice", "each option once")
+    return Place(interfaces=_interfaces(word.partition("=")[2], fail))
+
+
+def _interfaces(text: str, fail: _Fail) -> tuple[str, ...]:
+    """The names of `interface=NAME[,NAME]...`, sorted, each once."""
+    names = sorted(set(text.split(",")))
+    if (
+        not all(_INTERFACE.fullmatch(name) and name.strip(".") for name in names)
+        or len(names) > MAX_INTERFACES
+    ):
+        raise fail(f"{printable(text)[:60]!r} names no interface", "interface=NAME or interface=NAME,NAME")
+    return tuple(names)
 
 
 def _size(text: str, fail: _Fail) -> int:
@@ -339,5 +389,6 @@ def _size(text: str, fail: _Fail) -> int:
     return size
 
 
+_PLACE = ("hook", "interface")
 _PARSERS = {Bandwidth.key: _parse_bandwidth, UniformLoss.key: _parse_loss, Custom.key: _parse_custom}
 _FORMS = {Bandwidth.key: _BANDWIDTH_FORM, UniformLoss.key: _LOSS_FORM, Custom.key: _CUSTOM_FORM}

@@ -23,7 +23,7 @@ from typing import Any
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
-from podmgr.plan import Attachment, PodRef
+from podmgr.plan import Attachment, Link, PodRef
 from podmgr.rules import Direction
 
 VERSION = 1
@@ -33,6 +33,7 @@ _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_TYPES = {"cgroup_id": int, "links": tuple, "is_scoped": bool}  # all others are text
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -208,9 +209,10 @@ def _from_json(row: dict[str, Any]) -> Attachment:
     fields["direction"] = Direction(fields["direction"])
     if fields["pod"] is not None:
         fields["pod"] = PodRef(**fields["pod"])
+    fields["links"] = tuple(_link(link) for link in fields.get("links", ()))
     attachment = Attachment(**fields)
     for name, value in fields.items():
-        expected = int if name == "cgroup_id" else str
+        expected = _TYPES.get(name, str)
         if name not in ("pod", "program_id") and not isinstance(value, expected):
             raise ValueError(f"{name} is not {expected.__name__}")
         if isinstance(value, str) and ("\0" in value or len(value.encode()) > _MAX_TEXT_BYTES):
@@ -221,6 +223,14 @@ def _from_json(row: dict[str, Any]) -> Attachment:
         raise ValueError("program_id is not a number")
     parse_rule_option(attachment.rule)
     return attachment
+
+
+def _link(fields: dict[str, Any]) -> Link:
+    link = Link(**(fields | {"side": Direction(fields["side"])}))
+    numbers = (link.namespace, link.index)
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(link.name, str):
+        raise ValueError("no interface")
+    return link
 
 
 def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> None:

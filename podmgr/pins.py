@@ -1,11 +1,13 @@
 """The pins on bpffs: `<bpffs>/<owner>/<rule digest>` and, beside it, the program's maps.
 
-A pin keeps a program alive and says whose it is, also when the ledger is lost.
+A pin keeps a program alive and says whose it is, also when the ledger is lost. So do the marks:
+empty folders `<bpffs>/qdiscs/<namespace>-<interface>-<kind>` for each qdisc that podmgr made.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from podmgr.proc import Runner
 _DEFAULT_MOUNT = Path("/sys/fs/bpf")
 _MAPS_SUFFIX = "-maps"
 _COUNTERS_MAP = "podmgr_counters"
+_SCOPE_MAP = "podmgr_scope"
+_MARKS = "qdiscs"
+_MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,42 @@ class Pin:
     @property
     def counters(self) -> Path:
         return self.maps / _COUNTERS_MAP
+
+    @property
+    def scope(self) -> Path:
+        """There if the program asks whose packets it may touch."""
+        return self.maps / _SCOPE_MAP
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """A qdisc that podmgr made: on which interface of which network namespace, and its kind."""
+
+    namespace: int
+    index: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}-{self.index}-{self.kind}"
+
+
+def mark(bpffs: Path, made: Mark) -> None:
+    """Say that the qdisc is ours: before it is made."""
+    (bpffs / _MARKS / str(made)).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def unmark(bpffs: Path, made: Mark) -> None:
+    """The qdisc is gone, or it turned out to be another's."""
+    with suppress(FileNotFoundError):
+        (bpffs / _MARKS / str(made)).rmdir()
+
+
+def marks(bpffs: Path) -> list[Mark]:
+    """The qdiscs that are ours."""
+    with suppress(FileNotFoundError):
+        found = map(_MARK.fullmatch, os.listdir(bpffs / _MARKS))
+        return sorted(Mark(int(match[1]), int(match[2]), match[3]) for match in found if match)
+    return []
 
 
 def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
@@ -100,7 +141,7 @@ def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:
         return set()
     except PermissionError as error:
         raise _not_allowed(bpffs) from error
-    return {name for name in names if not (pods_only and name.isdigit())}
+    return {name for name in names if name != _MARKS and not (pods_only and name.isdigit())}
 
 
 def remove(pin: Pin) -> None:

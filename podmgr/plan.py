@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from podmgr.grammar import parse_rule_option
 from podmgr.rules import Direction, collision_key
@@ -25,13 +25,30 @@ class PodRef:
     uid: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Link:
+    """One side of an interface: what it sends (egress) or receives (ingress).
+
+    `namespace` is the inode number of its network namespace, in which `index` is its own. The
+    name may change.
+    """
+
+    namespace: int
+    index: int
+    side: Direction
+    name: str = field(compare=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program on one cgroup. The rows of the ledger; with `program_id` None, a wish.
+    """One program on one cgroup, or for it on interfaces (`links`, at the tc hook).
+
+    The rows of the ledger; with `program_id` None, a wish.
 
     `owner` names the directory on bpffs (pod UID, or cgroup id), `digest` the pin in it,
     `object_digest` the object file. `target` is what the user calls it. An attachment whose
-    `rule` is "" was found by its pin alone: the ledger does not know it.
+    `rule` is "" was found by its pin alone: the ledger does not know it. With `is_scoped`
+    the interfaces are also others', and the program is told whose packets it may touch.
     """
 
     target: str
@@ -47,11 +64,13 @@ class Attachment:
     object_digest: str
     pod: PodRef | None = None
     program_id: int | None = None
+    links: tuple[Link, ...] = ()
+    is_scoped: bool = False
 
     @property
-    def identity(self) -> tuple[int, str, Direction]:
-        """Equal for the same rule with the same program on the same cgroup."""
-        return (self.cgroup_id, self.digest, self.direction)
+    def identity(self) -> Slot:
+        """Equal for the same rule with the same program in the same place."""
+        return (self.cgroup_id, self.digest, self.direction, self.links)
 
     @property
     def holder(self) -> str:
@@ -98,7 +117,6 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
                 row,
                 owner=have[identity].owner,  # where its pin is, whatever the target is called now
                 program_id=have[identity].program_id,
-                hook=have[identity].hook,
             )
             for identity, row in want.items()
             if identity in have

@@ -238,11 +238,11 @@ class PodSync:
                 rule = f"{outcome.rule}: " if outcome.rule else ""
                 failures.setdefault(outcome.pod, []).append(rule + _line(outcome.error))
             elif outcome.action in _VERBS:
-                fields = {"rule": outcome.rule, "source": outcome.source, "program_id": outcome.program_id}
+                fields: dict[str, object] = {"rule": outcome.rule, "source": outcome.source}
+                fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
                 self._journal.info(f"{outcome.rule} {outcome.action}", **_names(outcome.pod), **fields)
                 key = (outcome.pod.uid, _VERBS[outcome.action])
-                origin = f" ({outcome.source})" if outcome.source not in ("", "pod") else ""
-                said.setdefault(key, (outcome.pod, []))[1].append(outcome.rule + origin)
+                said.setdefault(key, (outcome.pod, []))[1].append(_told(outcome))
         for (_, reason), (pod, rules) in said.items():
             self._announce(pod, reason, "; ".join(rules))
         for pod, lines in failures.items():
@@ -284,6 +284,14 @@ def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
         enforcing=rules.enforcing,
         beaten=rules.beaten,
     )
+
+
+def _told(outcome: Outcome) -> str:
+    """A rule as an Event shows it: whose it is, and at which hook."""
+    details = [outcome.source] if outcome.source not in ("", "pod") else []
+    if outcome.action is not Action.DETACHED:
+        details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
+    return outcome.rule + (f" ({', '.join(details)})" if details else "")
 
 
 def _names(pod: PodRef) -> dict[str, str]:

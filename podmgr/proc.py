@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
 
@@ -22,6 +23,9 @@ TIMEOUT_SECONDS = 120.0
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # What installs a tool, by its name.
 _PACKAGES = {
@@ -101,6 +105,14 @@ def run(
             process.kill()
             process.communicate()
     return Completed(tuple(argv), process.returncode, output, errors.decode(errors="replace"))
+
+
+def each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Do a work that runs commands for each item, several at a time; the results in order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(work, items))
 
 
 def find(name: str) -> str | None:

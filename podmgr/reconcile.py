@@ -15,27 +15,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from podmgr import bpf_syscall, cgroups, ledger, pins
-from podmgr.actual import (
-    cgroup_of,
-    has_unknown_near,
-    is_attached,
-    is_healthy,
-    pin_of,
-    unknown_attachments,
-    unknown_pins,
-)
+from podmgr.actual import Sight, cgroup_of, pin_of, unknown_pins
 from podmgr.actuator import Actuator, Failures
 from podmgr.bpf_syscall import Counters
 from podmgr.build import store_all
+from podmgr.catalog import caveats
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Desired, Wish
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, EXIT_USAGE, PodmgrError
+from podmgr.grammar import parse_rule_option
+from podmgr.netns import Namespaces
+from podmgr.network import Networks
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan
 from podmgr.proc import Runner, uninterrupted
 from podmgr.rules import Direction
 from podmgr.settings import Settings
-from podmgr.spec import ProgramSpec
 
 Report = Callable[[str], None]  # takes one line for the user, beside the results
 
@@ -53,7 +48,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one rule on one target. `pod` is None for a plain cgroup."""
+    """What became of one rule on one target. `pod` is None for a plain cgroup.
+
+    `note` says why the rule is not at the hook where it would otherwise be.
+    """
 
     target: str
     rule: str
@@ -62,6 +60,8 @@ class Outcome:
     error: PodmgrError | None = None
     pod: PodRef | None = None
     source: str = ""
+    hook: str = ""
+    note: str = ""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -78,19 +78,21 @@ class Observed:
     counters: Counters | None
 
 
-def observe(settings: Settings) -> tuple[list[Observed], int]:
+def observe(settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]:
     """Every attachment of the ledger, read back from the kernel, and how many pins it lacks.
 
     While another podmgr is at work, pins come before their rows, so none is said to be lacking.
 
     Raises PermissionDeniedError if we may not look, DamagedLedgerError if the ledger cannot be
-    read. Takes no lock and starts no process.
+    read. Takes no lock, and starts a process only for each network namespace with attachments.
     """
     _require_sight(settings)
     rows = ledger.read(settings.state_dir)
     observed = []
+    with Namespaces() as namespaces:
+        attached = set(Sight(settings, namespaces, runner).attached(rows))
     for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
-        active = is_attached(row)
+        active = row in attached
         counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
         observed.append(Observed(row, active, counters))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
@@ -101,10 +103,14 @@ def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> li
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     _require_sight(settings)
     rows = ledger.read(settings.state_dir)
-    desired = Desired(wishes, settings, rows)
-    desired.require_fq(runner)
-    plan = _plan(desired, settings, rows, _unknown(desired, settings, rows))
-    return [*_failures(desired), *_outcomes(plan)]
+    with Namespaces() as namespaces:
+        sight = Sight(settings, namespaces, runner)
+        desired = Desired(wishes, settings, rows, Networks(namespaces, runner=runner))
+        store = ObjectStore(settings.state_dir)
+        desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
+        desired.require_fq()
+        plan = _plan(desired, sight, rows, _unknown(desired, sight, rows))
+    return [*_failures(desired), *_outcomes(plan, desired)]
 
 
 def apply(
@@ -117,8 +123,7 @@ def apply(
     """
     _require_sight(settings)
     with _transaction(settings, runner, report) as transaction:
-        desired = Desired(wishes, settings, transaction.rows)
-        desired.require_fq(runner)
+        desired = transaction.desire(wishes)
         if desired.all_failed():  # nothing to do: mount nothing
             return _failures(desired)
         if pins.ensure_bpffs(settings.bpffs, runner=runner):
@@ -138,7 +143,7 @@ def clean(
     Also what a crash left, and what a lost ledger no longer knows.
     """
     _require_sight(settings)
-    if not settings.state_dir.exists() and not any(pins.pinned(settings.bpffs)):
+    if not (settings.state_dir.exists() or pins.owners(settings.bpffs) or pins.marks(settings.bpffs)):
         return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
         return transaction.clean(selection)
@@ -157,11 +162,28 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     return EXIT_USAGE if codes == {EXIT_USAGE} else EXIT_FAILED
 
 
+def remarks(outcomes: Iterable[Outcome]) -> list[str]:
+    """What there is to know of rules that are new: why where they are, and what they are not. Each once."""
+    lines: list[str] = []
+    for outcome in outcomes:
+        if outcome.action in (Action.ATTACHED, Action.REPLACED):
+            lines += (
+                [f"{outcome.rule} is at the {outcome.hook} hook: it {outcome.note}"] if outcome.note else []
+            )
+            lines += caveats(parse_rule_option(outcome.rule)[0], outcome.hook)
+    return list(dict.fromkeys(lines))
+
+
 class _Transaction:
     """Under the lock. `rows` is always what the ledger should say if we ended now."""
 
     def __init__(
-        self, settings: Settings, state: ledger.State, rows: list[Attachment], runner: Runner
+        self,
+        settings: Settings,
+        state: ledger.State,
+        rows: list[Attachment],
+        namespaces: Namespaces,
+        runner: Runner,
     ) -> None:
         self.rows = rows
         self._written = list(rows)
@@ -169,14 +191,24 @@ class _Transaction:
         self._state = state
         self._runner = runner
         self._store = ObjectStore(state.folder)
-        self._act = Actuator(settings, state, runner)
+        self._namespaces = namespaces
+        self._sight = Sight(settings, namespaces, runner)
+        self._act = Actuator(settings, state, self._sight, runner)
+
+    def desire(self, wishes: Sequence[Wish]) -> Desired:
+        """The wishes, each rule in its place."""
+        networks = Networks(self._namespaces, runner=self._runner)
+        desired = Desired(wishes, self._settings, self.rows, networks)
+        desired.require_fq()
+        return desired
 
     def apply(self, desired: Desired) -> list[Outcome]:
         self._remove(_without_cgroup(self.rows))
-        unknown = _unknown(desired, self._settings, self.rows)
+        unknown = _unknown(desired, self._sight, self.rows)
         desired.require_one_cgroup_each([*self.rows, *unknown])
         objects = self._build(desired)
-        plan = _plan(desired, self._settings, self.rows, unknown)
+        desired.settle({digest: stored.hook for digest, stored in objects.items()})
+        plan = _plan(desired, self._sight, self.rows, unknown)
         half_there = self._keep(plan, desired)
         loaded = self._attach_new(plan, objects, desired)
         # Only now, with the new rules in force, may the old ones go.
@@ -184,7 +216,7 @@ class _Transaction:
         failures = self._remove(old)
         desired.fail_all(failures)
         self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
-        return [*_failures(desired), *_outcomes(_done(plan, loaded, desired))]
+        return [*_failures(desired), *_outcomes(_done(plan, loaded, desired), desired)]
 
     def _keep(self, plan: Plan, desired: Desired) -> list[Attachment]:
         """Make the unchanged rows ours, forget what is neither attached nor wanted to be.
@@ -193,20 +225,19 @@ class _Transaction:
         """
         kept = {row.program_id for row in plan.unchanged}  # what else a row says of them is wrong
         others = [row for row in self.rows if row.program_id not in kept]
-        broken = [
-            row
-            for row in others
-            if row.cgroup_id in desired.cgroup_ids and not is_healthy(self._settings, row)
-        ]
+        close = [row for row in others if row.cgroup_id in desired.cgroup_ids]
+        healthy = self._sight.healthy(close)
+        broken = [row for row in close if row not in healthy]
+        attached = self._sight.attached(broken)
         self.rows = [*others, *plan.unchanged]
-        self._remove([row for row in broken if not is_attached(row)])
-        return [row for row in broken if is_attached(row)]
+        self._remove([row for row in broken if row not in attached])
+        return attached
 
     def _attach_new(
         self, plan: Plan, objects: Mapping[str, StoredObject], desired: Desired
     ) -> list[Attachment]:
         """Load, write the ledger, attach. A target that fails is put back; interrupted, all are."""
-        new = [replace(row, hook=objects[row.object_digest].hook) for row in plan.attach]
+        new = plan.attach
         loaded: list[Attachment] = []
         try:
             loaded, failures = self._act.load(new, objects)
@@ -224,7 +255,7 @@ class _Transaction:
     def clean(self, selection: Selection | None) -> list[Outcome]:
         rows = [
             row
-            for row in [*self.rows, *unknown_attachments(self._settings, self.rows)]
+            for row in [*self.rows, *self._sight.unknown_attachments(self.rows)]
             if selection is None or selection.covers(row)
         ]
         failures = self._remove(rows)
@@ -238,7 +269,8 @@ class _Transaction:
         ]
 
     def finish(self) -> None:
-        """Whatever happened: no folder without pins, no object without use, and a true ledger."""
+        """Whatever happened: no qdisc and no object without use, and a true ledger."""
+        self._act.filters.tidy(self.rows)
         pins.remove_empty_folders(self._settings.bpffs)
         self._store.prune({row.object_digest for row in self.rows})
         self._write()
@@ -251,9 +283,7 @@ class _Transaction:
         for digest, result in results.items():
             if isinstance(result, StoredObject):
                 objects[digest] = result
-                if result.hook == "cgroup":
-                    continue
-                result = _unknown_hook(desired.specs[digest], result.hook)
+                continue
             desired.fail_all([(row, result) for row in desired.rows if row.object_digest == digest])
         return objects
 
@@ -288,12 +318,13 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
         rows, aside = ledger.read_or_set_aside(state)
         if aside is not None:
             report(f"the ledger could not be read; it is kept as {aside}")
-        transaction = _Transaction(settings, state, rows, runner)
-        try:
-            yield transaction
-        finally:
-            with uninterrupted():
-                transaction.finish()
+        with Namespaces() as namespaces:
+            transaction = _Transaction(settings, state, rows, namespaces, runner)
+            try:
+                yield transaction
+            finally:
+                with uninterrupted():
+                    transaction.finish()
 
 
 def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
@@ -303,19 +334,17 @@ def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
     return [row for row in rows if row.cgroup_id in gone]
 
 
-def _unknown(desired: Desired, settings: Settings, rows: Sequence[Attachment]) -> list[Attachment]:
+def _unknown(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list[Attachment]:
     """What only pins tell of. All is looked at only if a look at the targets alone shows cause."""
     near = {wish.target.owner: wish.target.cgroup for wish in desired.wishes.values()}
-    return unknown_attachments(settings, rows) if has_unknown_near(settings, rows, near) else []
+    return sight.unknown_attachments(rows, near) if sight.has_unknown_near(rows, near) else []
 
 
-def _plan(
-    desired: Desired, settings: Settings, rows: Sequence[Attachment], unknown: Sequence[Attachment]
-) -> Plan:
+def _plan(desired: Desired, sight: Sight, rows: Sequence[Attachment], unknown: Sequence[Attachment]) -> Plan:
     """Wanted minus actual, over all targets that have not failed."""
     ids = desired.cgroup_ids
     actual = [row for row in unknown if row.cgroup_id in ids]
-    actual += [row for row in rows if row.cgroup_id in ids and is_healthy(settings, row)]
+    actual += sight.healthy([row for row in rows if row.cgroup_id in ids])
     return make_plan(desired.rows, actual)
 
 
@@ -326,13 +355,6 @@ def _require_sight(settings: Settings) -> None:
         if fd is None:
             raise PodmgrError(f"cgroup {path} has vanished", tip="podmgr doctor")
         bpf_syscall.attached_programs(fd, Direction.EGRESS)
-
-
-def _unknown_hook(spec: ProgramSpec, hook: str) -> PodmgrError:
-    return PodmgrError(
-        f"program {spec.source.name} is for the {hook} hook, which this version does not attach to",
-        tip='use SEC("cgroup_skb/" INTERFACE)',
-    )
 
 
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired) -> Plan:
@@ -355,18 +377,20 @@ def _failures(desired: Desired) -> list[Outcome]:
     ]
 
 
-def _outcomes(plan: Plan) -> list[Outcome]:
-    outcomes = [_outcome(row, Action.UNCHANGED) for row in plan.unchanged]
+def _outcomes(plan: Plan, desired: Desired) -> list[Outcome]:
+    def outcome(row: Attachment, action: Action) -> Outcome:
+        return replace(_outcome(row, action), note=desired.note(row))
+
+    outcomes = [outcome(row, Action.UNCHANGED) for row in plan.unchanged]
     outcomes += [
-        _outcome(row, Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED)
-        for row in plan.attach
+        outcome(row, Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED) for row in plan.attach
     ]
     outcomes += [_outcome(row, Action.DETACHED) for row in plan.detach if row.slot not in plan.replaced]
     return outcomes
 
 
 def _outcome(row: Attachment, action: Action, error: PodmgrError | None = None) -> Outcome:
-    return Outcome(row.target, _name(row), action, row.program_id, error, row.pod, row.source)
+    return Outcome(row.target, _name(row), action, row.program_id, error, row.pod, row.source, row.hook)
 
 
 def _name(row: Attachment) -> str:

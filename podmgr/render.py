@@ -57,11 +57,11 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
     """What `podmgr list` prints."""
     in_cluster = any(item.attachment.pod and item.attachment.pod.uid for item in observed)
-    heading = ["TARGET", "RULE", "SOURCE", "STATE", "PASSED", "DROPPED"]
+    heading = ["TARGET", "RULE", "HOOK", "SOURCE", "STATE", "PASSED", "DROPPED"]
     if in_cluster:
         heading.insert(0, "NAMESPACE")
     if wide:
-        heading += ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
+        heading += ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES"]
     rows = [heading]
     for item in observed:
         row, counters = item.attachment, item.counters
@@ -70,12 +70,13 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             if counters
             else ["-"] * 4
         )
-        cells = [row.target, row.rule, row.source, state_of(item), *counts[:2]]
+        cells = [row.target, row.rule, row.hook, row.source, state_of(item), *counts[:2]]
         if in_cluster:
             cells.insert(0, row.pod.namespace if row.pod else "-")
         if wide:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
-            cells += [*counts[2:], row.hook, row.program_id, pod_uid, row.cgroup_path]
+            names = ",".join(dict.fromkeys(link.name for link in row.links)) or "-"
+            cells += [*counts[2:], row.program_id, pod_uid, row.cgroup_path, names]
         rows.append([printable(str(cell)) for cell in cells])
     return columns(rows)
 
@@ -149,6 +150,7 @@ def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> 
                 "rule": outcome.rule,
                 "source": outcome.source,
                 "action": outcome.action.value,
+                "hook": outcome.hook,
                 "program_id": outcome.program_id,
                 "error": outcome.error and outcome.error.message,
             }

@@ -19,7 +19,10 @@ PREFIX = "podmgr.io/"
 MIN_BURST_BYTES = 1_514  # one full Ethernet frame
 MAX_BURST_BYTES = 1_000_000_000
 MAX_EXPONENTIAL = 1_000
-RESERVED_MACROS = frozenset({"INTERFACE", "DIRECTION_EGRESS", "PODMGR_LOOPBACK"})
+MAX_INTERFACES = 16
+RESERVED_MACROS = frozenset(
+    {"INTERFACE", "DIRECTION_EGRESS", "PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC"}
+)
 
 
 class Direction(StrEnum):
@@ -29,11 +32,35 @@ class Direction(StrEnum):
     INGRESS = "ingress"
 
 
+class Hook(StrEnum):
+    """Where a program sits: on the pod's cgroup, or at tc (clsact) on interfaces."""
+
+    CGROUP = "cgroup"
+    TC = "tc"
+
+
 class Algorithm(StrEnum):
     """How a bandwidth rule limits: tbf drops what exceeds the bucket, edt delays it."""
 
     TBF = "tbf"
     EDT = "edt"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rule is to act, as far as the user says. `interfaces` () is all that lead out."""
+
+    hook: Hook | None = None
+    interfaces: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """As options of a rule."""
+        words = [f"hook={self.hook}"] if self.hook is not None else []
+        return words + ([f"interface={','.join(self.interfaces)}"] if self.interfaces else [])
+
+
+ANYWHERE = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +73,7 @@ class Bandwidth:
     rate_bits_per_second: int
     burst_bytes: int | None = None
     algorithm: Algorithm = Algorithm.TBF
+    place: Place = ANYWHERE
 
     @property
     def value(self) -> str:
@@ -54,7 +82,7 @@ class Bandwidth:
             words.append(f"burst={format_size(self.burst_bytes)}")
         if self.algorithm is not Algorithm.TBF:
             words.append(f"algorithm={self.algorithm}")
-        return " ".join(words)
+        return " ".join(words + self.place.words)
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -68,10 +96,11 @@ class UniformLoss:
     kind: ClassVar[str] = "loss"
     direction: Direction
     percent: Decimal
+    place: Place = ANYWHERE
 
     @property
     def value(self) -> str:
-        return f"uniform {self.direction} {format_number(self.percent)}%"
+        return " ".join([f"uniform {self.direction} {format_number(self.percent)}%", *self.place.words])
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -85,10 +114,11 @@ class ExponentialLoss:
     kind: ClassVar[str] = "loss"
     direction: Direction
     threshold: Decimal
+    place: Place = ANYWHERE
 
     @property
     def value(self) -> str:
-        return f"exponential {self.direction} {format_number(self.threshold)}"
+        return " ".join([f"exponential {self.direction} {format_number(self.threshold)}", *self.place.words])
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -103,11 +133,12 @@ class Custom:
     direction: Direction
     name: str
     macros: tuple[tuple[str, str | None], ...] = ()
+    place: Place = ANYWHERE
 
     @property
     def value(self) -> str:
         macros = [f"-D{name}" + ("" if value is None else f"={value}") for name, value in self.macros]
-        return " ".join([self.name, self.direction.value, *macros])
+        return " ".join([self.name, self.direction.value, *macros, *self.place.words])
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"

@@ -18,12 +18,11 @@ from types import FrameType
 
 from podmgr import cgroups, proc, scratch
 from podmgr.annotations import SourcedRule
-from podmgr.catalog import caveats
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import UsageError, printable
 from podmgr.proc import Runner
-from podmgr.reconcile import Action, Report, apply, clean, observe
+from podmgr.reconcile import Action, Report, apply, clean, observe, remarks
 from podmgr.rules import Rule
 from podmgr.settings import Settings
 
@@ -105,19 +104,19 @@ def run(
     """
     root = cgroups.find_root(settings.cgroup_root)
     cgroup = scratch.create(root, "run")
-    target = Target(cgroups.display_name(root, cgroup), cgroup)
+    target = Target(cgroups.display_name(root, cgroup), cgroup, starts_here=True)
     try:
         wish = Wish(target, tuple(SourcedRule(rule, "cli") for rule in rules))
-        for outcome in apply([wish], settings, runner=runner, report=report):
+        outcomes = apply([wish], settings, runner=runner, report=report)
+        for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
-        for rule in rules:
-            for caveat in caveats(rule):
-                report(f"note: {caveat}")
+        for line in remarks(outcomes):
+            report(f"note: {line}")
         with _forwarding_signals() as adopt:
             code = _run(command, cgroup, user, adopt, report)
             if not is_quiet:
-                _summarise(cgroup, settings, report)
+                _summarise(cgroup, settings, runner, report)
             _tidy(target, settings, runner, report)
         return code
     finally:
@@ -197,9 +196,9 @@ def _is_in_foreground() -> bool:
         return False
 
 
-def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
+def _summarise(cgroup: Cgroup, settings: Settings, runner: Runner, report: Report) -> None:
     """What each rule did; also that somebody took it away meanwhile."""
-    found = [item for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
+    found = [item for item in observe(settings, runner=runner)[0] if item.attachment.cgroup_id == cgroup.id]
     if not all(item.is_active for item in found) or not found:
         report("warning: rules were removed while the command ran")
     for item in found:

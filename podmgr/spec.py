@@ -9,9 +9,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from podmgr.catalog import recipe
+from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
 from podmgr.errors import PodmgrError
-from podmgr.rules import RESERVED_MACROS, Custom, Direction, Rule
+from podmgr.rules import RESERVED_MACROS, Custom, Direction, Hook, Rule
 
 _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
 
@@ -33,13 +33,16 @@ class ProgramSource:
 class ProgramSpec:
     """What to compile for one rule. `compiler` names the compiler, its version and its flags.
 
-    `counts_loopback` is true where the target has no network namespace of its own.
+    `hook` None: the program's own section says it. `counts_loopback` is true where the target has
+    no network namespace of its own, `is_scoped` where it shares its interfaces with others.
     """
 
     rule: Rule
     source: ProgramSource
     compiler: str
     counts_loopback: bool = False
+    hook: Hook | None = None
+    is_scoped: bool = False
 
     @property
     def direction(self) -> Direction:
@@ -48,11 +51,14 @@ class ProgramSpec:
     @cached_property
     def macros(self) -> tuple[tuple[str, str | None], ...]:
         """All that is defined on the compiler's command line: podmgr's own, then the rule's."""
-        own = (
+        own: tuple[tuple[str, str | None], ...] = (
             ("INTERFACE", f'"{self.direction}"'),
             ("DIRECTION_EGRESS", str(int(self.direction is Direction.EGRESS))),
             ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
+            ("PODMGR_SCOPED", str(int(self.is_scoped))),
         )
+        if self.source.name in BUILT_IN_PROGRAMS:  # others say it in their source
+            own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
         return own + recipe(self.rule).macros
 
     @cached_property
@@ -70,7 +76,15 @@ class ProgramSpec:
         return _digest(str(self.rule).encode(), self.digest.encode())
 
 
-def make_spec(rule: Rule, source: ProgramSource, compiler: str, *, counts_loopback: bool) -> ProgramSpec:
+def make_spec(
+    rule: Rule,
+    source: ProgramSource,
+    compiler: str,
+    *,
+    counts_loopback: bool,
+    hook: Hook | None = None,
+    is_scoped: bool = False,
+) -> ProgramSpec:
     """The spec of a rule, after checking that a custom rule sets only what its source offers.
 
     Raises PodmgrError for a macro that the source does not test with #ifndef.
@@ -85,7 +99,7 @@ def make_spec(rule: Rule, source: ProgramSource, compiler: str, *, counts_loopba
                     if source.is_object
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
-    return ProgramSpec(rule, source, compiler, counts_loopback)
+    return ProgramSpec(rule, source, compiler, counts_loopback, hook, is_scoped)
 
 
 def _digest(*parts: bytes) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
-from podmgr.catalog import caveats
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
@@ -102,10 +101,3 @@ def overridden(own: PodRules, rules: Sequence[Rule]) -> tuple[SourcedRule, ...]:
     enforced = [sourced.rule for sourced in own.rules if sourced.is_enforced]
     kept = [item for item in own.rules if item.is_enforced or collision_key(item.rule) not in keys]
     return (*kept, *(SourcedRule(rule, CLI) for rule in rules if rule not in enforced))
-
-
-def caveats_of(wishes: Sequence[Wish], outcomes: Sequence[Outcome]) -> list[str]:
-    """What the new rules' effect is not, each line once."""
-    fresh = {outcome.rule for outcome in outcomes if outcome.action in (Action.ATTACHED, Action.REPLACED)}
-    rules = [sourced.rule for wish in wishes for sourced in wish.rules if str(sourced.rule) in fresh]
-    return list(dict.fromkeys(line for rule in rules for line in caveats(rule)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import clang, elf
+from podmgr.catalog import BUILT_IN_PROGRAMS
 from podmgr.rules import Direction
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,10 @@ EXTREMES = {
         {"RATE": "400000000000ULL", "BURST": "12500000000ULL", "INITIAL": "16000ULL"},
     ),
     "loss": ({"THRESHOLD": "4294967296ULL"},),
-    "edt": ({"RATE": "8000ULL"}, {"RATE": "400000000000ULL"}),
+    "edt": (
+        {"RATE": "8000ULL", "HORIZON": "8000000000ULL"},
+        {"RATE": "400000000000ULL", "HORIZON": "50000000ULL"},
+    ),
     "dropper": ({"PROTOCOL": "IPPROTO_UDP", "PORT": "53", "DROP": "0"},),
 }
 CASES = [(source, macros) for source in SOURCES for macros in ({}, *EXTREMES[source.name.split(".")[0]])]
@@ -63,6 +67,62 @@ def test_programs_compile_without_a_warning(
     info = elf.inspect(content, name=source.name)
     assert (info.hook, info.direction, info.licence) == ("cgroup", direction, "GPL")
     assert "podmgr_counters" in {item.name for item in info.maps}
+
+
+BUILT_IN = [source for source in SOURCES if source.parent.name == "bpf"]
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("is_scoped", [True, False])
+@pytest.mark.parametrize("is_tc", [True, False])
+@pytest.mark.parametrize("source", BUILT_IN, ids=lambda source: str(source.name))
+def test_built_in_programs_compile_for_either_hook(
+    source: Path, is_tc: bool, is_scoped: bool, direction: Direction
+) -> None:
+    own = {
+        "INTERFACE": f'"{direction}"',
+        "DIRECTION_EGRESS": str(int(direction is Direction.EGRESS)),
+        "PODMGR_LOOPBACK": "0",
+        "PODMGR_SCOPED": str(int(is_scoped)),
+        "PODMGR_TC": str(int(is_tc)),
+    }
+    info = elf.inspect(_compile(source, *(f"-D{name}={value}" for name, value in own.items())), name="x")
+    assert info.hook == ("tc" if is_tc else "cgroup")
+    assert info.direction == (None if is_tc else direction)
+    maps = {item.name: item for item in info.maps}
+    assert "podmgr_counters" in maps
+    assert ("podmgr_scope" in maps) == (is_tc and is_scoped)
+    if "podmgr_scope" in maps:  # what podmgr writes into it: two numbers of 64 bits
+        assert maps["podmgr_scope"].value_bytes == 16
+
+
+def test_built_in_programs_are_all_of_the_catalog() -> None:
+    assert {source.name.removesuffix(".bpf.c") for source in BUILT_IN} == BUILT_IN_PROGRAMS
+
+
+OWN_PROGRAM = """
+#define PODMGR_TC 1
+#include "podmgr.h"
+SEC("tc") int own(struct __sk_buff *skb)
+{
+	return is_exempt(skb) ? VERDICT_PASS : VERDICT_DROP;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@pytest.mark.parametrize("is_scoped", [True, False])
+@pytest.mark.parametrize("direction", list(Direction))
+def test_program_of_ones_own_at_tc_finds_the_header_for_it(
+    tmp_path: Path, is_scoped: bool, direction: Direction
+) -> None:
+    source = tmp_path / "own.bpf.c"
+    source.write_text(OWN_PROGRAM)
+    words = [f'-DINTERFACE="{direction}"', f"-DPODMGR_SCOPED={int(is_scoped)}", "-DPODMGR_LOOPBACK=0"]
+    words.append(f"-DDIRECTION_EGRESS={int(direction is Direction.EGRESS)}")
+    info = elf.inspect(_compile(source, *words), name="own")
+    assert (info.hook, info.direction) == ("tc", None)
+    assert ("podmgr_scope" in {item.name for item in info.maps}) is is_scoped
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.name))

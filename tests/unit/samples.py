@@ -10,9 +10,10 @@ from decimal import Decimal
 from hypothesis import strategies as st
 
 from podmgr import clang, proc
-from podmgr.plan import Attachment, PodRef
+from podmgr.plan import Attachment, Link, PodRef
 from podmgr.proc import Completed
 from podmgr.rules import (
+    ANYWHERE,
     MAX_BURST_BYTES,
     MIN_BURST_BYTES,
     RESERVED_MACROS,
@@ -21,6 +22,8 @@ from podmgr.rules import (
     Custom,
     Direction,
     ExponentialLoss,
+    Hook,
+    Place,
     Rule,
     UniformLoss,
 )
@@ -42,12 +45,23 @@ def decimals(maximum: int) -> st.SearchStrategy[Decimal]:
 percents = decimals(100)
 thresholds = decimals(1000)
 
-bandwidths = st.one_of(
-    st.builds(Bandwidth, directions, rates, st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)),
-    st.builds(Bandwidth, directions, rates, st.none(), st.just(Algorithm.EDT)),
+interfaces = st.frozensets(
+    st.sampled_from(["eth0", "eth0.100", "net1", "cali12ab34cd56e", "ETH0", "veth@x", "a-b_c", "0"]),
+    max_size=3,
+).map(lambda names: tuple(sorted(names)))
+places = st.one_of(
+    st.just(ANYWHERE),
+    st.just(Place(Hook.CGROUP)),
+    st.builds(Place, st.sampled_from([None, Hook.TC]), interfaces),
 )
-uniform_losses = st.builds(UniformLoss, directions, percents)
-exponential_losses = st.builds(ExponentialLoss, directions, thresholds)
+
+bursts = st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)
+bandwidths = st.one_of(
+    st.builds(Bandwidth, directions, rates, bursts, place=places),
+    st.builds(Bandwidth, directions, rates, st.none(), st.just(Algorithm.EDT), places),
+)
+uniform_losses = st.builds(UniformLoss, directions, percents, places)
+exponential_losses = st.builds(ExponentialLoss, directions, thresholds, places)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -56,7 +70,11 @@ macro_tuples = st.dictionaries(
     max_size=4,
 ).map(lambda macros: tuple(sorted(macros.items())))
 customs = st.builds(
-    Custom, directions, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True), macro_tuples
+    Custom,
+    directions,
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True),
+    macro_tuples,
+    st.builds(Place, st.none(), interfaces),
 )
 rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, customs)
 
@@ -71,8 +89,10 @@ def attachment(
     pod: PodRef | None = None,
     program_id: int | None = None,
     target: str | None = None,
+    links: Sequence[Link] = (),
+    is_scoped: bool = False,
 ) -> Attachment:
-    """A row as `apply` makes it."""
+    """A row as `apply` makes it; with `links` one at the tc hook."""
     return Attachment(
         target=f"cgroup/{cgroup_id}" if target is None else target,
         owner=str(cgroup_id) if owner is None else owner,
@@ -81,12 +101,14 @@ def attachment(
         rule=rule,
         kind=rule.partition("=")[0] or "unknown",
         direction=direction,
-        hook="cgroup",
+        hook="tc" if links else "cgroup",
         source="cli",
         digest=digest,
         object_digest="f" * 16,
         pod=pod,
         program_id=program_id,
+        links=tuple(links),
+        is_scoped=is_scoped,
     )
 
 

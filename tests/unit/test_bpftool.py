@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 
 import pytest
@@ -117,7 +118,17 @@ def test_word_that_a_batch_would_misread_is_refused_before_anything_runs(word: s
 
 
 def test_commands_are_spelled_as_bpftool_wants_them() -> None:
-    assert bpftool.load("o", "p", "m") == ("prog", "load", "o", "p", "pinmaps", "m")
+    assert bpftool.load("o", "p", "m", "cgroup") == ("prog", "load", "o", "p", "pinmaps", "m")
+    classifier = ("prog", "load", "o", "p", "type", "classifier", "pinmaps", "m")
+    assert bpftool.load("o", "p", "m", "tc") == classifier
     assert bpftool.attach("c", EGRESS, "p") == ("cgroup", "attach", "c", "egress", "pinned", "p", "multi")
     assert bpftool.detach("c", INGRESS, "p") == ("cgroup", "detach", "c", "ingress", "pinned", "p")
     assert bpftool.detach("c", INGRESS, 5) == ("cgroup", "detach", "c", "ingress", "id", "5")
+
+
+def test_scope_is_written_as_two_numbers_of_64_bits() -> None:
+    command = bpftool.set_scope("p", 2**40 + 3, 2)
+    head = ("map", "update", "pinned", "p", "key", "0", "0", "0", "0", "value")
+    assert command[: len(head)] == head
+    value = bytes(map(int, command[len(head) :]))
+    assert struct.unpack("=QQ", value) == (2**40 + 3, 2)

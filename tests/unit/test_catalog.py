@@ -13,8 +13,10 @@ from podmgr.catalog import (
     BUILT_IN_PROGRAMS,
     burst_bytes,
     caveats,
+    chosen_hook,
     drop_threshold,
     explain,
+    horizon_ns,
     initial_bytes,
     recipe,
 )
@@ -26,11 +28,13 @@ from podmgr.rules import (
     Algorithm,
     Bandwidth,
     Custom,
+    Direction,
     ExponentialLoss,
+    Hook,
     Rule,
     UniformLoss,
 )
-from tests.unit.samples import EGRESS, INGRESS, percents, rates, rules, thresholds
+from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
 
 
 def uniform(percent: str) -> UniformLoss:
@@ -145,7 +149,11 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
             "bandwidth",
             {"RATE": "10000000ULL", "BURST": "2000ULL", "INITIAL": "2000ULL"},
         ),
-        ("bandwidth=10 mbps egress algorithm=edt", "edt", {"RATE": "10000000ULL"}),
+        (
+            "bandwidth=10 mbps egress algorithm=edt",
+            "edt",
+            {"HORIZON": "209715200ULL", "RATE": "10000000ULL"},
+        ),
         ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
     ],
 )
@@ -154,10 +162,11 @@ def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: d
     assert (made.program, dict(made.macros)) == (program, macros)
 
 
-def test_where_several_see_a_packet_loss_comes_first_and_bandwidth_last() -> None:
+def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
     options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
-    assert [recipe(rule(option)).order for option in options] == [0, 1, 2]
-    assert recipe(rule("bandwidth=10 mbps egress algorithm=edt")).order == 2
+    options += ["bandwidth=10 mbps egress algorithm=edt"]
+    assert [recipe(rule(option)).order for option in options] == [0, 1, 2, 3]
+    assert recipe(rule("ebpf-limit=edt egress -DRATE=1000000")).order == 3
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,8 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             {
                 "rate": "8,001 bits/s = 1,000.125 bytes/s",
                 "over the rate": "delayed until its departure time, by the fq qdisc",
+                "horizon": "8,000 ms: what would wait longer is dropped",
+                "ECN": "flows that understand it are marked when they wait half as long",
             },
         ),
         ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
@@ -226,33 +237,118 @@ def test_explanation_gives_the_numbers(option: str, expected: dict[str, str]) ->
     assert {label: rows.get(label) for label in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("option", "milliseconds"),
+    [
+        ("8 kbps egress", 8_000),
+        ("8 kbps ingress", 8_000),
+        ("1 mbps egress", 2_097.152),
+        ("1 mbps ingress", 1_048.576),
+        ("41.94304 mbps egress", 50),
+        ("400 gbps egress", 50),
+        ("400 gbps ingress", 50),
+    ],
+)
+def test_packet_waits_for_a_few_of_the_largest_and_no_longer_than_fq_keeps_it(
+    option: str, milliseconds: float
+) -> None:
+    limit = rule(f"bandwidth={option} algorithm=edt")
+    assert isinstance(limit, Bandwidth)
+    assert horizon_ns(limit) == round(milliseconds * 1_000_000)
+
+
+@given(rates, rates, directions)
+def test_faster_link_makes_nothing_wait_longer(one: int, other: int, direction: Direction) -> None:
+    slow, fast = (Bandwidth(direction, rate, None, Algorithm.EDT) for rate in sorted((one, other)))
+    assert 20_000_000 < horizon_ns(fast) <= horizon_ns(slow) < 10_000_000_000
+
+
 def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
     rows = dict(explain(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT)))
     assert not {"burst", "starts with"} & rows.keys()
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "hook", "said"),
     [
-        ("loss=uniform egress 2%", "not loss to TCP"),
-        ("loss=exponential egress 400", "not loss to TCP"),
-        ("bandwidth=10 mbps egress burst=64kb", "TCP's larger packets never pass"),
-        ("bandwidth=10 mbps egress burst=65549b", "TCP's larger packets never pass"),
+        ("loss=uniform egress 2%", Hook.CGROUP, "not loss to TCP"),
+        ("loss=exponential egress 400", Hook.CGROUP, "not loss to TCP"),
+        ("bandwidth=10 mbps egress burst=64kb", Hook.CGROUP, "TCP's larger packets never pass"),
+        ("bandwidth=10 mbps egress burst=65549b", Hook.TC, "TCP's larger packets never pass"),
     ],
 )
-def test_caveat_says_what_the_effect_is_not(option: str, said: str) -> None:
-    (line,) = caveats(rule(option))
+def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
+    (line,) = caveats(rule(option), hook)
     assert said in line
 
 
 @pytest.mark.parametrize(
-    "option",
+    ("option", "hook"),
     [
-        "loss=uniform ingress 2%",
-        "bandwidth=10 mbps egress",
-        "bandwidth=10 mbps egress burst=65550b",
-        "ebpf-limit=dropper egress",
+        ("loss=uniform ingress 2%", Hook.CGROUP),
+        ("loss=uniform egress 2%", Hook.TC),
+        ("bandwidth=10 mbps egress", Hook.CGROUP),
+        ("bandwidth=10 mbps egress burst=65550b", Hook.CGROUP),
+        ("ebpf-limit=dropper egress", Hook.CGROUP),
     ],
 )
-def test_rule_that_does_what_it_says_has_no_caveat(option: str) -> None:
-    assert caveats(rule(option)) == []
+def test_rule_that_does_what_it_says_has_no_caveat(option: str, hook: Hook) -> None:
+    assert caveats(rule(option), hook) == []
+
+
+# Hooks
+
+
+@pytest.mark.parametrize(
+    ("option", "own", "shared"),
+    [
+        ("loss=uniform egress 2%", "tc", "tc"),
+        ("loss=exponential egress 400", "tc", "tc"),
+        ("loss=uniform ingress 2%", "tc", "cgroup"),
+        ("bandwidth=1 mbps egress", "cgroup", "cgroup"),
+        ("bandwidth=1 mbps ingress", "cgroup", "cgroup"),
+        ("bandwidth=1 mbps egress algorithm=edt", "tc", "cgroup"),
+        ("bandwidth=1 mbps ingress algorithm=edt", "tc", "tc"),
+        ("ebpf-limit=edt egress -DRATE=1000000", "tc", "cgroup"),
+        ("ebpf-limit=loss ingress", "tc", "cgroup"),
+    ],
+)
+def test_each_rule_has_a_hook_where_its_effect_is_truest_and_a_reason(
+    option: str, own: str, shared: str
+) -> None:
+    for is_shared, expected in ((False, own), (True, shared)):
+        choice = chosen_hook(rule(option), is_shared=is_shared)
+        assert choice is not None
+        assert choice[0] == expected
+        assert "says so" not in choice[1] and len(choice[1]) > 20
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("hook", Hook)
+@pytest.mark.parametrize(
+    "option", ["loss=uniform ingress 2%", "bandwidth=1 mbps egress", "bandwidth=1 mbps egress algorithm=edt"]
+)
+def test_user_may_choose_the_hook(option: str, hook: Hook, is_shared: bool) -> None:
+    assert chosen_hook(rule(f"{option} hook={hook}"), is_shared=is_shared) == (hook, "hook= says so")
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_rule_on_interfaces_is_at_tc(is_shared: bool) -> None:
+    limit = rule("bandwidth=1 mbps ingress interface=eth0")
+    assert chosen_hook(limit, is_shared=is_shared) == (Hook.TC, "interface= says so")
+
+
+@pytest.mark.parametrize("option", ["ebpf-limit=dropper egress", "ebpf-limit=dropper ingress interface=eth0"])
+def test_hook_of_a_custom_program_is_in_its_section(option: str) -> None:
+    assert chosen_hook(rule(option), is_shared=False) is None
+    assert chosen_hook(rule(option), is_shared=True) is None
+
+
+@given(rules, st.booleans())
+def test_every_rule_with_a_built_in_program_has_a_hook(wish: Rule, is_shared: bool) -> None:
+    choice = chosen_hook(wish, is_shared=is_shared)
+    assert (choice is not None) == (recipe(wish).program in BUILT_IN_PROGRAMS)
+    if choice is not None and wish.place.hook is not None:
+        assert choice[0] is wish.place.hook
+    if choice is not None and wish.place.interfaces:
+        assert choice[0] is Hook.TC

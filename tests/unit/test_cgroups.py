@@ -18,6 +18,7 @@ from pytest_mock import MockerFixture
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup, PodIndex
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
+from podmgr.mounts import Mount
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
 UNDERSCORED = UID.replace("-", "_")
@@ -427,3 +428,40 @@ def test_what_a_pod_makes_below_its_own_cgroup_is_no_other_pod(tree: Path, mine:
     pod_directory(tree, OTHER_UID, below=f"kubepods/{mine}/pod{UID}")
     other = pod_directory(tree, OTHER_UID, below=f"kubepods/{others}/x/y/z")
     assert cgroups.pods(tree) == {UID: own, OTHER_UID: other}
+
+
+# Levels below the true root
+
+
+@pytest.mark.parametrize(("path", "level"), [("", 0), ("kubepods", 1), (f"kubepods/pod{UID}/a", 3)])
+def test_level_is_counted_from_the_true_root(
+    root: Path, mocker: MockerFixture, path: str, level: int
+) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(root, "cgroup2")])
+    mocker.patch("podmgr.cgroups._ROOT_INODE", root.stat().st_ino)
+    assert cgroups.has_true_root()
+    assert cgroups.level(at(root / path)) == level
+
+
+def test_mount_of_a_part_of_the_tree_is_no_true_root(root: Path, mocker: MockerFixture) -> None:
+    """As in a container with a cgroup namespace: who counts from there is off by some."""
+    table = [Mount(root / "kubepods", "cgroup2"), Mount(root, "tmpfs")]
+    mocker.patch("podmgr.mounts.table", return_value=table)
+    mocker.patch("podmgr.cgroups._ROOT_INODE", root.stat().st_ino)
+    assert not cgroups.has_true_root()
+    with pytest.raises(PodmgrError, match=r"the level of cgroup .* is not to be seen"):
+        cgroups.level(at(root / f"kubepods/pod{UID}"))
+
+
+def test_level_is_taken_from_the_mount_of_the_true_root(root: Path, mocker: MockerFixture) -> None:
+    table = [Mount(root / "kubepods", "cgroup2"), Mount(root, "cgroup2")]
+    mocker.patch("podmgr.mounts.table", return_value=table)
+    mocker.patch("podmgr.cgroups._ROOT_INODE", root.stat().st_ino)
+    assert cgroups.level(at(root / f"kubepods/pod{UID}")) == 2
+
+
+def test_cgroup_outside_all_mounts_has_no_level(root: Path, mocker: MockerFixture) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(root / "kubepods", "cgroup2")])
+    mocker.patch("podmgr.cgroups._ROOT_INODE", (root / "kubepods").stat().st_ino)
+    with pytest.raises(PodmgrError, match="is not to be seen"):
+        cgroups.level(at(root / "system.slice"))

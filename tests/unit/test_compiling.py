@@ -12,6 +12,7 @@ from podmgr.compiling import Result, as_document, as_text, compile_rules
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.settings import Settings
+from tests.unit.samples import HEADERS, LICENCE, PROGRAM
 
 LOSS, BANDWIDTH = "loss=uniform egress 2%", "bandwidth=10 mbps ingress burst=64kb"
 
@@ -64,9 +65,13 @@ def test_explanation_has_a_block_for_each_rule() -> None:
     loss, bandwidth = text.split("\n\n")
     assert loss.startswith(f"{LOSS}\n")
     assert "drop probability   0.02000000002 = 85899346 / 2^32, 1 in 50\n" in loss
-    assert "note               loss egress at the cgroup hook is not loss to TCP" in loss
+    assert "section tc\n" in loss
+    assert "why there          TCP takes a drop at the cgroup hook for congestion" in loss
+    assert "note" not in loss
     assert bandwidth.startswith(f"{BANDWIDTH}\n")
     assert "section cgroup_skb/ingress" in bandwidth
+    assert "why there       one bucket for all that the pod receives" in bandwidth
+    assert "note            burst=64000b is smaller than a 64 KiB GSO packet" in bandwidth
     assert "licence GPL" in bandwidth
     assert "podmgr_bucket (28 bytes)" in bandwidth
     assert "written" not in text
@@ -83,7 +88,7 @@ def test_document_says_the_same(tmp_path: Path) -> None:
     (item,) = content["objects"]
     assert content["version"] == 1
     assert json.loads(json.dumps(content)) == content
-    assert (item["rule"], item["hook"], item["section"]) == (LOSS, "cgroup", "cgroup_skb/egress")
+    assert (item["rule"], item["hook"], item["section"]) == (LOSS, "tc", "tc")
     assert (item["digest"], item["path"]) == (results[0].spec.digest, str(results[0].path))
     assert item["licence"] == "GPL"
     assert item["instructions"] > 2
@@ -94,3 +99,29 @@ def test_document_says_the_same(tmp_path: Path) -> None:
 def test_rules_are_compiled_as_for_a_pod() -> None:
     (result,) = compiled([LOSS], None)
     assert ("PODMGR_LOOPBACK", "0") in result.spec.macros
+
+
+@pytest.mark.parametrize(
+    ("rule", "section", "why"),
+    [
+        (f"{LOSS} hook=cgroup", "cgroup_skb/egress", "hook= says so"),
+        ("bandwidth=10 mbps ingress hook=tc", "tc", "hook= says so"),
+        ("bandwidth=10 mbps ingress interface=eth0", "tc", "interface= says so"),
+        ("ebpf-limit=own ingress", "tc", "the program's section says so"),
+    ],
+)
+def test_program_is_made_for_the_hook_that_is_chosen(
+    tmp_path: Path, rule: str, section: str, why: str
+) -> None:
+    tmp_path.chmod(0o755)
+    source = tmp_path / "own.bpf.c"
+    source.write_text(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", "tc"))
+    source.chmod(0o644)
+    (item,) = as_document(compiled([rule], None, program_dir=tmp_path))["objects"]
+    assert item["section"] == section
+    assert item["explanation"]["why there"] == why
+
+
+def test_caveat_of_the_cgroup_hook_is_told_where_it_is_chosen() -> None:
+    text = as_text(compiled([f"{LOSS} hook=cgroup"], None), explain=True)
+    assert "note               loss egress at the cgroup hook is not loss to TCP" in text

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from podmgr import desired
 from podmgr.annotations import CLI, SourcedRule, strength
+from podmgr.catalog import chosen_hook
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Desired, Target, Wish
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
-from podmgr.plan import Attachment, PodRef, Selection
-from podmgr.rules import collision_key
+from podmgr.netns import Namespaces
+from podmgr.network import Networks, Placement
+from podmgr.plan import Attachment, Link, PodRef, Selection
+from podmgr.rules import Direction, Hook, Rule, collision_key
 from podmgr.settings import Settings
 from tests.unit.samples import Script, attachment, said
 
@@ -43,7 +46,7 @@ def present(rule: str, source: str) -> Attachment:
 def by_command_line(rule: str, *, counts_loopback: bool = False) -> Attachment:
     """A row as `podmgr apply` makes it, with the program that the rule has today."""
     target = replace(TARGET, counts_loopback=counts_loopback)
-    (row,) = Desired([Wish(target, (sourced(rule, CLI),))], Settings(), ()).rows
+    (row,) = Desired([Wish(target, (sourced(rule, CLI),))], Settings(), (), Network()).rows
     return replace(row, program_id=5)
 
 
@@ -51,8 +54,45 @@ def wish(*rules: SourcedRule, unreadable: Sequence[tuple[str, str]] = (), is_sta
     return Wish(TARGET, rules, is_standing, frozenset(unreadable))
 
 
-def made(wished: Wish, *rows: Attachment, folder: Path = Path("/nonexistent")) -> Desired:
-    return Desired([wished], Settings(program_dir=folder), rows)
+class Network(Networks):
+    """Places rules at the hook of their own; on eth0 at tc. Some it cannot place, some not as it should."""
+
+    def __init__(self, *, lacking_fq: bool = False, errors: Sequence[str] = (), note: str = "") -> None:
+        super().__init__(Namespaces(), runner=Script(said("", code=1)))
+        self.lacking_fq = lacking_fq
+        self.errors = errors
+        self.note = note
+        self.asked: list[tuple[str, bool, bool, Hook | None]] = []
+
+    def place(
+        self,
+        rule: Rule,
+        cgroup: Cgroup,
+        *,
+        counts_loopback: bool,
+        starts_here: bool = False,
+        hook: Hook | None = None,
+    ) -> Placement:
+        self.asked.append((str(rule), counts_loopback, starts_here, hook))
+        if str(rule) in self.errors:
+            raise PodmgrError(f"'{rule}' finds no interface")
+        choice = chosen_hook(rule, is_shared=counts_loopback)
+        hook = hook or (choice[0] if choice else Hook.CGROUP)
+        if self.note:
+            return Placement(Hook.CGROUP, note=self.note)
+        if hook is Hook.CGROUP:
+            return Placement(hook)
+        return Placement(hook, (Link(cgroup.id, 2, rule.direction, "eth0"),), counts_loopback)
+
+    def without_fq(self, cgroup: Cgroup) -> dict[str, str]:
+        assert cgroup == CGROUP
+        return {"eth0": "noqueue"} if self.lacking_fq else {}
+
+
+def made(
+    wished: Wish, *rows: Attachment, folder: Path = Path("/nonexistent"), network: Network | None = None
+) -> Desired:
+    return Desired([wished], Settings(program_dir=folder), rows, network or Network())
 
 
 def wanted(found: Desired) -> list[tuple[str, str]]:
@@ -69,7 +109,44 @@ def test_rule_becomes_a_row_of_its_target() -> None:
     assert (row.target, row.owner, row.pod, row.cgroup_id) == ("pod/web", "u-1", POD, 7)
     assert (row.rule, row.kind, row.direction, row.source) == (SLOW, "bandwidth", "egress", "service/front")
     assert (row.digest, row.object_digest, row.program_id) == (spec.rule_digest, spec.digest, None)
-    assert not spec.counts_loopback
+    assert (row.hook, row.links, row.is_scoped) == ("cgroup", (), False)
+    assert (spec.counts_loopback, spec.is_scoped) == (False, False)
+
+
+@pytest.mark.parametrize("is_scoped", [False, True])
+def test_rule_at_tc_becomes_a_row_with_its_interfaces(is_scoped: bool) -> None:
+    found = made(replace(wish(sourced(LOSS)), target=replace(TARGET, counts_loopback=is_scoped)))
+    (row,) = found.rows
+    (spec,) = found.specs.values()
+    assert (row.hook, row.is_scoped) == ("tc", is_scoped)
+    assert row.links == (Link(7, 2, Direction.EGRESS, "eth0"),)
+    assert (spec.hook, spec.is_scoped) == (Hook.TC, is_scoped)
+    assert row.object_digest == spec.digest
+
+
+@pytest.mark.parametrize("starts_here", [False, True])
+def test_network_is_asked_for_the_target(starts_here: bool) -> None:
+    network = Network()
+    target = replace(TARGET, counts_loopback=True, starts_here=starts_here)
+    made(replace(wish(sourced(LOSS)), target=target), network=network)
+    assert network.asked == [(LOSS, True, starts_here, None)]
+
+
+@pytest.mark.parametrize("is_standing", [True, False])
+def test_rule_that_cannot_be_placed_fails(is_standing: bool) -> None:
+    network = Network(errors=[LOSS])
+    found = made(wish(sourced(SLOW), sourced(LOSS), is_standing=is_standing), network=network)
+    ((_, failed, error),) = found.failures()
+    assert (failed, error.message) == (LOSS, f"'{LOSS}' finds no interface")
+    assert wanted(found) == ([(SLOW, "pod")] if is_standing else [])
+
+
+def test_rule_that_is_placed_elsewhere_carries_the_reason() -> None:
+    found = made(wish(sourced(LOSS)), network=Network(note="finds no interface that is up"))
+    (row,) = found.rows
+    assert (row.hook, row.links) == ("cgroup", ())
+    assert found.note(row) == "finds no interface that is up"
+    assert found.note(present(SLOW, "pod")) == ""
 
 
 @pytest.mark.parametrize("is_standing", [True, False])
@@ -354,7 +431,7 @@ def test_rule_that_fails_holds_nobody_to_what_a_namespace_has_enforced() -> None
 def test_two_targets_that_are_one_cgroup_both_fail() -> None:
     other = Wish(replace(TARGET, name="pod/other", pod=PodRef("default", "other", "u-2")), (sourced(FAST),))
     for wishes in ([wish(sourced(SLOW)), other], [other, wish(sourced(SLOW))]):
-        found = Desired(wishes, Settings(), [present(LOSS, "pod")])
+        found = Desired(wishes, Settings(), [present(LOSS, "pod")], Network())
         assert (found.rows, found.all_failed()) == ([], True)
         assert not found.may_go(present(LOSS, "pod"))
         ((_, _, error),) = found.failures()
@@ -364,7 +441,9 @@ def test_two_targets_that_are_one_cgroup_both_fail() -> None:
 
 
 def test_target_that_is_named_twice_is_one() -> None:
-    assert made(wish(sourced(SLOW))).rows == Desired([wish(sourced(SLOW))] * 2, Settings(), []).rows
+    assert (
+        made(wish(sourced(SLOW))).rows == Desired([wish(sourced(SLOW))] * 2, Settings(), [], Network()).rows
+    )
 
 
 def test_target_that_fails_keeps_all_that_it_has() -> None:
@@ -398,7 +477,7 @@ def test_rules_of_a_standing_wish_fail_each_with_its_own_reason() -> None:
 
 def test_one_wish_that_fails_leaves_the_others() -> None:
     other = replace(wish(sourced(SLOW)), target=replace(TARGET, cgroup=Cgroup(Path("/cgroups/8"), 8)))
-    found = Desired([wish(sourced(SLOW)), other], Settings(), [])
+    found = Desired([wish(sourced(SLOW)), other], Settings(), [], Network())
     found.fail(7, "", PodmgrError("it failed"))
     assert [row.cgroup_id for row in found.rows] == [8]
     assert set(found.cgroup_ids) == {8}
@@ -414,42 +493,150 @@ def test_pods_uid_stands_for_one_cgroup_only() -> None:
     assert found.all_failed()
 
 
+# Custom programs: their objects say where they belong
+
+
+def own_program(folder: Path, name: str = "dropper") -> Path:
+    """A program folder with one program."""
+    folder.chmod(0o755)
+    source = folder / f"{name}.bpf.c"
+    source.write_text("int x;")
+    source.chmod(0o644)
+    return folder
+
+
+DROPPER = "ebpf-limit=dropper egress"
+
+
+def test_custom_program_is_placed_when_its_object_is_known(tmp_path: Path) -> None:
+    network = Network()
+    found = made(wish(sourced(DROPPER)), folder=own_program(tmp_path), network=network)
+    (row,) = found.rows
+    assert (row.hook, row.links, network.asked) == ("cgroup", (), [])
+    found.settle({row.object_digest: "tc"})
+    (settled,) = found.rows
+    assert (settled.hook, settled.links) == ("tc", (Link(7, 2, Direction.EGRESS, "eth0"),))
+    assert settled.digest == row.digest
+    assert network.asked == [(DROPPER, False, False, Hook.TC)]
+
+
+def test_custom_program_for_the_cgroup_hook_stays_there(tmp_path: Path) -> None:
+    found = made(wish(sourced(DROPPER)), folder=own_program(tmp_path))
+    before = found.rows
+    found.settle({before[0].object_digest: "cgroup"})
+    assert found.rows == before
+    assert not found.failures()
+
+
+@pytest.mark.parametrize("counts_loopback", [False, True])
+def test_custom_program_is_made_for_shared_interfaces_where_the_target_has_no_others(
+    tmp_path: Path, counts_loopback: bool
+) -> None:
+    target = replace(TARGET, counts_loopback=counts_loopback)
+    found = made(replace(wish(sourced(DROPPER)), target=target), folder=own_program(tmp_path))
+    (spec,) = found.specs.values()
+    assert (spec.hook, spec.is_scoped) == (None, counts_loopback)
+
+
+def test_custom_program_for_the_cgroup_hook_takes_no_interfaces(tmp_path: Path) -> None:
+    rule = f"{DROPPER} interface=eth0"
+    found = made(wish(sourced(rule), sourced(LOSS)), folder=own_program(tmp_path))
+    digest = next(row.object_digest for row in found.rows if row.rule == rule)
+    found.settle({digest: "cgroup"})
+    ((_, failed, error),) = found.failures()
+    assert failed == rule
+    assert "is for the cgroup hook, which knows no interfaces" in error.message
+    assert wanted(found) == [(LOSS, "pod")]
+
+
+def test_custom_program_that_cannot_be_placed_fails(tmp_path: Path) -> None:
+    network = Network(errors=[DROPPER])
+    found = made(wish(sourced(DROPPER), sourced(LOSS)), folder=own_program(tmp_path), network=network)
+    found.settle({row.object_digest: "tc" for row in found.rows})
+    assert [rule for _, rule, _ in found.failures()] == [DROPPER]
+    assert wanted(found) == [(LOSS, "pod")]
+
+
+def test_object_that_is_not_there_leaves_its_rule_unplaced(tmp_path: Path) -> None:
+    network = Network()
+    found = made(wish(sourced(DROPPER)), folder=own_program(tmp_path), network=network)
+    found.settle({"another": "tc"})
+    assert [row.hook for row in found.rows] == ["cgroup"]
+    assert network.asked == []
+
+
+def test_built_in_programs_are_placed_once() -> None:
+    network = Network()
+    found = made(wish(sourced(LOSS)), network=network)
+    found.settle({row.object_digest: "cgroup" for row in found.rows})
+    assert [row.hook for row in found.rows] == ["tc"]
+    assert len(network.asked) == 1
+
+
+@pytest.mark.parametrize("rule", [LOSS, SLOW, f"{SLOW} hook=tc", f"{LOSS} hook=cgroup"])
+@pytest.mark.parametrize("counts_loopback", [True, False])
+def test_what_the_command_line_put_somewhere_stays_there(rule: str, counts_loopback: bool) -> None:
+    """Though a standing wish would place it elsewhere, or nowhere."""
+    row = by_command_line(rule, counts_loopback=counts_loopback)
+    network = Network(errors=[rule])
+    found = made(wish(), row, network=network)
+    found.settle({row.object_digest: "cgroup"})
+    found.require_fq()
+    assert found.rows == [replace(row, program_id=None)]
+    assert (found.failures(), network.asked) == ([], [])
+
+
+def test_custom_program_of_the_command_line_stays_where_it_is(tmp_path: Path) -> None:
+    folder = own_program(tmp_path)
+    wished = Wish(TARGET, (sourced(DROPPER, CLI),))
+    first = made(wished, folder=folder)
+    first.settle({row.object_digest: "tc" for row in first.rows})
+    (row,) = first.rows
+    found = made(wish(), replace(row, program_id=5), folder=folder, network=Network(errors=[DROPPER]))
+    found.settle({row.object_digest: "tc"})
+    assert found.rows == [row]
+    assert not found.failures()
+
+
 # Departure times
 
 
 @pytest.mark.parametrize("is_standing", [True, False])
-def test_delay_on_ingress_fails_its_rule(is_standing: bool) -> None:
-    rule = "bandwidth=1 mbps ingress algorithm=edt"
-    found = made(wish(sourced(rule), sourced(LOSS), is_standing=is_standing))
-    found.require_fq(Script(said("")))
+def test_delay_at_the_cgroup_hook_without_fq_fails_its_rule(is_standing: bool) -> None:
+    delay = "bandwidth=1 mbps egress algorithm=edt hook=cgroup"
+    network = Network(lacking_fq=True)
+    found = made(wish(sourced(delay), sourced(LOSS), is_standing=is_standing), network=network)
+    found.require_fq()
     ((_, failed, error),) = found.failures()
-    assert failed == rule
-    assert "cannot delay what arrives" in error.message
+    assert failed == delay
+    assert "is not the root qdisc of eth0 (noqueue)" in error.message
+    assert "algorithm=tbf" in (error.tip or "")
     assert wanted(found) == ([(LOSS, "pod")] if is_standing else [])
 
 
-def test_delay_without_fq_fails_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podmgr.tc.interfaces_without_fq", lambda *_, **__: {"eth0": "noqueue"})
-    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt"), sourced(LOSS)))
-    found.require_fq(Script(said("")))
-    ((_, _, error),) = found.failures()
-    assert "is not the root qdisc of eth0 (noqueue)" in error.message
-    assert wanted(found) == [(LOSS, "pod")]
+def test_delay_at_the_cgroup_hook_with_fq_is_fine() -> None:
+    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt hook=cgroup")))
+    found.require_fq()
+    assert not found.failures()
 
 
-def test_delay_that_the_command_line_overrules_asks_for_no_qdisc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podmgr.tc.interfaces_without_fq", lambda *_, **__: {"eth0": "noqueue"})
-    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt")), by_command_line(SLOW))
-    found.require_fq(Script(said("")))
+def test_delay_on_an_interface_finds_its_qdisc_when_it_is_attached() -> None:
+    found = made(wish(sourced("bandwidth=1 mbps egress algorithm=edt")), network=Network(lacking_fq=True))
+    found.require_fq()
+    assert not found.failures()
+
+
+def test_delay_that_the_command_line_overrules_asks_for_no_qdisc() -> None:
+    delay = "bandwidth=1 mbps egress algorithm=edt hook=cgroup"
+    found = made(wish(sourced(delay)), by_command_line(SLOW), network=Network(lacking_fq=True))
+    found.require_fq()
     assert not found.failures()
     assert wanted(found) == [(SLOW, "cli")]
 
 
 def test_rules_that_delay_nothing_ask_for_no_qdisc() -> None:
-    runner = Script(said("", code=1))
-    found = made(wish(sourced(SLOW), sourced(LOSS)))
-    found.require_fq(runner)
-    assert runner.calls == []
+    found = made(wish(sourced(SLOW), sourced(f"{LOSS} hook=cgroup")), network=Network(lacking_fq=True))
+    found.require_fq()
     assert not found.failures()
 
 

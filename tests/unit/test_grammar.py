@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -16,6 +17,8 @@ from podmgr.rules import (
     Bandwidth,
     Custom,
     ExponentialLoss,
+    Hook,
+    Place,
     Rule,
     UniformLoss,
 )
@@ -29,7 +32,22 @@ WORDS = st.lists(
     st.one_of(
         st.text(max_size=8),
         st.sampled_from(["10", "mbps", "10mbps", "egress", "ingress", "uniform", "exponential", "2%", "400"]),
-        st.sampled_from(["-1", "1e9", "burst=64kb", "algorithm=edt", "burst=", "=", ";", "%", "-D", "-DX=1"]),
+        st.sampled_from(
+            [
+                "-1",
+                "1e9",
+                "burst=64kb",
+                "algorithm=edt",
+                "burst=",
+                "hook=tc",
+                "interface=a,b",
+                "=",
+                ";",
+                "%",
+                "-D",
+                "-DX=1",
+            ]
+        ),
         st.sampled_from(["dropper", "-DX", "\x1b[31m", "\ud800", "'", '"', "$(id)", "@file", "../x"]),
     ),
     max_size=8,
@@ -61,7 +79,10 @@ def test_prefixed_key_is_read_like_the_bare_key(rule: Rule) -> None:
 
 @given(st.one_of(bandwidths, uniform_losses, exponential_losses), st.data())
 def test_case_does_not_matter(rule: Rule, data: st.DataObject) -> None:
-    spelled = "".join(data.draw(st.sampled_from([letter, letter.upper()])) for letter in rule.value)
+    """But in the names of interfaces."""
+    words, equals, names = rule.value.partition("interface=")
+    words = "".join(data.draw(st.sampled_from([letter, letter.upper()])) for letter in words + equals)
+    spelled = words + names
     assert parse_value(rule.key, spelled) == (rule,)
 
 
@@ -132,6 +153,48 @@ def test_custom_rule_keeps_case_and_sorts_macros(value: str, rule: Custom) -> No
     assert parse_value("ebpf-limit", value) == (rule,)
 
 
+PLACES = [
+    ("hook=cgroup", Place(Hook.CGROUP)),
+    ("hook=TC", Place(Hook.TC)),
+    ("Interface=eth0", Place(None, ("eth0",))),
+    ("interface=net1,eth0,net1", Place(None, ("eth0", "net1"))),
+    ("interface=Eth0 hook=tc", Place(Hook.TC, ("Eth0",))),
+    ("hook=tc interface=eth0.100,a@b,c-d_e", Place(Hook.TC, ("a@b", "c-d_e", "eth0.100"))),
+    (f"interface={'x' * 15}", Place(None, ("x" * 15,))),
+]
+
+
+@pytest.mark.parametrize(("options", "place"), PLACES)
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("bandwidth", "10 mbps egress", Bandwidth(EGRESS, 10_000_000)),
+        ("bandwidth", "1mbps ingress algorithm=edt", Bandwidth(INGRESS, 10**6, None, Algorithm.EDT)),
+        ("loss", "uniform egress 2 %", UniformLoss(EGRESS, Decimal(2))),
+        ("loss", "exponential ingress 400", ExponentialLoss(INGRESS, Decimal(400))),
+    ],
+)
+def test_rule_may_say_where_it_acts(
+    key: str, value: str, rule: Bandwidth | UniformLoss | ExponentialLoss, options: str, place: Place
+) -> None:
+    (found,) = parse_value(key, f"{value} {options}")
+    assert found == replace(rule, place=place)
+    assert parse_rule_option(str(found)) == (found,)
+
+
+@pytest.mark.parametrize("value", ["dropper egress -DX interface=b,a", "dropper egress INTERFACE=a,b -DX"])
+def test_custom_rule_may_name_interfaces(value: str) -> None:
+    (found,) = parse_value("ebpf-limit", value)
+    assert found == Custom(EGRESS, "dropper", (("X", None),), Place(None, ("a", "b")))
+    assert str(found) == "ebpf-limit=dropper egress -DX interface=a,b"
+
+
+def test_16_interfaces_may_be_named() -> None:
+    names = [f"eth{number}" for number in range(16)]
+    (found,) = parse_value("loss", f"uniform egress 1% interface={','.join(names)}")
+    assert found.place.interfaces == tuple(sorted(names))
+
+
 def test_several_rules_are_separated_by_semicolons() -> None:
     found = parse_value("bandwidth", ";10mbps egress ;; 1 GBPS ingress algorithm=tbf;")
     assert values(found) == ["10 mbps egress", "1 gbps ingress"]
@@ -184,9 +247,9 @@ BAD_BANDWIDTHS = [
     ("ten mbps egress", 1, "RATE UNIT DIRECTION"),
     ("1.2.3 mbps egress", 1, "RATE UNIT DIRECTION"),
     (f"{'9' * 41} mbps egress", 1, "RATE UNIT DIRECTION"),
-    ("10 mbps egress egress", 16, "burst=... and algorithm=..."),
-    ("10 mbps egress latency=1", 16, "burst=... and algorithm=..."),
-    ("10 mbps egress burst", 16, "burst=... and algorithm=..."),
+    ("10 mbps egress egress", 16, "burst=... and algorithm=... and hook=... and interface=..."),
+    ("10 mbps egress latency=1", 16, "burst=... and algorithm=... and hook=... and interface=..."),
+    ("10 mbps egress burst", 16, "burst=... and algorithm=... and hook=... and interface=..."),
     ("10 mbps egress burst=", 16, "from 1514b to 1000mb"),
     ("10 mbps egress burst=1513b", 16, "from 1514b to 1000mb"),
     ("10 mbps egress burst=1000.000001mb", 16, "from 1514b to 1000mb"),
@@ -213,13 +276,13 @@ BAD_LOSSES = [
     ("uniform egress -1%", 16, '"uniform DIRECTION P%"'),
     ("uniform egress nan%", 16, '"uniform DIRECTION P%"'),
     ("uniform egress %", 16, '"uniform DIRECTION P%"'),
-    ("uniform egress 2% 3%", 19, "nothing behind"),
-    ("uniform egress 2% burst=64kb", 19, "nothing behind"),
+    ("uniform egress 2% 3%", 19, "options of this rule are hook=... and interface=..."),
+    ("uniform egress 2% burst=64kb", 19, "options of this rule are hook=... and interface=..."),
     ("exponential egress", 19, '"uniform DIRECTION P%"'),
     ("exponential egress 1001", 20, "T from 0 (drops all) to 1000 (drops 2 %)"),
     ("exponential egress 1000.0001", 20, "T from 0 (drops all) to 1000 (drops 2 %)"),
     ("exponential egress -1", 20, '"uniform DIRECTION P%"'),
-    ("exponential egress 400%", 23, "nothing behind"),
+    ("exponential egress 400%", 23, "options of this rule are hook=... and interface=..."),
     ("uniform egress 1%;exponential egress 400", 19, "one loss rule per direction"),
 ]
 A_NAME = "letters, digits, - and _, at most 63, no path"
@@ -267,6 +330,37 @@ BAD_CUSTOMS = [
     ("dropper egress -DX=1 -DX=2", 22, "each macro once"),
     ("dropper egress -DX -DX", 20, "each macro once"),
     ("dropper egress;dropper egress -DX", 16, "one custom dropper rule per direction"),
+]
+NAMES = "interface=NAME or interface=NAME,NAME"
+BAD_PLACES = [
+    ("hook=", "cgroup or tc"),
+    ("hook=xdp", "cgroup or tc"),
+    ("hook=tc,cgroup", "cgroup or tc"),
+    *((f"interface={name}", NAMES) for name in ("", ",", "a,", ",a", "a,,b", ".", "..", "a,..", "x" * 16)),
+    *((f"interface={name}", NAMES) for name in ("a/b", "$(id)", "a:1", "é", "'a'", "a=b", "\x1b[31m")),
+    (f"interface={','.join(f'e{number}' for number in range(17))}", NAMES),
+]
+TWICE = "each option once"
+BOTH = "interface=NAME with hook=tc, or without hook="
+BAD_LOSSES += [(f"uniform egress 2% {options}", 19, accepted) for options, accepted in BAD_PLACES] + [
+    ("uniform egress 2% hook=tc hook=tc", 27, TWICE),
+    ("uniform egress 2% interface=a interface=b", 31, TWICE),
+    ("uniform egress 2% hook=cgroup interface=a", 31, BOTH),
+    ("uniform egress 2% interface=a hook=cgroup", 31, BOTH),
+    ("uniform egress hook=tc", 16, '"uniform DIRECTION P%"'),
+]
+BAD_BANDWIDTHS += [(f"10 mbps egress {options}", 16, accepted) for options, accepted in BAD_PLACES] + [
+    ("10 mbps egress burst=2kb hook=tc hook=cgroup", 34, TWICE),
+    ("10 mbps egress hook=cgroup burst=2kb interface=a", 38, BOTH),
+]
+BAD_CUSTOMS += [
+    *((f"dropper egress {options}", 16, NAMES) for options, accepted in BAD_PLACES if accepted is NAMES),
+    ("dropper egress interface=a -DX interface=b", 32, TWICE),
+    ("dropper egress hook=tc", 16, A_MACRO),
+    *(
+        (f"dropper egress -D{macro}=1", 16, "the direction is the second word")
+        for macro in ("PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC")
+    ),
 ]
 BAD = [
     *(("bandwidth", *row) for row in BAD_BANDWIDTHS),
@@ -369,6 +463,8 @@ def test_arbitrary_option_gives_rules_or_a_clean_error(option: str) -> None:
         "bandwidth=10 mbps egress burst={}",
         "bandwidth=10 mbps egress algorithm={}",
         "loss=uniform egress {}%",
+        "loss=uniform egress 1% hook={}",
+        "loss=uniform egress 1% interface={}",
         "ebpf-limit={} egress",
         "ebpf-limit=x egress -DX={}",
         "{}=x",

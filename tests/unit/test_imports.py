@@ -21,8 +21,9 @@ LAYERS = [
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
     | {"probe", "programs", "kube", "journal", "systemd"},
-    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "tc"},
-    {"actual", "throwaway"},
+    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "netns", "tc"},
+    {"actual", "network", "qdiscs", "throwaway"},
+    {"filters"},
     {"actuator"},
     {"desired"},
     {"reconcile"},

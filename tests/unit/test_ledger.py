@@ -22,7 +22,8 @@ from pytest_mock import MockerFixture
 from podmgr import ledger
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.ledger import DamagedLedgerError
-from podmgr.plan import Attachment, PodRef
+from podmgr.plan import Attachment, Link, PodRef
+from podmgr.rules import Direction
 from tests.unit.samples import attachment, rules
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
@@ -37,6 +38,11 @@ ROWS = [
         program_id=13,
     ),
 ]
+LINKS = (
+    Link(4026532000, 2, Direction.EGRESS, "eth0"),
+    Link(4026532000, 3, Direction.INGRESS, 'a"b\\c'),
+)
+AT_TC = [attachment(program_id=14, links=LINKS, is_scoped=True)]
 TRY_LOCK = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
@@ -73,6 +79,25 @@ def is_locked_for_others(folder: Path) -> bool:
 
 def test_rows_survive_writing_and_reading(folder: Path) -> None:
     written(folder, ROWS)
+    assert ledger.read(folder) == ROWS
+
+
+def test_links_survive_writing_and_reading_by_another_process(folder: Path) -> None:
+    """Names of interfaces too, which are not compared: they are shown."""
+    written(folder, AT_TC)
+    ledger._cached.remember((), ())
+    (row,) = ledger.read(folder)
+    assert [row] == AT_TC
+    assert row.links == LINKS and row.is_scoped
+    assert [(link.name, type(link.side)) for link in row.links] == [(link.name, Direction) for link in LINKS]
+
+
+def test_row_of_an_earlier_version_has_no_links(folder: Path) -> None:
+    def forget(content: dict[str, Any]) -> None:
+        for row in content["attachments"]:
+            del row["links"], row["is_scoped"]
+
+    changed(written(folder, ROWS), forget)
     assert ledger.read(folder) == ROWS
 
 
@@ -129,9 +154,17 @@ def test_staging_file_of_a_crash_is_not_read(folder: Path) -> None:
 
 # Damage
 
+ABSENT = "<absent>"
+
 
 def row_changes(**fields: object) -> Callable[[Path], None]:
     return lambda path: changed(path, lambda content: content["attachments"][0].update(fields))
+
+
+def link_changes(**fields: object) -> Callable[[Path], None]:
+    """The first row has a link, with these fields."""
+    link = {"namespace": 4026532000, "index": 2, "side": "egress", "name": "eth0"} | fields
+    return row_changes(links=[{name: value for name, value in link.items() if value != ABSENT}])
 
 
 def become_a_folder(path: Path) -> None:
@@ -165,8 +198,25 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a digest that is a path": row_changes(digest="../etc"),
     "an empty digest": row_changes(digest=""),
     "a cgroup that is no number": row_changes(cgroup_id="7"),
+    "links that are no list": row_changes(links=5),
+    "links that are nothing": row_changes(links=None),
+    "a link that is no object": row_changes(links=["eth0"]),
+    "a link that is a list": row_changes(links=[["eth0", 2]]),
+    "a side that is none": link_changes(side="sideways"),
+    "a link without a side": link_changes(side=ABSENT),
+    "a link without a number": link_changes(index=ABSENT),
+    "an interface that is no number": link_changes(index="2"),
+    "a namespace that is no number": link_changes(namespace=None),
+    "a name that is no text": link_changes(name=2),
+    "a link with a field more": link_changes(extra=1),
+    "a scope that is no yes or no": row_changes(is_scoped="yes"),
     "a folder": become_a_folder,
 }
+
+
+def test_link_without_damage_is_read(folder: Path) -> None:
+    link_changes()(written(folder, ROWS))
+    assert ledger.read(folder)[0].links == LINKS[:1]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())

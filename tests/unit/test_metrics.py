@@ -20,11 +20,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from podmgr import __version__
+from podmgr import __version__, proc
 from podmgr.bpf_syscall import Counters
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.metrics import Health, Metrics, serve
 from podmgr.plan import PodRef
+from podmgr.proc import Runner
 from podmgr.reconcile import Observed
 from podmgr.settings import Settings
 from tests.unit.samples import INGRESS, attachment
@@ -40,7 +41,8 @@ class Kernel:
     error: Exception | None = None
     asked: list[Settings] = field(default_factory=list)
 
-    def __call__(self, settings: Settings) -> tuple[list[Observed], int]:
+    def __call__(self, settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]:
+        assert runner is proc.run
         self.asked.append(settings)
         if self.error is not None:
             raise self.error
@@ -235,7 +237,7 @@ def test_nothing_is_read_before_the_first_scrape(kernel: Kernel) -> None:
 
 
 def test_slow_scrape_does_not_keep_probes_waiting(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(_: Settings) -> tuple[list[Observed], int]:
+    def slow(_: Settings, **__: Runner) -> tuple[list[Observed], int]:
         time.sleep(0.5)
         return [], 0
 

@@ -12,7 +12,7 @@ from pytest_mock import MockerFixture
 from podmgr import pins
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.mounts import Mount
-from podmgr.pins import Pin
+from podmgr.pins import Mark, Pin
 from podmgr.proc import Completed
 from tests.unit.samples import Script, said
 
@@ -175,3 +175,55 @@ def test_pins_of_some_owners_alone_can_be_asked_for(tmp_path: Path) -> None:
     one, two, _ = (pinned(Pin(tmp_path, owner, "abc")) for owner in ("a", "b", "c"))
     assert list(pins.pinned(tmp_path, {"b", "a", "gone"})) == [one, two]
     assert list(pins.pinned(tmp_path, ())) == []
+
+
+# Marks: qdiscs that podmgr made
+
+CLSACT, FQ = Mark(4026532000, 2, "clsact"), Mark(4026532000, 2, "fq")
+
+
+def test_marks_are_found_until_they_are_taken_away(tmp_path: Path) -> None:
+    assert pins.marks(tmp_path) == []
+    other = Mark(5, 12, "fq")
+    for made in (FQ, other, CLSACT, CLSACT):
+        pins.mark(tmp_path, made)
+    assert pins.marks(tmp_path) == [other, CLSACT, FQ]
+    pins.unmark(tmp_path, CLSACT)
+    pins.unmark(tmp_path, CLSACT)
+    assert pins.marks(tmp_path) == [other, FQ]
+
+
+def test_marks_in_a_folder_that_is_gone_are_none(tmp_path: Path) -> None:
+    assert pins.marks(tmp_path / "gone") == []
+    pins.unmark(tmp_path / "gone", FQ)
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "5-2", "5-2-fq-x", "a-2-fq", "5--2-fq", "5-2-FQ", "\u0665-2-fq", "5-2-fq\n", "x"]
+)
+def test_what_is_no_mark_is_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / "qdiscs" / name).mkdir(parents=True)
+    pins.mark(tmp_path, FQ)
+    assert pins.marks(tmp_path) == [FQ]
+
+
+def test_marks_are_the_pins_of_nobody(tmp_path: Path) -> None:
+    pin = pinned(Pin(tmp_path, "owner", "abc"))
+    pins.mark(tmp_path, FQ)
+    assert pins.owners(tmp_path) == pins.owners(tmp_path, pods_only=True) == {"owner"}
+    assert list(pins.pinned(tmp_path)) == [pin]
+
+
+def test_marks_keep_the_folder_until_the_last_one_goes(tmp_path: Path) -> None:
+    bpffs = tmp_path / "bpffs"
+    pins.mark(bpffs, FQ)
+    pins.remove_empty_folders(bpffs)
+    assert pins.marks(bpffs) == [FQ]
+    pins.unmark(bpffs, FQ)
+    pins.remove_empty_folders(bpffs)
+    assert not bpffs.exists()
+
+
+def test_scope_of_a_program_is_one_of_its_maps() -> None:
+    assert Pin(Path("/bpf"), "owner", "abc").scope == Path("/bpf/owner/abc-maps/podmgr_scope")

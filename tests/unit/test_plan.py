@@ -62,8 +62,8 @@ def carried_out(plan: Plan, actual: Iterable[Attachment]) -> list[Attachment]:
     return left + [replace(row, program_id=1000 + number) for number, row in enumerate(plan.attach)]
 
 
-def identities(rows: Iterable[Attachment]) -> list[tuple[int, str, str]]:
-    return sorted(row.identity for row in rows)
+def identities(rows: Iterable[Attachment]) -> list[str]:
+    return sorted(repr(row.identity) for row in rows)
 
 
 @given(WANTED, actuals())

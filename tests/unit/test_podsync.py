@@ -172,7 +172,9 @@ def failure(message: str, uid: str = ONE) -> Outcome:
 
 
 def outcome(uid: str, action: Action, rule: str = LIMIT, source: str = "pod", **more: Any) -> Outcome:
-    return Outcome("pod/web", rule, action, 7, more.get("error"), PodRef("shop", "web", uid), source)
+    pod = PodRef("shop", "web", uid)
+    hook, note = more.get("hook", "cgroup"), more.get("note", "")
+    return Outcome("pod/web", rule, action, 7, more.get("error"), pod, source, hook, note)
 
 
 @pytest.fixture
@@ -632,7 +634,7 @@ def test_what_has_changed_is_said_once_for_each_pod_and_reason(node: Node) -> No
     node.cgroup(ONE)
     node.kernel.outcomes = [
         outcome(ONE, Action.ATTACHED),
-        outcome(ONE, Action.REPLACED, "loss=uniform egress 1%", "service/front"),
+        outcome(ONE, Action.REPLACED, "loss=uniform egress 1%", "service/front", hook="tc"),
         outcome(ONE, Action.DETACHED, "loss=uniform ingress 1%"),
         outcome(ONE, Action.UNCHANGED, "ebpf-limit=dropper egress"),
         outcome(TWO, Action.ATTACHED),
@@ -640,9 +642,14 @@ def test_what_has_changed_is_said_once_for_each_pod_and_reason(node: Node) -> No
     ]
     result = node.bring(ONE)
     assert node.announced == [
-        (ONE, "RuleApplied", f"{LIMIT}; loss=uniform egress 1% (service/front)", False),
+        (
+            ONE,
+            "RuleApplied",
+            f"{LIMIT} (cgroup hook); loss=uniform egress 1% (service/front, tc hook)",
+            False,
+        ),
         (ONE, "RuleRemoved", "loss=uniform ingress 1%", False),
-        (TWO, "RuleApplied", LIMIT, False),
+        (TWO, "RuleApplied", f"{LIMIT} (cgroup hook)", False),
     ]
     lines = node.said()
     assert [line["message"] for line in lines] == [
@@ -652,8 +659,26 @@ def test_what_has_changed_is_said_once_for_each_pod_and_reason(node: Node) -> No
         f"{LIMIT} attached",
     ]
     assert (lines[0]["program_id"], lines[0]["source"], lines[0]["rule"]) == (7, "pod", LIMIT)
+    assert [line["hook"] for line in lines] == ["cgroup", "tc", "cgroup", "cgroup"]
     assert result.failed == set()
     assert result.outcomes == node.kernel.outcomes
+
+
+def test_rule_that_is_not_where_it_would_be_is_said_with_the_reason(node: Node) -> None:
+    loss = "loss=uniform egress 1%"
+    node.pod(ONE, SLOW)
+    node.cgroup(ONE)
+    node.kernel.outcomes = [
+        outcome(ONE, Action.ATTACHED, loss, note="finds no interface"),
+        outcome(TWO, Action.ATTACHED, loss, "service/a", note="finds no interface"),
+        outcome(TWO, Action.DETACHED, LIMIT, "service/a"),
+    ]
+    node.bring(ONE)
+    assert node.announced == [
+        (ONE, "RuleApplied", f"{loss} (cgroup hook, since it finds no interface)", False),
+        (TWO, "RuleApplied", f"{loss} (service/a, cgroup hook, since it finds no interface)", False),
+        (TWO, "RuleRemoved", f"{LIMIT} (service/a)", False),
+    ]
 
 
 def test_rule_that_failed_is_said_with_the_line_that_tells_why(node: Node) -> None:
@@ -667,7 +692,7 @@ def test_rule_that_failed_is_said_with_the_line_that_tells_why(node: Node) -> No
     result = node.bring(ONE)
     assert result.failed == {ONE}
     assert node.announced == [
-        (TWO, "RuleApplied", LIMIT, False),
+        (TWO, "RuleApplied", f"{LIMIT} (cgroup hook)", False),
         (ONE, "RuleFailed", f"{LIMIT}: clang refuses it (x.c:1: error: no y); look at it", True),
     ]
     lines = {line["level"]: line["message"] for line in node.said()}

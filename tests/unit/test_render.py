@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from podmgr.bpf_syscall import Counters
 from podmgr.errors import PodmgrError, RuleError
-from podmgr.plan import PodRef
+from podmgr.plan import Link, PodRef
 from podmgr.reconcile import Action, Observed, Outcome
 from podmgr.render import (
     Format,
@@ -25,16 +25,17 @@ from podmgr.render import (
     outcomes_document,
     outcomes_text,
 )
-from tests.unit.samples import attachment
+from tests.unit.samples import EGRESS, INGRESS, attachment
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
 POD = attachment(
     "bandwidth=10 mbps egress", target="pod/web", pod=PodRef("default", "web", UID), program_id=12
 )
-PLAIN = attachment(program_id=13)
+LINKS = (Link(5, 2, EGRESS, "eth0"), Link(5, 2, INGRESS, "eth0"), Link(6, 1, EGRESS, "lo"))
+PLAIN = attachment(program_id=13, links=LINKS)
 SEEN = [Observed(POD, True, Counters(5, 600, 2, 3_000)), Observed(PLAIN, False, None)]
 OUTCOMES = [
-    Outcome("pod/web", "loss=uniform egress 1%", Action.ATTACHED, 12),
+    Outcome("pod/web", "loss=uniform egress 1%", Action.ATTACHED, 12, hook="tc"),
     Outcome("cgroup/a", "loss=uniform egress 1%", Action.FAILED, None, PodmgrError("it failed", tip="try")),
 ]
 
@@ -61,9 +62,9 @@ def test_columns_are_three_blanks_apart(rows: list[tuple[str, ...]]) -> None:
 
 def test_table_shows_what_the_kernel_has() -> None:
     assert attachments_table(SEEN, wide=False) == (
-        "NAMESPACE   TARGET     RULE                       SOURCE   STATE     PASSED   DROPPED\n"
-        "default     pod/web    bandwidth=10 mbps egress   cli      active    5        2\n"
-        "-           cgroup/7   loss=uniform egress 1%     cli      missing   -        -\n"
+        "NAMESPACE   TARGET     RULE                       HOOK     SOURCE   STATE     PASSED   DROPPED\n"
+        "default     pod/web    bandwidth=10 mbps egress   cgroup   cli      active    5        2\n"
+        "-           cgroup/7   loss=uniform egress 1%     tc       cli      missing   -        -\n"
     )
 
 
@@ -85,14 +86,15 @@ def test_outcomes_of_pods_are_a_table() -> None:
 
 def test_wide_table_shows_the_rest() -> None:
     heading, pod, plain = (line.split() for line in attachments_table(SEEN, wide=True).splitlines())
-    assert heading[7:] == ["PASSED-BYTES", "DROPPED-BYTES", "HOOK", "PROGRAM", "POD-UID", "CGROUP"]
-    assert pod[-6:] == ["600", "3000", "cgroup", "12", UID, "/cgroups/7"]
-    assert plain[-6:] == ["-", "-", "cgroup", "13", "-", "/cgroups/7"]
+    assert heading[8:] == ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES"]
+    assert pod[-6:] == ["600", "3000", "12", UID, "/cgroups/7", "-"]
+    assert plain[-6:] == ["-", "-", "13", "-", "/cgroups/7", "eth0,lo"]
 
 
 def test_unprintable_names_do_not_reach_the_screen() -> None:
-    row = attachment(target="pod/\x1b[31m")
-    assert "pod/·[31m" in attachments_table([Observed(row, True, None)], wide=True)
+    row = attachment(target="pod/\x1b[31m", links=[Link(5, 2, EGRESS, "eth\x1b")])
+    table = attachments_table([Observed(row, True, None)], wide=True)
+    assert "pod/·[31m" in table and "eth·" in table
     assert outcomes_text([Outcome("pod/\x1b[31m", "a\nb", Action.ATTACHED)]) == "pod/·[31m a·b attached\n"
 
 
@@ -127,7 +129,7 @@ def test_document_of_attachments_has_the_promised_form() -> None:
                 "rule": "loss=uniform egress 1%",
                 "source": "cli",
                 "direction": "egress",
-                "hook": "cgroup",
+                "hook": "tc",
                 "program_id": 13,
                 "state": "missing",
                 "counters": None,
@@ -147,6 +149,7 @@ def test_document_of_outcomes_carries_the_errors() -> None:
                 "rule": "loss=uniform egress 1%",
                 "source": "",
                 "action": "attached",
+                "hook": "tc",
                 "program_id": 12,
                 "error": None,
             },
@@ -156,6 +159,7 @@ def test_document_of_outcomes_carries_the_errors() -> None:
                 "rule": "loss=uniform egress 1%",
                 "source": "",
                 "action": "failed",
+                "hook": "",
                 "program_id": None,
                 "error": "it failed",
             },

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
-from podmgr.rules import Custom, Rule
+from podmgr.rules import Custom, Hook, Rule
 from podmgr.spec import ProgramSource, ProgramSpec, make_spec
 from tests.unit.samples import EGRESS, INGRESS, rules
 
@@ -30,8 +30,12 @@ def spec(
     *,
     compiler: str = "clang 1",
     counts_loopback: bool = False,
+    hook: Hook | None = None,
+    is_scoped: bool = False,
 ) -> ProgramSpec:
-    return make_spec(rule(option), source, compiler, counts_loopback=counts_loopback)
+    return make_spec(
+        rule(option), source, compiler, counts_loopback=counts_loopback, hook=hook, is_scoped=is_scoped
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,33 @@ def test_podmgr_tells_the_program_whether_loopback_counts(counts_loopback: bool,
     assert dict(spec(counts_loopback=counts_loopback).macros)["PODMGR_LOOPBACK"] == macro
 
 
+@pytest.mark.parametrize(("is_scoped", "macro"), [(True, "1"), (False, "0")])
+def test_podmgr_tells_the_program_whether_others_use_its_interfaces(is_scoped: bool, macro: str) -> None:
+    assert dict(spec(is_scoped=is_scoped).macros)["PODMGR_SCOPED"] == macro
+
+
+@pytest.mark.parametrize(("hook", "macro"), [(Hook.TC, "1"), (Hook.CGROUP, "0"), (None, "0")])
+@pytest.mark.parametrize(
+    ("option", "program"),
+    [
+        ("loss=uniform egress 1%", "loss"),
+        ("bandwidth=1 mbps egress", "bandwidth"),
+        ("ebpf-limit=edt egress", "edt"),
+    ],
+)
+def test_built_in_program_is_told_its_hook(option: str, program: str, hook: Hook | None, macro: str) -> None:
+    made = spec(option, replace(SOURCE, name=program), hook=hook)
+    assert dict(made.macros)["PODMGR_TC"] == macro
+
+
+def test_other_programs_are_not_told_their_hook() -> None:
+    assert "PODMGR_TC" not in dict(spec(hook=Hook.TC).macros)
+
+
 def test_macros_of_the_rule_follow_podmgrs_own() -> None:
-    assert spec("ebpf-limit=dropper egress -DPORT=80").macros[3:] == (("PORT", "80"),)
-    assert spec("loss=uniform egress 50%").macros[3:] == (("THRESHOLD", "2147483648ULL"),)
+    assert spec("ebpf-limit=dropper egress -DPORT=80").macros[4:] == (("PORT", "80"),)
+    loss = spec("loss=uniform egress 50%", replace(SOURCE, name="loss"), hook=Hook.TC)
+    assert loss.macros[4:] == (("PODMGR_TC", "1"), ("THRESHOLD", "2147483648ULL"))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +109,9 @@ VARIANTS = {
     "a macro with an empty value": spec("ebpf-limit=dropper egress -DPORT="),
     "another compiler": spec(compiler="clang 2"),
     "loopback": spec(counts_loopback=True),
+    "scoped": spec(is_scoped=True),
+    "a built-in": spec(source=replace(SOURCE, name="loss")),
+    "a built-in at tc": spec(source=replace(SOURCE, name="loss"), hook=Hook.TC),
     "another source": spec(source=replace(SOURCE, content=SOURCE.content + b"\n")),
     "a ready object": spec(source=READY),
     "a ready object, another direction": spec("ebpf-limit=dropper ingress", READY),
@@ -94,7 +125,10 @@ def test_everything_that_decides_the_object_changes_the_digest() -> None:
 
 
 def test_what_does_not_reach_a_ready_object_does_not_change_its_digest() -> None:
-    assert spec(source=READY).digest == spec(source=READY, compiler="x", counts_loopback=True).digest
+    assert (
+        spec(source=READY).digest
+        == spec(source=READY, compiler="x", counts_loopback=True, is_scoped=True).digest
+    )
 
 
 def test_rules_that_mean_the_same_program_share_the_object_but_not_the_pin() -> None:

@@ -1,4 +1,4 @@
-"""Which interfaces lack fq: recorded answers of ip and tc, asked in a cgroup's namespaces."""
+"""ip and tc: what they answer, recorded and for real in a namespace of its own, and what they are asked."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_mock import MockerFixture
 
-from podmgr import tc
-from podmgr.cgroups import Cgroup
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr import proc, tc
+from podmgr.errors import PodmgrError
 from podmgr.proc import Completed
-from tests.unit.samples import said
+from podmgr.tc import Filter, Interface, Qdisc
+from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, PROGRAM, Script, bpf_object, said
 
-LINKS = ("ip", "-j", "link", "show", "up")
+LINKS = ("ip", "-j", "-d", "link", "show")
 ROUTES = ("ip", "-j", "route", "show", "default")
 QDISCS = ("tc", "-j", "qdisc", "show")
+FD = 7
 
 # Recorded with iproute2 6.1, shortened to what matters or might.
 LO = {"ifindex": 1, "ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "qdisc": "noqueue"}
@@ -29,6 +29,8 @@ ETH0 = {
     "link_index": 9,
     "ifname": "eth0",
     "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"],
+    "linkinfo": {"info_kind": "veth"},
+    "link_netnsid": 0,
 }
 ETH1 = {"ifindex": 3, "ifname": "eth1", "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"]}
 VIA_ETH0 = {"dst": "default", "gateway": "10.42.0.1", "dev": "eth0", "flags": []}
@@ -44,29 +46,66 @@ def child(dev: str, kind: str, number: int) -> dict[str, Any]:
     return {"kind": kind, "handle": "0:", "dev": dev, "parent": f"1:{number}", "options": {}}
 
 
-class Namespaces:
-    """A runner that answers for every namespace alike, and keeps which it was asked for."""
+class Answers:
+    """A runner that answers as if in one namespace, for each command line."""
 
     def __init__(self, links: object = (), routes: object = (), qdiscs: object = ()) -> None:
         self.answers = {LINKS: links, ROUTES: routes, QDISCS: qdiscs}
-        self.inodes: list[int] = []
         self.code = 0
 
     def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
         (fd,) = pass_fds
         assert list(argv[:2]) == ["nsenter", f"--net=/proc/self/fd/{fd}"]
-        assert stdin == b""
-        self.inodes.append(os.fstat(fd).st_ino)
+        assert (fd, stdin) == (FD, b"")
         answer = self.answers[tuple(argv[2:])]
         text = answer if isinstance(answer, str) else json.dumps(answer)
         return said(text, code=self.code, stderr="Cannot open it\n" if self.code else "")
 
 
-@pytest.fixture
-def cgroup(tmp_path: Path) -> Cgroup:
-    """A cgroup with this process in it."""
-    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    return Cgroup(tmp_path, tmp_path.stat().st_ino)
+# Interfaces
+
+
+def test_interface_is_read_with_its_other_end() -> None:
+    port = {"ifindex": 9, "ifname": "cali1", "flags": [], "master": "cni0", "linkinfo": {"info_kind": "veth"}}
+    found = tc.interfaces(FD, runner=Answers([LO, ETH0, {}, port]))
+    assert found == [
+        Interface(1, "lo", "", True, True, False, None, None),
+        Interface(2, "eth0", "veth", True, False, False, 9, 0),
+        Interface(9, "cali1", "veth", False, False, True, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_port"),
+    [
+        ({}, False),
+        ({"master": "br0"}, True),
+        ({"master": "br0", "linkinfo": {"info_slave_kind": "bridge"}}, True),
+        ({"master": "blue", "linkinfo": {"info_slave_kind": "vrf"}}, False),
+    ],
+)
+def test_port_of_a_bridge_is_not_the_end_of_the_way_but_a_vrf_is_no_device(
+    more: dict[str, Any], is_port: bool
+) -> None:
+    (found,) = tc.interfaces(FD, runner=Answers([ETH1 | more]))
+    assert found.is_port is is_port
+
+
+def test_routes_tell_which_interfaces_lead_out() -> None:
+    via_eth1 = VIA_ETH0 | {"dev": "eth1"}
+    assert tc.default_devices(FD, runner=Answers(routes=[VIA_ETH0, OVER_TWO, via_eth1])) == {"eth0", "eth1"}
+
+
+def test_qdiscs_are_by_interface() -> None:
+    rows = [root("eth0", "mq"), child("eth0", "fq", 1), LO_ROOT, {"kind": "noqueue", "dev": "eth1"}]
+    assert tc.qdiscs(FD, runner=Answers(qdiscs=rows)) == {
+        "eth0": [Qdisc("mq", "8001:", None, True), Qdisc("fq", "0:", "1:1", False)],
+        "lo": [Qdisc("noqueue", "0:", None, True)],
+        "eth1": [Qdisc("noqueue", "0:", None, False)],
+    }
+
+
+# fq
 
 
 @pytest.mark.parametrize(
@@ -94,6 +133,8 @@ def cgroup(tmp_path: Path) -> Cgroup:
         ([LO, ETH0, ETH1], [VIA_ETH0], [root("eth0", "noqueue"), root("eth1", "fq")], {"eth0": "noqueue"}),
         ([LO, ETH0, ETH1], [], [root("eth0", "fq"), root("eth1", "noqueue")], {"eth1": "noqueue"}),
         ([LO, ETH0, ETH1], [OVER_TWO], [root("eth0", "fq"), root("eth1", "fq")], {}),
+        ([LO, ETH0, ETH1 | {"flags": []}], [], [root("eth0", "fq"), root("eth1", "noqueue")], {}),
+        ([{}, ETH0], [VIA_ETH0], [root("eth0", "pfifo_fast")], {"eth0": "pfifo_fast"}),
         ([LO], [], [LO_ROOT], {}),
         ([], [], [], {}),
         ("", "", "", {}),
@@ -111,106 +152,249 @@ def cgroup(tmp_path: Path) -> Cgroup:
         "the default route's interface lacks it",
         "without a default route all count",
         "a default route over several interfaces",
+        "what is down does not count",
+        "an empty row",
         "only loopback",
         "nothing",
         "no output",
     ],
 )
-def test_interfaces_that_leave_the_pod_without_fq_are_named(
-    cgroup: Cgroup, links: object, routes: object, qdiscs: object, lacking: dict[str, str]
+def test_interfaces_that_leave_the_namespace_without_fq_are_named(
+    links: object, routes: object, qdiscs: object, lacking: dict[str, str]
 ) -> None:
-    assert tc.interfaces_without_fq(cgroup, runner=Namespaces(links, routes, qdiscs)) == lacking
-
-
-def test_namespace_of_the_cgroups_processes_is_entered_once(cgroup: Cgroup) -> None:
-    (cgroup.path / "below").mkdir()
-    (cgroup.path / "below/cgroup.procs").write_text(f"{os.getpid()}\n{os.getppid()}\n")
-    runner = Namespaces()
-    tc.interfaces_without_fq(cgroup, runner=runner)
-    assert runner.inodes == [os.stat("/proc/self/ns/net").st_ino] * 3
-
-
-@pytest.mark.parametrize("pids", ["", "4194305\n"], ids=["no process", "a process that has ended"])
-def test_cgroup_without_processes_lives_in_our_namespace(cgroup: Cgroup, pids: str) -> None:
-    (cgroup.path / "cgroup.procs").write_text(pids)
-    runner = Namespaces([ETH0], [], [root("eth0", "noqueue")])
-    assert tc.interfaces_without_fq(cgroup, runner=runner) == {"eth0": "noqueue"}
-    assert set(runner.inodes) == {os.stat("/proc/self/ns/net").st_ino}
-
-
-@pytest.fixture
-def stranger() -> Iterator[int]:
-    """A process in a network namespace of its own."""
-    argv = ["unshare", "--net", "sh", "-c", "echo ready; exec cat"]
-    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-    yield child.pid
-    child.communicate()
-
-
-def test_every_namespace_of_the_cgroup_is_entered(cgroup: Cgroup, stranger: int) -> None:
-    (cgroup.path / "cgroup.procs").write_text(f"{os.getpid()}\n{stranger}\n")
-    runner = Namespaces()
-    tc.interfaces_without_fq(cgroup, runner=runner)
-    inodes = [os.stat(f"/proc/{pid}/ns/net").st_ino for pid in (os.getpid(), stranger)]
-    assert inodes[0] != inodes[1]
-    assert runner.inodes == [inodes[0]] * 3 + [inodes[1]] * 3
-
-
-def test_process_that_has_left_the_cgroup_does_not_count(
-    cgroup: Cgroup, stranger: int, mocker: MockerFixture
-) -> None:
-    mocker.patch("podmgr.cgroups.processes", side_effect=[[stranger, os.getpid()], [], [os.getpid()]])
-    runner = Namespaces()
-    tc.interfaces_without_fq(cgroup, runner=runner)
-    assert runner.inodes == [os.stat("/proc/self/ns/net").st_ino] * 3
-
-
-@pytest.mark.parametrize("does_fail", [False, True])
-def test_namespaces_are_closed_again(cgroup: Cgroup, does_fail: bool) -> None:
-    before = os.listdir("/proc/self/fd")
-    if does_fail:
-        with pytest.raises(PodmgrError):
-            tc.interfaces_without_fq(cgroup, runner=Namespaces("not JSON"))
-    else:
-        tc.interfaces_without_fq(cgroup, runner=Namespaces())
-    assert os.listdir("/proc/self/fd") == before
-
-
-def test_answer_that_is_not_json_is_an_error(cgroup: Cgroup) -> None:
-    with pytest.raises(PodmgrError, match="tc answered what is not JSON"):
-        tc.interfaces_without_fq(cgroup, runner=Namespaces(qdiscs="qdisc noqueue 0: dev lo root"))
-
-
-def test_failing_command_is_an_error_and_not_an_empty_answer(cgroup: Cgroup) -> None:
-    runner = Namespaces("", "", "")
-    runner.code = 1
-    with pytest.raises(PodmgrError, match=r"cannot look at the pod's interfaces: Cannot open it$"):
-        tc.interfaces_without_fq(cgroup, runner=runner)
-
-
-def test_interfaces_that_are_down_are_empty_rows_and_passed_over(cgroup: Cgroup) -> None:
-    runner = Namespaces([{}, ETH0], [VIA_ETH0], [root("eth0", "pfifo_fast")])
-    assert tc.interfaces_without_fq(cgroup, runner=runner) == {"eth0": "pfifo_fast"}
+    assert tc.without_fq(FD, runner=Answers(links, routes, qdiscs)) == lacking
 
 
 @pytest.mark.parametrize("hook", ["clsact", "ingress"])
-def test_hooks_beside_the_queues_do_not_count(cgroup: Cgroup, hook: str) -> None:
+def test_hooks_beside_the_queues_do_not_count(hook: str) -> None:
     qdiscs = [root("eth0", "mq"), child("eth0", "fq", 1), child("eth0", "fq", 2)]
     qdiscs.append({"kind": hook, "handle": "ffff:", "dev": "eth0", "parent": "ffff:fff1", "options": {}})
-    assert tc.interfaces_without_fq(cgroup, runner=Namespaces([ETH0], [VIA_ETH0], qdiscs)) == {}
+    assert tc.without_fq(FD, runner=Answers([ETH0], [VIA_ETH0], qdiscs)) == {}
 
 
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    empty = Cgroup(tmp_path, tmp_path.stat().st_ino)
-    tc.interfaces_without_fq(empty, runner=Namespaces([ETH0], [VIA_ETH0], [root("eth0", "fq")]))
-    assert set(os.listdir("/proc/self/fd")) == before
+# Answers that are none
 
 
-def test_a_namespace_that_may_not_be_opened_is_not_taken_for_ours(
-    cgroup: Cgroup, mocker: MockerFixture
-) -> None:
-    mocker.patch("podmgr.tc.os.open", side_effect=PermissionError(13, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="not allowed to look at the network of process"):
-        tc.interfaces_without_fq(cgroup, runner=Namespaces())
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("qdisc noqueue 0: dev lo root", "tc answered what is not JSON"),
+        ("{}", "tc answered what is not a list"),
+    ],
+)
+def test_answer_that_cannot_be_read_is_an_error(text: str, complaint: str) -> None:
+    with pytest.raises(PodmgrError, match=complaint):
+        tc.qdiscs(FD, runner=Answers(qdiscs=text))
+
+
+def test_failing_command_is_an_error_and_not_an_empty_answer() -> None:
+    runner = Answers("", "", "")
+    runner.code = 1
+    for ask in (tc.interfaces, tc.default_devices, tc.qdiscs):
+        with pytest.raises(PodmgrError, match=r"cannot look at the pod's interfaces: Cannot open it$"):
+            ask(FD, runner=runner)
+
+
+# Filters. Recorded: a bpf filter has two rows of which the first is empty.
+
+EMPTY = {"protocol": "all", "pref": 7, "kind": "bpf", "chain": 0}
+BPF = EMPTY | {"options": {"handle": "0x5", "direct-action": True, "prog": {"id": 92, "name": "p"}}}
+U32 = {"protocol": "ip", "pref": 8, "kind": "u32", "chain": 0, "options": {"fh": "800:", "ht_divisor": 1}}
+MATCHALL = {"protocol": "all", "pref": 9, "kind": "matchall", "chain": 0, "options": {"handle": 1}}
+CGROUP = {"protocol": "all", "pref": 10, "kind": "cgroup", "chain": 0, "options": {"odd": 1}}
+
+
+def test_filters_of_all_sides_are_asked_in_one_process() -> None:
+    sides = [(2, EGRESS), (2, INGRESS), (5, EGRESS)]
+    runner = Script(said(f"{json.dumps([EMPTY, BPF])}\n[]\n{json.dumps([U32, MATCHALL, CGROUP])}\n"))
+    assert tc.filters(FD, sides, runner=runner) == {
+        (2, EGRESS): [Filter(7, 5, 92)],
+        (2, INGRESS): [],
+        (5, EGRESS): [Filter(8, 0, None), Filter(9, 1, None), Filter(10, 0, None)],
+    }
+    assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-j", "-batch", "-")]
+    assert runner.inputs == [
+        b"filter show dev if2 egress\nfilter show dev if2 ingress\nfilter show dev if5 egress\n"
+    ]
+    assert runner.fds == [(FD,)]
+
+
+def test_no_sides_ask_nothing() -> None:
+    runner = Script(said("", code=1))
+    assert tc.filters(FD, [], runner=runner) == {}
+    assert runner.calls == []
+
+
+@pytest.mark.parametrize("program", [5, None, {}, {"name": "p"}])
+def test_filter_whose_program_is_not_told_runs_none_of_ours(program: object) -> None:
+    odd = EMPTY | {"options": {"handle": "0x5", "prog": program}}
+    assert tc.filters(FD, [(2, EGRESS)], runner=Script(said(json.dumps([odd])))) == {
+        (2, EGRESS): [Filter(7, 5, None)]
+    }
+
+
+def test_side_that_tc_cannot_show_is_left_out_and_the_others_keep_their_places() -> None:
+    stderr = 'Cannot find device "if3"\nCommand failed -:2\n'
+    runner = Script(said(f"[]\n{json.dumps([BPF])}\n", code=1, stderr=stderr))
+    found = tc.filters(FD, [(2, EGRESS), (3, EGRESS), (4, EGRESS)], runner=runner)
+    assert found == {(2, EGRESS): [], (4, EGRESS): [Filter(7, 5, 92)]}
+
+
+@pytest.mark.parametrize("answer", ["", "[]\n[]\n[]\n"])
+def test_answers_that_belong_to_no_side_are_an_error_and_not_no_filters(answer: str) -> None:
+    with pytest.raises(PodmgrError, match="tc does not say what filters there are") as caught:
+        tc.filters(FD, [(2, EGRESS), (2, INGRESS)], runner=Script(said(answer, code=1, stderr="broken")))
+    assert caught.value.detail == "broken"
+
+
+# Changes
+
+
+def test_commands_are_spelled_as_tc_wants_them() -> None:
+    place = ("dev", "if2", "egress", "protocol", "all", "prio", "101", "handle", "0x5c", "bpf")
+    assert tc.delete_filter(2, EGRESS, 101, 92) == ("filter", "del", *place)
+    how = ("direct-action", "object-pinned", "/p")
+    assert tc.add_filter(2, EGRESS, 101, 92, "/p") == ("filter", "add", *place, *how)
+    assert tc.add_qdisc(2, "clsact") == ("qdisc", "add", "dev", "if2", "clsact")
+    assert tc.delete_qdisc(2, "root") == ("qdisc", "del", "dev", "if2", "root")
+
+
+def test_commands_go_into_one_process_with_the_descriptors_that_they_name() -> None:
+    runner = Script(said(""))
+    commands = [tc.add_qdisc(2, "clsact"), tc.delete_qdisc(3, "root")]
+    assert tc.batch(FD, commands, runner=runner, pass_fds=[8, 9]) == {}
+    assert runner.inputs == [b"qdisc add dev if2 clsact\nqdisc del dev if3 root\n"]
+    assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-batch", "-")]
+    assert runner.fds == [(FD, 8, 9)]
+
+
+def test_no_commands_start_no_process() -> None:
+    runner = Script(said(""))
+    assert tc.batch(FD, [], runner=runner) == {}
+    assert runner.calls == []
+
+
+def test_failure_is_told_by_the_command_and_in_tcs_own_words() -> None:
+    stderr = (
+        "Error: Exclusivity flag on, cannot modify.\nCommand failed -:1\n"
+        "Error: Filter with specified priority/protocol not found.\n"
+        "We have an error talking to the kernel\nCommand failed -:3\n"
+        "We have an error talking to the kernel\nCommand failed -:4\n"
+        "Couldn't retrieve it\nUnable to parse it\nUnable to parse it\nCommand failed -:12\n"
+        "a warning that belongs to nothing\n"
+    )
+    assert tc.batch(FD, [("x",)] * 12, runner=Script(said("", code=1, stderr=stderr))) == {
+        0: "Error: Exclusivity flag on, cannot modify.",
+        2: "Error: Filter with specified priority/protocol not found.",
+        3: "no reason given",
+        11: "Couldn't retrieve it; Unable to parse it",
+    }
+
+
+# For real, in a network namespace of its own
+
+
+@pytest.fixture
+def namespace(stranger: int) -> Iterator[int]:
+    """A namespace with a veth pair, of which `one` is up; its descriptor."""
+    fd = os.open(f"/proc/{stranger}/ns/net", os.O_RDONLY)
+    inside(fd, "ip", "link", "add", "one", "type", "veth", "peer", "name", "other")
+    inside(fd, "ip", "link", "set", "one", "up")
+    yield fd
+    os.close(fd)
+
+
+def inside(fd: int, *argv: str) -> str:
+    command = ["nsenter", f"--net=/proc/self/fd/{fd}", *argv]
+    return subprocess.run(command, check=True, pass_fds=[fd], capture_output=True, text=True).stdout
+
+
+def index_of(fd: int, name: str) -> int:
+    return next(item.index for item in tc.interfaces(fd, runner=proc.run) if item.name == name)
+
+
+def test_real_interfaces_are_read(namespace: int) -> None:
+    found = {item.name: item for item in tc.interfaces(namespace, runner=proc.run)}
+    assert {"lo", "one", "other"} <= found.keys()
+    assert (found["lo"].is_loopback, found["lo"].kind) == (True, "")
+    assert (found["one"].is_up, found["other"].is_up) == (True, False)
+    assert found["one"].kind == found["other"].kind == "veth"
+    assert found["one"].peer_namespace_id is None
+
+
+def test_real_veth_says_where_its_other_end_is(namespace: int, make_stranger: Any) -> None:
+    inside(namespace, "ip", "link", "set", "other", "netns", str(make_stranger()))
+    (one,) = [item for item in tc.interfaces(namespace, runner=proc.run) if item.name == "one"]
+    assert one.peer_index is not None
+    assert one.peer_namespace_id is not None
+
+
+def test_real_routes_are_read(namespace: int) -> None:
+    assert tc.default_devices(namespace, runner=proc.run) == set()
+    inside(namespace, "ip", "address", "add", "10.9.9.1/24", "dev", "one")
+    inside(namespace, "ip", "link", "set", "other", "up")
+    inside(namespace, "ip", "route", "add", "default", "via", "10.9.9.2")
+    assert tc.default_devices(namespace, runner=proc.run) == {"one"}
+
+
+def test_real_qdisc_is_made_once_and_removed(namespace: int) -> None:
+    index = index_of(namespace, "one")
+
+    def kinds() -> set[str]:
+        return {item.kind for item in tc.qdiscs(namespace, runner=proc.run).get("one", [])}
+
+    assert kinds() == {"noqueue"}
+    assert tc.batch(namespace, [tc.add_qdisc(index, "clsact")], runner=proc.run) == {}
+    assert kinds() == {"noqueue", "clsact"}
+    again = tc.batch(namespace, [tc.add_qdisc(index, "clsact")], runner=proc.run)
+    assert again.keys() == {0} and again[0] != "no reason given"
+    assert tc.batch(namespace, [tc.delete_qdisc(index, "clsact")], runner=proc.run) == {}
+    assert kinds() == {"noqueue"}
+
+
+def test_real_qdiscs_default_is_told_from_one_that_somebody_made(namespace: int) -> None:
+    inside(namespace, "tc", "qdisc", "add", "dev", "other", "root", "handle", "5:", "pfifo")
+    found = tc.qdiscs(namespace, runner=proc.run)
+    assert [(item.handle, item.is_root) for item in found["one"]] == [("0:", True)]
+    assert found["other"] == [Qdisc("pfifo", "5:", None, True)]
+
+
+def test_real_commands_that_fail_stop_no_other_and_are_told_apart(namespace: int) -> None:
+    index = index_of(namespace, "one")
+    commands = [
+        tc.delete_filter(index, EGRESS, 9, 1),
+        tc.add_qdisc(index, "clsact"),
+        tc.add_qdisc(9_999, "clsact"),
+        tc.delete_qdisc(index, "clsact"),
+    ]
+    complaints = tc.batch(namespace, commands, runner=proc.run)
+    assert complaints.keys() == {0, 2}
+    assert "No such device" in complaints[2] or "find device" in complaints[2]
+
+
+def test_real_filter_is_told_by_its_program_and_taken_off_alone(namespace: int, tmp_path: Path) -> None:
+    index = index_of(namespace, "one")
+    (tmp_path / "x.o").write_bytes(bpf_object(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", "tc")))
+    inside(namespace, "tc", "qdisc", "add", "dev", "one", "clsact")
+    for handle in ("0x5", "0x6"):
+        words = ["prio", "7", "handle", handle, "bpf", "direct-action", "object-file", str(tmp_path / "x.o")]
+        inside(
+            namespace, "tc", "filter", "add", "dev", "one", "egress", "protocol", "all", *words, "sec", "tc"
+        )
+    sides = [(index, EGRESS), (index, INGRESS), (9_999, EGRESS), (index_of(namespace, "other"), EGRESS)]
+    found = tc.filters(namespace, sides, runner=proc.run)
+    one, other = sorted(found.pop((index, EGRESS)), key=lambda item: item.handle)
+    assert ((one.priority, one.handle), (other.priority, other.handle)) == ((7, 5), (7, 6))
+    assert one.program_id and other.program_id and one.program_id != other.program_id
+    assert not any(found.values())
+    assert tc.batch(namespace, [tc.delete_filter(index, EGRESS, 7, 5)], runner=proc.run) == {}
+    assert tc.filters(namespace, sides, runner=proc.run)[index, EGRESS] == [other]
+
+
+def test_real_tc_reads_the_command_that_attaches(namespace: int, tmp_path: Path) -> None:
+    """It finds nothing wrong with it but that nothing is pinned there."""
+    index = index_of(namespace, "one")
+    command = tc.add_filter(index, INGRESS, 101, 92, str(tmp_path / "nothing"))
+    said_of_it = tc.batch(namespace, [tc.add_qdisc(index, "clsact"), command], runner=proc.run)
+    assert said_of_it.keys() == {1}
+    assert "pinned" in said_of_it[1] and "No such file" in said_of_it[1]

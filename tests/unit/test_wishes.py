@@ -9,10 +9,10 @@ import pytest
 from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, RuleError, UsageError
 from podmgr.grammar import parse_rule_option
-from podmgr.reconcile import Action, Outcome
+from podmgr.reconcile import Action
 from podmgr.rules import Rule
 from podmgr.settings import Settings
-from podmgr.wishes import caveats_of, from_manifest, from_targets
+from podmgr.wishes import from_manifest, from_targets
 
 LOSS, BANDWIDTH = "loss=uniform egress 1%", "bandwidth=10 mbps egress"
 POD = """\
@@ -156,16 +156,3 @@ def test_pod_without_a_rule_is_an_error(settings: Settings, tmp_path: Path) -> N
     path.write_text("kind: Pod\nmetadata: {name: web}\n")
     with pytest.raises(PodmgrError, match="pod/web has no rule"):
         from_manifest(str(path), "a", [], [], settings, report=lambda _: None)
-
-
-# Caveats
-
-
-def test_caveats_are_told_once_and_for_new_rules_only(settings: Settings) -> None:
-    wishes, _ = from_targets(["cgroup/a", "cgroup/b"], parsed(LOSS, "loss=uniform ingress 1%"), settings)
-
-    def told(action: Action) -> list[str]:
-        return caveats_of(wishes, [Outcome(wish.target.name, LOSS, action) for wish in wishes])
-
-    assert len(told(Action.ATTACHED)) == len(told(Action.REPLACED)) == 1
-    assert told(Action.UNCHANGED) == told(Action.FAILED) == []

@@ -1,0 +1,226 @@
+"""Network namespaces: whose processes live in which, and descriptors to enter them by.
+
+A namespace is known by its inode number and entered through a descriptor only: opened from a
+process, after which it is checked that the process still is in the cgroup that it was found in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from podmgr import cgroups, mounts
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PermissionDeniedError
+
+_START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
+
+_CAP_SYS_ADMIN = 21
+_CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# linux/rtnetlink.h, linux/net_namespace.h
+_RTM_GETNSID = 90
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_NETNSA_NSID, _NETNSA_FD = 1, 3
+
+
+class Namespaces:
+    """The namespaces that were looked at, each opened once, and closed when the block ends."""
+
+    def __init__(self) -> None:
+        self._fds: dict[int, int] = {}
+        self._pids: dict[int, int] | None = None
+
+    def __enter__(self) -> Namespaces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def of(self, cgroup: Cgroup) -> list[int]:
+        """The namespaces of the cgroup's processes, that of the oldest process first.
+
+        Raises PermissionDeniedError if a process's may not be looked at.
+        """
+        found: dict[int, list[int]] = {}
+        for pid in cgroups.processes(cgroup):
+            if not _may_enter():
+                raise _not_allowed(pid)
+            inode = self._open(pid)
+            if inode is not None:
+                found.setdefault(inode, []).append(pid)
+        living = set(cgroups.processes(cgroup)) if found else set()
+        here = {inode: living.intersection(pids) for inode, pids in found.items()}
+        inodes = [inode for inode, pids in here.items() if pids]
+        if len(inodes) > 1:
+            inodes.sort(key=lambda inode: min(_started(pid) for pid in here[inode]))
+        return inodes
+
+    def own(self) -> int:
+        """The namespace that podmgr runs in."""
+        return self._open_path(Path("/proc/self/ns/net")) or 0
+
+    def nodes(self) -> list[int]:
+        """The namespaces that a node's side of a veth may be in: podmgr's own, and that of process 1."""
+        with suppress(PermissionDeniedError):
+            self._open(1)
+        ones = _inode_of(1)
+        return list(dict.fromkeys([self.own(), *([ones] if ones in self._fds else [])]))
+
+    def is_ours(self, inode: int) -> bool:
+        """Whether it is podmgr's own or that of process 1, and so no pod's."""
+        return inode in (self.own(), _inode_of(1))
+
+    def is_shared(self, inode: int, cgroup: Cgroup) -> bool:
+        """Whether a process outside the cgroup lives in that namespace too."""
+        within = set(cgroups.processes(cgroup))
+        return any(_inode_of(pid) == inode for pid in _all_pids() if pid not in within)
+
+    def descriptor(self, inode: int, near: Cgroup | None = None) -> int | None:
+        """A descriptor of the namespace; None if neither a process nor a mount holds it any more.
+
+        It is looked for among the processes of the cgroup `near` first. Raises
+        PermissionDeniedError if those may not be looked at.
+        """
+        if inode in self._fds:
+            return self._fds[inode]
+        if near is not None:
+            self.of(near)
+        if inode not in self._fds:
+            self.own()
+        if inode not in self._fds:
+            self._search(inode)
+        return self._fds.get(inode)
+
+    def all(self) -> list[int]:
+        """Every namespace that a process or a mount holds."""
+        for pid in _all_pids():
+            with suppress(PermissionDeniedError):
+                self._open(pid)
+        for path in _mounted():
+            self._open_path(path)
+        return list(self._fds)
+
+    def id_of(self, inode: int, viewer: int) -> int | None:
+        """The number by which interfaces of the namespace `viewer` name that one (`link_netnsid`)."""
+        fd, viewer_fd = self.descriptor(inode), self.descriptor(viewer)
+        return None if fd is None or viewer_fd is None else _namespace_id(fd, viewer_fd)
+
+    def _search(self, inode: int) -> None:
+        if self._pids is None:  # one look at all processes serves for all that are asked for
+            self._pids = {found: pid for pid in _all_pids() if (found := _inode_of(pid)) is not None}
+        if inode in self._pids:
+            with suppress(PermissionDeniedError):
+                self._open(self._pids[inode])
+        for path in _mounted():
+            if inode in self._fds:
+                break
+            with suppress(OSError):
+                if path.stat().st_ino == inode:
+                    self._open_path(path)
+
+    def _open(self, pid: int) -> int | None:
+        """The inode number of the process's namespace, now open; None if the process has ended."""
+        try:
+            inode = os.stat(f"/proc/{pid}/ns/net").st_ino
+            return inode if inode in self._fds else self._open_path(Path(f"/proc/{pid}/ns/net"))
+        except PermissionError as error:
+            raise _not_allowed(pid) from error
+        except OSError:
+            return None
+
+    def _open_path(self, path: Path) -> int | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            raise
+        except OSError:
+            return None
+        inode = os.fstat(fd).st_ino
+        if inode in self._fds:
+            os.close(fd)
+        else:
+            self._fds[inode] = fd
+        return inode
+
+
+def _netlink(namespace_fd: int) -> socket.socket:
+    """A netlink socket of that namespace. setns(2) moves one thread: it is one that ends at once."""
+
+    def make() -> socket.socket:
+        if _libc.setns(namespace_fd, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(make).result()
+
+
+def _may_enter() -> bool:
+    """Whether setns(2) is allowed us."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return bool(effective >> _CAP_SYS_ADMIN & 1)
+
+
+def _not_allowed(pid: int) -> PermissionDeniedError:
+    return PermissionDeniedError(
+        f"not allowed to look into the network of process {pid}",
+        tip="it takes the capabilities SYS_PTRACE and SYS_ADMIN; hook=cgroup does without",
+    )
+
+
+def _inode_of(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return None
+
+
+def _all_pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _mounted() -> list[Path]:
+    """Namespaces that have a name, such as those of `ip netns` and of container runtimes."""
+    return [mount.path for mount in mounts.table() if mount.filesystem == "nsfs"]
+
+
+def _started(pid: int) -> int:
+    """When the process was started, in clock ticks since boot."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_TIME])
+    except (OSError, IndexError, ValueError):
+        return 2**63
+
+
+def _namespace_id(fd: int, viewer_fd: int) -> int | None:
+    """rtnetlink(7), RTM_GETNSID: neither ip nor tc tells it for a namespace without a name."""
+    body = struct.pack("=B3xHHI", 0, 8, _NETNSA_FD, fd)
+    head = struct.pack("=IHHII", 16 + len(body), _RTM_GETNSID, _NLM_F_REQUEST, 1, 0)
+    with _netlink(viewer_fd) as link:
+        link.bind((0, 0))
+        link.send(head + body)
+        answer = link.recv(4096)
+    if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
+        return None
+    offset = 20  # behind struct nlmsghdr and struct rtgenmsg, padded
+    while offset + 8 <= len(answer):
+        size, kind, value = struct.unpack_from("=HHi", answer, offset)
+        if kind == _NETNSA_NSID:
+            return int(value) if value >= 0 else None
+        offset += max((size + 3) & ~3, 4)
+    return None

@@ -1,0 +1,219 @@
+"""Where a rule acts on one target: at which hook, and at tc on which interfaces.
+
+Looks at the network of the target's processes, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from podmgr import cgroups, tc
+from podmgr.catalog import chosen_hook, recipe
+from podmgr.cgroups import Cgroup
+from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.netns import Namespaces
+from podmgr.plan import Link
+from podmgr.proc import Runner
+from podmgr.rules import ANYWHERE, Direction, Hook, Rule
+from podmgr.tc import Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A hook, and at tc the sides of interfaces. `is_scoped`: others use these interfaces too.
+
+    `note` says why it is not where such a rule would otherwise act.
+    """
+
+    hook: Hook
+    links: tuple[Link, ...] = ()
+    is_scoped: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """The network of one target. No namespaces: nobody lives there yet."""
+
+    namespaces: tuple[int, ...]
+    is_scoped: bool
+
+
+class Networks:
+    """Places rules. What was seen of a target or a namespace is not looked at again."""
+
+    def __init__(self, namespaces: Namespaces, *, runner: Runner) -> None:
+        self._namespaces = namespaces
+        self._runner = runner
+        self._networks: dict[int, _Network] = {}
+        self._interfaces: dict[int, list[Interface]] = {}
+
+    def place(
+        self,
+        rule: Rule,
+        cgroup: Cgroup,
+        *,
+        counts_loopback: bool,
+        starts_here: bool = False,
+        hook: Hook | None = None,
+    ) -> Placement:
+        """Where the rule acts. `hook` is that of its program's section, where the program says it.
+
+        `counts_loopback`: the target has no network namespace of its own. `starts_here`: what
+        will live in the cgroup starts in our own.
+        Raises PodmgrError where the rule cannot act as its options say, PermissionDeniedError
+        where the target's network may not be looked at.
+        """
+
+        def network() -> _Network:
+            if cgroup.id not in self._networks:
+                self._networks[cgroup.id] = self._look(cgroup, counts_loopback, starts_here)
+            return self._networks[cgroup.id]
+
+        try:
+            if (hook or _default_hook(rule, network)) is Hook.CGROUP:
+                return _at_cgroup(rule)
+            return Placement(Hook.TC, self._links(rule, network(), counts_loopback), network().is_scoped)
+        except _CannotBeHadError as error:
+            if not _has_second_choice(rule):
+                raise PodmgrError(f"'{rule}' {error.message}", tip=error.tip) from error
+            return Placement(Hook.CGROUP, note=error.message)
+        except PermissionDeniedError as error:
+            if not _has_second_choice(rule):
+                raise
+            return Placement(Hook.CGROUP, note=f"would act on interfaces, but podmgr is {error.message}")
+
+    def without_fq(self, cgroup: Cgroup) -> dict[str, str]:
+        """Interface to its root qdisc, for those that the cgroup's processes send through without fq.
+
+        A cgroup without processes is taken to live in our own namespace.
+        """
+        lacking: dict[str, str] = {}
+        for namespace in self._namespaces.of(cgroup) or [self._namespaces.own()]:
+            lacking |= tc.without_fq(self._fd(namespace), runner=self._runner)
+        return lacking
+
+    def _look(self, cgroup: Cgroup, counts_loopback: bool, starts_here: bool) -> _Network:
+        found = self._namespaces.of(cgroup)
+        if starts_here and not found:
+            found = [self._namespaces.own()]
+        if not counts_loopback:  # a pod's network is that of its oldest process, the sandbox
+            found = found[:1]
+            return _Network(tuple(found), any(map(self._namespaces.is_ours, found)))
+        is_alone = len(found) == 1 and not self._namespaces.is_ours(found[0])
+        return _Network(tuple(found), not is_alone or self._namespaces.is_shared(found[0], cgroup))
+
+    def _links(self, rule: Rule, network: _Network, counts_loopback: bool) -> tuple[Link, ...]:
+        delays_ingress = recipe(rule).needs_fq and rule.direction is Direction.INGRESS
+        if network.is_scoped and rule.direction is Direction.INGRESS:
+            raise _CannotBeHadError(
+                "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
+                "whose it is",
+                "limit ingress with algorithm=tbf" if delays_ingress else "leave hook= and interface= out",
+            )
+        if not network.namespaces:
+            raise _CannotBeHadError(
+                "acts on interfaces, and which they are is not known before a process lives there",
+                "apply again when it runs, or use hook=cgroup",
+            )
+        if network.is_scoped and not cgroups.has_true_root():
+            raise _CannotBeHadError(
+                "needs the cgroup's level below the true root, which is not seen from here",
+                "run podmgr outside of a cgroup namespace, or use hook=cgroup",
+            )
+        links: list[Link] = []
+        for namespace in network.namespaces:
+            chosen = self._chosen(rule, namespace, network.is_scoped, counts_loopback)
+            if delays_ingress:
+                links += [self._host_side(item, namespace) for item in chosen]
+            else:
+                side = Direction.EGRESS if recipe(rule).needs_fq else rule.direction
+                links += [Link(namespace, item.index, side, item.name) for item in chosen]
+        return tuple(sorted(links))
+
+    def _chosen(
+        self, rule: Rule, namespace: int, is_scoped: bool, counts_loopback: bool
+    ) -> Sequence[Interface]:
+        """The interfaces of a namespace that the rule acts on."""
+        there = self._all(namespace)
+        if rule.place.interfaces:
+            known = {item.name: item for item in there}
+            for name in rule.place.interfaces:
+                if name not in known:
+                    raise _CannotBeHadError(
+                        f"has no interface {name} to act on", f"there are: {', '.join(sorted(known))}"
+                    )
+            return [known[name] for name in rule.place.interfaces]
+        up = [item for item in there if item.is_up and not item.is_port]
+        outer = [item for item in up if not item.is_loopback]
+        if is_scoped:
+            return self._that_take_clsact(namespace, up if counts_loopback else outer)
+        leading = [item for item in outer if item.peer_namespace_id is not None or not item.kind]
+        if not outer:
+            raise _CannotBeHadError("finds no interface that is up", "ip link shows them")
+        return leading or outer
+
+    def _that_take_clsact(self, namespace: int, found: Sequence[Interface]) -> Sequence[Interface]:
+        """Without those that have the older ingress qdisc, beside which there is no clsact."""
+        qdiscs = tc.qdiscs(self._fd(namespace), runner=self._runner)
+        left = [
+            item for item in found if not any(qdisc.kind == "ingress" for qdisc in qdiscs.get(item.name, ()))
+        ]
+        if not left:
+            raise _CannotBeHadError("finds no interface that takes clsact", "use hook=cgroup")
+        return left
+
+    def _host_side(self, item: Interface, namespace: int) -> Link:
+        """The other end of a pod's veth, which leads to it from the node's namespace."""
+        for node in self._namespaces.nodes():
+            for other in self._all(node):
+                ends = (other.kind, other.index, other.peer_index)
+                if ends != ("veth", item.peer_index, item.index) or other.peer_namespace_id is None:
+                    continue
+                # The numbers alone could be another pod's, or made up by the pod itself.
+                if other.peer_namespace_id == self._namespaces.id_of(namespace, node):
+                    return Link(node, other.index, Direction.EGRESS, other.name)
+        raise _CannotBeHadError(
+            f"delays on the node's side of a veth, and the other end of {item.name} is not there",
+            "limit ingress with algorithm=tbf",
+        )
+
+    def _all(self, namespace: int) -> list[Interface]:
+        if namespace not in self._interfaces:
+            self._interfaces[namespace] = tc.interfaces(self._fd(namespace), runner=self._runner)
+        return self._interfaces[namespace]
+
+    def _fd(self, namespace: int) -> int:
+        fd = self._namespaces.descriptor(namespace)
+        if fd is None:
+            raise PodmgrError("the pod's network namespace has vanished", tip="apply again when it is back")
+        return fd
+
+
+class _CannotBeHadError(PodmgrError):
+    """The rule cannot act at tc. The message goes on after the rule."""
+
+    def __init__(self, message: str, tip: str) -> None:
+        super().__init__(message, tip=tip)
+
+
+def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:
+    """The hook of a rule that is not said by its program. Looks at the network only if it matters."""
+    choices = [chosen_hook(rule, is_shared=is_shared) for is_shared in (False, True)]
+    own, shared = (choice[0] if choice else Hook.CGROUP for choice in choices)
+    return own if own is shared or not network().is_scoped else shared
+
+
+def _has_second_choice(rule: Rule) -> bool:
+    """Whether the cgroup hook will do, though not as well: only if nobody asked for another place."""
+    return rule.place == ANYWHERE and recipe(rule).program == "loss"
+
+
+def _at_cgroup(rule: Rule) -> Placement:
+    if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
+        raise PodmgrError(
+            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
+            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
+        )
+    return Placement(Hook.CGROUP)

@@ -1,0 +1,79 @@
+"""The qdiscs that tc programs need on an interface: clsact for the filters, fq for what delays.
+
+Owns which of them podmgr made, by the marks beside the pins. A qdisc of others is used where it
+serves, and never replaced or removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from podmgr import tc
+from podmgr.errors import PodmgrError
+from podmgr.pins import Mark
+from podmgr.tc import Command, Qdisc
+
+CLSACT = "clsact"
+FQ = "fq"
+
+_KERNELS_OWN = "0:"
+_FQ_HANDLE = "7ab0:"
+# The program drops what is too far in the future: fq's own limits, in packets, shall not come first.
+_FQ_LIMITS = ("limit", "100000", "flow_limit", "100000")
+
+
+def lacking_clsact(namespace: int, index: int, name: str, there: Collection[Qdisc]) -> Mark | None:
+    """The clsact to be made on an interface; None if it is there.
+
+    Raises PodmgrError if the older ingress qdisc is in its place.
+    """
+    kinds = {qdisc.kind for qdisc in there}
+    if CLSACT in kinds:
+        return None
+    if "ingress" in kinds:
+        raise PodmgrError(
+            f"{name} has an ingress qdisc that is not podmgr's, beside which there is no clsact",
+            tip=f"its owner must use clsact instead, or use hook=cgroup; tc qdisc show dev {name}",
+        )
+    return Mark(namespace, index, CLSACT)
+
+
+def lacking_fq(
+    namespace: int, index: int, name: str, there: Collection[Qdisc], *, may_make: bool
+) -> Mark | None:
+    """The fq to be made the root qdisc of an interface; None if it is there.
+
+    Raises PodmgrError if another is in its place, or none and it is not ours to make.
+    """
+    if tc.root_kind(there) == FQ:
+        return None
+    root = next((qdisc for qdisc in there if qdisc.is_root), None)
+    if root is not None and root.handle != _KERNELS_OWN:
+        raise PodmgrError(
+            f"{name} has the root qdisc {root.kind} {root.handle}, which is not podmgr's to replace",
+            tip=f"remove it (tc qdisc del dev {name} root), or use algorithm=tbf",
+        )
+    if not may_make:
+        kind = root.kind if root else "none"
+        raise PodmgrError(
+            f"packets are delayed through the fq qdisc, which is not the root qdisc of {name} ({kind})",
+            tip=f"tc qdisc replace dev {name} root fq (kernel module sch_fq), or use algorithm=tbf",
+        )
+    return Mark(namespace, index, FQ)
+
+
+def making(mark: Mark) -> Command:
+    """What makes it."""
+    if mark.kind == FQ:
+        return tc.add_qdisc(mark.index, "root", "handle", _FQ_HANDLE, FQ, *_FQ_LIMITS)
+    return tc.add_qdisc(mark.index, CLSACT)
+
+
+def unmake(mark: Mark, there: Collection[Qdisc]) -> list[Command]:
+    """What removes a qdisc of ours; nothing if it is gone, or another has taken its place."""
+    if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
+        return [tc.delete_qdisc(mark.index, CLSACT)]
+    is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
+    if mark.kind == FQ and is_there:
+        return [tc.delete_qdisc(mark.index, "root")]
+    return []

@@ -1,0 +1,302 @@
+"""A pod behind a node, and the world beyond: three namespaces, and what is measured between them.
+
+    pod eth0 -- pod0 node world0 -- eth0 world
+
+podmgr runs in the node's namespace, as it does on a real node. Everything is gone with the
+processes that hold the namespaces, but the cgroup, which is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podmgr import cgroups, proc
+from podmgr.cgroups import Cgroup
+
+POD, WORLD = "198.18.0.2", "198.18.1.2"
+POD6, WORLD6 = "fd00:db8:0::2", "fd00:db8:1::2"
+_NODE_POD, _NODE_WORLD = "198.18.0.1", "198.18.1.1"
+_NODE_POD6, _NODE_WORLD6 = "fd00:db8:0::1", "fd00:db8:1::1"
+MSS = 1448
+HEADERS = 66  # Ethernet, IPv4, TCP with timestamps
+WINDOW_SECONDS = 0.2
+
+_READY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The processes that hold the namespaces, and the pod's cgroup."""
+
+    cgroup: Cgroup
+    pod: int
+    node: int
+    world: int
+
+    def sh(self, pid: int, command: str) -> str:
+        """A command in the namespace of a process; what it printed. It must succeed."""
+        done = subprocess.run(self.inside(pid, command.split()), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def in_pod(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """A command of the pod: in its namespace and its cgroup."""
+        return subprocess.Popen(
+            self.inside(self.pod, argv),
+            preexec_fn=lambda: cgroups.join(self.cgroup),  # noqa: PLW1509  one thread
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def in_world(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.inside(self.world, argv), stdout=subprocess.PIPE, text=True)
+
+    def podmgr(self, *words: str) -> str:
+        """podmgr on the node. It must succeed."""
+        argv = self.inside(self.node, [sys.executable, "-m", "podmgr", *words])
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    @contextmanager
+    def under(self, *rules: str) -> Iterator[None]:
+        """These rules on the pod while the block runs."""
+        options = [word for rule in rules for word in ("--rule", rule)]
+        self.podmgr("apply", f"cgroup/{self.cgroup.path}", *options)
+        try:
+            yield
+        finally:
+            self.podmgr("clean", f"cgroup/{self.cgroup.path}")
+
+    @contextmanager
+    def under_netem(self, *words: str) -> Iterator[None]:
+        """netem as the root qdisc of the pod's interface while the block runs."""
+        self.sh(self.pod, f"tc qdisc add dev eth0 root netem limit 100000 {' '.join(words)}")
+        try:
+            yield
+        finally:
+            self.sh(self.pod, "tc qdisc del dev eth0 root")
+
+    @staticmethod
+    def inside(pid: int, argv: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
+
+
+@contextmanager
+def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
+    """The three of them; `rtt_ms` is added by netem on the way from the world, behind the node."""
+    root = cgroups.find_root(None)
+    cgroup = cgroups.create(root, f"podmgr-lab-{os.getpid()}")
+    holders = []
+    try:
+        for _ in range(3):
+            holders.append(_hold())
+        made = Lab(cgroup, *(holder.pid for holder in holders))
+        cgroups.join(cgroup, made.pod)
+        _connect(made)
+        if rtt_ms:
+            made.sh(made.world, f"tc qdisc add dev eth0 root netem delay {rtt_ms}ms limit 100000")
+        yield made
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+        cgroups.kill(cgroup)
+        cgroups.remove(cgroup)
+
+
+def _hold() -> subprocess.Popen[bytes]:
+    holder = proc.start(
+        ["unshare", "--net", "sleep", "infinity"], prepare=proc.die_with_parent, streams=subprocess.DEVNULL
+    )
+    ours = os.stat("/proc/self/ns/net").st_ino
+    _wait(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != ours)
+    return holder
+
+
+def _connect(made: Lab) -> None:
+    for name, end in (("pod0", made.pod), ("world0", made.world)):
+        made.sh(made.node, f"ip link add {name} type veth peer name eth0 netns {end}")
+    ends = (
+        (made.pod, "eth0", POD, POD6, _NODE_POD, _NODE_POD6),
+        (made.world, "eth0", WORLD, WORLD6, _NODE_WORLD, _NODE_WORLD6),
+        (made.node, "pod0", _NODE_POD, _NODE_POD6, "", ""),
+        (made.node, "world0", _NODE_WORLD, _NODE_WORLD6, "", ""),
+    )
+    for pid, name, address, address6, gateway, gateway6 in ends:
+        made.sh(pid, f"ip addr add {address}/24 dev {name}")
+        made.sh(pid, f"ip -6 addr add {address6}/64 dev {name} nodad")
+        made.sh(pid, f"ip link set {name} up")
+        made.sh(pid, "ip link set lo up")
+        if gateway:
+            made.sh(pid, f"ip route add default via {gateway}")
+            made.sh(pid, f"ip -6 route add default via {gateway6}")
+    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        argv = [sys.executable, "-c", f"open('/proc/sys/net/{setting}', 'w').write('1')"]
+        subprocess.run(made.inside(made.node, argv), check=True)
+    for host in (WORLD, WORLD6):  # neighbours are known from here on
+        _wait(lambda host=host: _reaches(made, host))
+
+
+def _reaches(made: Lab, host: str) -> bool:
+    argv = made.inside(made.pod, ["ping", "-c", "1", "-W", "1", host])
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What iperf3 saw."""
+
+    bits_per_second: float
+    retransmits: int
+    lost_packets: int = 0
+
+
+def tcp(
+    made: Lab, seconds: float, *, flows: int = 1, ingress: bool = False, host: str = WORLD, port: int = 5201
+) -> Transfer:
+    """Payload of TCP from the pod to the world, or the other way."""
+    words = ["-R"] if ingress else []
+    return _iperf(made, ["-t", str(seconds), "-P", str(flows), *words], host, port)
+
+
+def udp(made: Lab, seconds: float, bits_per_second: float, *, ingress: bool = False) -> Transfer:
+    """Payload of UDP that arrives, of so much that is sent."""
+    words = ["-R"] if ingress else []
+    rate = str(int(bits_per_second))
+    return _iperf(made, ["-u", "-b", rate, "-l", "1448", "-t", str(seconds), *words], WORLD, 5202)
+
+
+def _iperf(made: Lab, words: list[str], host: str, port: int) -> Transfer:
+    server = made.in_world(["iperf3", "-s", "-1", "-p", str(port)])
+    try:
+        _wait(lambda: _listens(made.world, port))
+        client = made.in_pod(["iperf3", "-c", host, "-p", str(port), "-J", *words])
+        output, _ = client.communicate()
+    finally:
+        server.kill()
+        server.wait()
+    end: dict[str, Any] = json.loads(output)["end"]
+    if "-u" in words:
+        total = end.get("sum_received", end["sum"])
+        return Transfer(total["bits_per_second"], 0, end["sum"]["lost_packets"])
+    return Transfer(end["sum_received"]["bits_per_second"], end["sum_sent"].get("retransmits", 0))
+
+
+def _listens(pid: int, port: int) -> bool:
+    lines = [
+        line for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
+    ]
+    return any(f":{port:04X} " in line and " 0A " in line for line in lines)
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """When packets were seen at an interface, in seconds from the first, and their bytes on the wire."""
+
+    seen: tuple[tuple[float, int], ...]
+
+    def rate(self, start: float, end: float) -> float:
+        """Bits per second between two moments."""
+        return 8 * sum(size for moment, size in self.seen if start <= moment < end) / (end - start)
+
+    def worst_window(self, start: float, end: float) -> float:
+        """The most bits per second in any window of 200 ms that begins with a packet."""
+        worst = first = total = 0
+        inside = [(moment, size) for moment, size in self.seen if start <= moment < end]
+        for moment, size in inside:
+            total += size
+            while inside[first][0] < moment - WINDOW_SECONDS:
+                total -= inside[first][1]
+                first += 1
+            worst = max(worst, total)
+        return 8 * worst / WINDOW_SECONDS
+
+
+@contextmanager
+def arrivals(pid: int, name: str) -> Iterator[list[Arrivals]]:
+    """What arrives at an interface in the namespace of a process while the block runs.
+
+    A packet(7) socket in a process of its own; GSO packets are counted as the segments that they
+    stand for.
+    """
+    argv = Lab.inside(pid, [sys.executable, "-m", "tests.lab", name])
+    capture = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert capture.stdout is not None
+    capture.stdout.readline()
+    result: list[Arrivals] = []
+    try:
+        yield result
+    finally:
+        output, _ = capture.communicate(b"\n")
+        rows = list(struct.iter_unpack("=dI", output))
+        start = rows[0][0] if rows else 0.0
+        result.append(Arrivals(tuple((moment - start, size) for moment, size in rows)))
+
+
+def _capture(name: str) -> None:
+    """Print the arrival and the size of each packet until standard input ends."""
+    import select
+
+    so_timestampns, packet_outgoing = 35, 4
+    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+    packet.setsockopt(socket.SOL_SOCKET, so_timestampns, 1)
+    packet.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    packet.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR: how a GSO packet will be cut
+    packet.bind((name, 0))
+    out = sys.stdout.buffer
+    out.write(b"ready\n")
+    out.flush()
+    rows: list[bytes] = []
+    while True:
+        ready, _, _ = select.select([packet, sys.stdin], [], [])
+        if sys.stdin in ready:
+            break
+        data, ancillary, _, address = packet.recvmsg(128, 64, socket.MSG_TRUNC)
+        if address[2] == packet_outgoing or address[1] not in (0x0800, 0x86DD):
+            continue
+        size = _length(data)
+        seconds, nanoseconds = struct.unpack("qq", ancillary[0][2][:16])
+        rows.append(struct.pack("=dI", seconds + nanoseconds / 1e9, size))
+    out.write(b"".join(rows))
+    out.flush()
+
+
+def _length(data: bytes) -> int:
+    """Bytes on the wire, from the virtio header, the IP header and the size of segments."""
+    _, gso_type, _, segment = struct.unpack_from("=BBHH", data, 0)
+    frame = data[10:]
+    is_ipv4 = frame[12:14] == b"\x08\x00"
+    ip_bytes = (
+        struct.unpack_from("!H", frame, 16)[0] if is_ipv4 else 40 + struct.unpack_from("!H", frame, 18)[0]
+    )
+    total = 14 + ip_bytes
+    if gso_type and segment:
+        transport = 14 + ((frame[14] & 15) * 4 if is_ipv4 else 40)
+        is_tcp = frame[23 if is_ipv4 else 20] == 6
+        headers = transport + ((frame[transport + 12] >> 4) * 4 if is_tcp else 8)
+        segments = -(-(total - headers) // segment)
+        total += (segments - 1) * headers
+    return int(total)
+
+
+def _wait(is_ready: Any) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not is_ready():
+        assert time.monotonic() < deadline, "it does not come up"
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    _capture(sys.argv[1])

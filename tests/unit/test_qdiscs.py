@@ -1,0 +1,123 @@
+"""The qdiscs that tc programs need: which are made, which serve as they are, and which stand in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from podmgr import qdiscs
+from podmgr.errors import PodmgrError
+from podmgr.pins import Mark
+from podmgr.tc import Qdisc
+
+PLACE = (100, 2, "eth0")
+CLSACT, FQ = Mark(100, 2, "clsact"), Mark(100, 2, "fq")
+
+HOOK = Qdisc("clsact", "ffff:", "ffff:fff1", False)
+OLD_HOOK = Qdisc("ingress", "ffff:", "ffff:fff1", False)
+DEFAULT = Qdisc("noqueue", "0:", None, True)
+DEFAULT_FQ = Qdisc("fq", "0:", None, True)
+OUR_FQ = Qdisc("fq", "7ab0:", None, True)
+THEIR_FQ = Qdisc("fq", "8001:", None, True)
+THEIR_TBF = Qdisc("tbf", "1:", None, True)
+MQ = Qdisc("mq", "0:", None, True)
+ALL_FQ = [MQ, Qdisc("fq", "0:", "1:1", False), Qdisc("fq", "0:", "1:2", False)]
+
+
+# clsact
+
+
+@pytest.mark.parametrize("there", [[], [DEFAULT], [THEIR_TBF], [OUR_FQ]])
+def test_clsact_is_made_where_there_is_none(there: Sequence[Qdisc]) -> None:
+    assert qdiscs.lacking_clsact(*PLACE, there) == CLSACT
+
+
+@pytest.mark.parametrize("there", [[HOOK], [DEFAULT, HOOK]])
+def test_clsact_of_others_serves(there: Sequence[Qdisc]) -> None:
+    assert qdiscs.lacking_clsact(*PLACE, there) is None
+
+
+def test_older_ingress_qdisc_is_an_error_that_names_it_and_the_way_around() -> None:
+    with pytest.raises(PodmgrError, match="eth0 has an ingress qdisc that is not podmgr's") as caught:
+        qdiscs.lacking_clsact(*PLACE, [DEFAULT, OLD_HOOK])
+    assert "hook=cgroup" in (caught.value.tip or "") and "dev eth0" in (caught.value.tip or "")
+
+
+# fq
+
+
+@pytest.mark.parametrize("may_make", [True, False])
+@pytest.mark.parametrize("there", [[DEFAULT_FQ], [OUR_FQ], [THEIR_FQ], ALL_FQ, [THEIR_FQ, HOOK]])
+def test_fq_serves_whosever_it_is(there: Sequence[Qdisc], may_make: bool) -> None:
+    assert qdiscs.lacking_fq(*PLACE, there, may_make=may_make) is None
+
+
+@pytest.mark.parametrize("there", [[], [DEFAULT], [MQ], [DEFAULT, HOOK]])
+def test_fq_is_made_in_place_of_what_the_kernel_made_by_itself(there: Sequence[Qdisc]) -> None:
+    assert qdiscs.lacking_fq(*PLACE, there, may_make=True) == FQ
+
+
+@pytest.mark.parametrize("may_make", [True, False])
+@pytest.mark.parametrize("there", [[THEIR_TBF], [THEIR_TBF, Qdisc("fq", "0:", "1:1", False)]])
+def test_root_qdisc_of_others_is_an_error_that_names_it(there: Sequence[Qdisc], may_make: bool) -> None:
+    with pytest.raises(PodmgrError, match=r"eth0 has the root qdisc tbf 1:, which is not podmgr's") as caught:
+        qdiscs.lacking_fq(*PLACE, there, may_make=may_make)
+    assert "tc qdisc del dev eth0 root" in (caught.value.tip or "")
+    assert "algorithm=tbf" in (caught.value.tip or "")
+
+
+@pytest.mark.parametrize(("there", "kind"), [([DEFAULT], "noqueue"), ([], "none"), ([MQ], "mq")])
+def test_fq_of_an_interface_of_others_is_not_ours_to_make(there: Sequence[Qdisc], kind: str) -> None:
+    with pytest.raises(PodmgrError, match=rf"not the root qdisc of eth0 \({kind}\)") as caught:
+        qdiscs.lacking_fq(*PLACE, there, may_make=False)
+    assert "sch_fq" in (caught.value.tip or "") and "algorithm=tbf" in (caught.value.tip or "")
+
+
+# Commands
+
+
+def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
+    assert qdiscs.making(CLSACT) == ("qdisc", "add", "dev", "if2", "clsact")
+    words = qdiscs.making(FQ)
+    assert words[:7] == ("qdisc", "add", "dev", "if2", "root", "handle", "7ab0:")
+    assert words[7] == "fq"
+
+
+@pytest.mark.parametrize(
+    ("mark", "there", "command"),
+    [
+        (CLSACT, [DEFAULT, HOOK], ("qdisc", "del", "dev", "if2", "clsact")),
+        (CLSACT, [DEFAULT], None),
+        (CLSACT, [OLD_HOOK], None),
+        (CLSACT, [OUR_FQ], None),
+        (FQ, [OUR_FQ, HOOK], ("qdisc", "del", "dev", "if2", "root")),
+        (FQ, [], None),
+        (FQ, [DEFAULT_FQ], None),
+        (FQ, [THEIR_FQ], None),
+        (FQ, [THEIR_TBF], None),
+        (FQ, [HOOK], None),
+        (FQ, [Qdisc("tbf", "7ab0:", None, True)], None),
+        (FQ, [THEIR_TBF, Qdisc("fq", "7ab0:", "1:1", False)], None),
+        (Mark(100, 2, "other"), [OUR_FQ, HOOK], None),
+    ],
+    ids=[
+        "clsact",
+        "clsact is gone",
+        "another is in clsact's place",
+        "fq is not clsact",
+        "fq",
+        "fq is gone",
+        "fq of the kernel",
+        "fq of another",
+        "another root",
+        "clsact is not fq",
+        "another kind under our handle",
+        "our fq below another",
+        "a kind of a later version",
+    ],
+)
+def test_only_what_is_ours_and_still_there_is_removed(
+    mark: Mark, there: Sequence[Qdisc], command: tuple[str, ...] | None
+) -> None:
+    assert qdiscs.unmake(mark, there) == ([] if command is None else [command])

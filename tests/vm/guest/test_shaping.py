@@ -1,0 +1,106 @@
+"""algorithm=edt through fq: the rate, without bursts and without loss. The rest: `tests.bench.shaping`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from podmgr.intervals import binomial_interval
+from tests.bench.shaping import shape
+from tests.lab import WORLD, WORLD6, Lab, lab, tcp
+
+SECONDS = 5
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Lab]:
+    with lab() as made:
+        yield made
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+@pytest.mark.parametrize("limit_mbps", [1, 10, 100])
+def test_the_wire_carries_the_limit(made: Lab, limit_mbps: int, direction: str) -> None:
+    found = shape(made, limit_mbps, direction, 1, seconds=SECONDS)
+    print(found)
+    assert found.wire == pytest.approx(1, abs=0.03)
+    assert found.first_second == pytest.approx(1, abs=0.15)
+    if direction == "egress":
+        assert found.retransmits == 0
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_udp_beyond_the_limit_is_cut_to_it(made: Lab, direction: str) -> None:
+    found = shape(made, 10, direction, 0, seconds=SECONDS)
+    print(found)
+    assert found.wire == pytest.approx(1, abs=0.03)
+    assert found.lost_packets > 0
+
+
+def test_parallel_flows_share_it(made: Lab) -> None:
+    found = shape(made, 10, "egress", 8, seconds=SECONDS)
+    print(found)
+    assert found.wire == pytest.approx(1, abs=0.03)
+
+
+def test_fq_is_made_for_it_and_removed_with_it(made: Lab) -> None:
+    before = made.sh(made.pod, "tc qdisc show dev eth0")
+    with made.under("bandwidth=10 mbps egress algorithm=edt"):
+        assert "qdisc fq" in made.sh(made.pod, "tc qdisc show dev eth0")
+    assert made.sh(made.pod, "tc qdisc show dev eth0") == before
+
+
+def test_a_fq_of_others_is_used_and_left(made: Lab) -> None:
+    made.sh(made.pod, "tc qdisc add dev eth0 root handle 7: fq flow_limit 50")
+    before = made.sh(made.pod, "tc qdisc show dev eth0")
+    with made.under("bandwidth=10 mbps egress algorithm=edt"):
+        pass
+    assert made.sh(made.pod, "tc qdisc show dev eth0") == before
+    made.sh(made.pod, "tc qdisc del dev eth0 root")
+
+
+def test_a_root_qdisc_of_others_is_named_and_left(made: Lab) -> None:
+    made.sh(made.pod, "tc qdisc add dev eth0 root handle 7: tbf rate 1gbit burst 100k latency 10ms")
+    before = made.sh(made.pod, "tc qdisc show dev eth0")
+    with (
+        pytest.raises(AssertionError, match="root qdisc tbf 7:"),
+        made.under("bandwidth=10 mbps egress algorithm=edt"),
+    ):
+        pass
+    assert made.sh(made.pod, "tc qdisc show dev eth0") == before
+    made.sh(made.pod, "tc qdisc del dev eth0 root")
+
+
+@pytest.mark.parametrize("host", [WORLD, WORLD6])
+def test_loss_and_edt_hold_together(made: Lab, host: str) -> None:
+    rules = ["loss=uniform egress 20%", "bandwidth=5 mbps egress algorithm=edt"]
+    with made.under(*rules):
+        argv = ["ping", "-q", "-c", "1000", "-i", "0.002", "-W", "1", host]
+        output, _ = made.in_pod(argv).communicate()
+        words = output.split()
+        received = int(words[words.index("received,") - 1])
+        low, high = binomial_interval(1000, 0.2)
+        assert low <= 1000 - received <= high
+        assert tcp(made, SECONDS, host=host).bits_per_second < 5e6
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_flows_that_understand_ecn_are_marked(made: Lab, direction: str) -> None:
+    for pid in (made.pod, made.world):
+        made.sh(pid, "sysctl -q -w net.ipv4.tcp_ecn=1")
+    sender, receiver = (made.pod, made.world) if direction == "egress" else (made.world, made.pod)
+    assert sender != receiver
+    before = _marked(made, receiver)
+    found = shape(made, 5, direction, 4, seconds=SECONDS)
+    print(found)
+    assert _marked(made, receiver) > before
+
+
+def _marked(made: Lab, pid: int) -> int:
+    """Packets that arrived with the mark of congestion."""
+    lines = made.sh(pid, "cat /proc/net/netstat").splitlines()
+    for names, values in zip(lines[::2], lines[1::2], strict=True):
+        if "InCEPkts" in names:
+            return int(values.split()[names.split().index("InCEPkts")])
+    raise AssertionError("no InCEPkts")
