@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench tools tools-for-tests wheel uninstall
+.PHONY: help demo test lint bench tools tools-for-tests tools-vm vm-image wheel uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,7 +12,7 @@ help: ## Show this list
 demo: tools .venv/ready ## Put rules on a throw-away pod and show declared against measured (1 minute)
 	@.venv/bin/podmgr demo
 
-test: tools-for-tests .venv/ready-to-test ## Run all tests, on the real kernel (needs root)
+test: tools-for-tests vm-image ## Run all tests, on the real kernel and in a virtual machine (needs root)
 	@.venv/bin/python -m pytest
 
 lint: tools .venv/ready-to-test ## Check style and types
@@ -29,8 +29,16 @@ wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 tools: # clang, bpftool, libbpf headers, iproute2, iperf3
 	@.ci/install-tools
 
+VM_TOOLS := qemu-system-x86_64 debootstrap cpio depmod mke2fs setpriv
+
 tools-for-tests:
-	@.ci/install-tools systemd-analyze
+	@.ci/install-tools systemd-analyze $(VM_TOOLS)
+
+tools-vm: # what tests/vm needs
+	@.ci/install-tools $(VM_TOOLS)
+
+vm-image: tools-vm .venv/ready-to-test # made once, in about 2 minutes
+	@.venv/bin/python -m tests.vm.image
 
 .venv/ready: pyproject.toml
 	@.ci/make-venv .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,9 @@ def main() -> int:
             timeout_seconds=asked.timeout,
             results=asked.results,
         )
+    except BrokenPipeError:  # as of `| head`: nobody wants more, also not what is still to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except MachineError as error:
         print(report(error), file=sys.stderr)
         return TIMED_OUT if isinstance(error, MachineTimeoutError) else FAILED
