@@ -87,13 +87,13 @@ class Sight:
             if item.program_id is not None and item.program_id == row.program_id
         ]
 
-    def has_filters(self, namespace: int, index: int) -> bool:
-        """Whether anybody's filter is on either side of an interface."""
+    def filters_on(self, namespace: int, index: int) -> list[Filter]:
+        """Everybody's filters on both sides of an interface."""
         fd = self.namespaces.descriptor(namespace)
         if fd is None:
-            return False
+            return []
         found = tc.filters(fd, [(index, side) for side in Direction], runner=self.runner)
-        return any(found.values())
+        return [item for filters in found.values() for item in filters]
 
     def has_unknown_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> bool:
         """Whether a look at some cgroups alone, by owner, shows what their rows do not explain.

@@ -49,7 +49,7 @@ class Recipe:
 
 
 # Where several programs of one hook see a packet. What delays comes behind all that drops.
-_LOSS, _CUSTOM, _BANDWIDTH, _DELAYING = range(4)
+_LOSS, _CUSTOM, _BANDWIDTH, DELAYING = range(4)
 
 
 def recipe(rule: Rule) -> Recipe:
@@ -58,12 +58,12 @@ def recipe(rule: Rule) -> Recipe:
         case UniformLoss() | ExponentialLoss():
             return Recipe("loss", (("THRESHOLD", f"{drop_threshold(rule)}ULL"),), _LOSS)
         case Custom(name="edt"):
-            return Recipe(rule.name, rule.macros, _DELAYING, needs_fq=True)
+            return Recipe(rule.name, rule.macros, DELAYING, needs_fq=True)
         case Custom():
             return Recipe(rule.name, rule.macros, _CUSTOM)
         case Bandwidth(algorithm=Algorithm.EDT):
             delay = (("HORIZON", f"{horizon_ns(rule)}ULL"), ("RATE", f"{rule.rate_bits_per_second}ULL"))
-            return Recipe("edt", delay, _DELAYING, needs_fq=True)
+            return Recipe("edt", delay, DELAYING, needs_fq=True)
         case Bandwidth():
             macros = (
                 ("BURST", f"{burst_bytes(rule)}ULL"),

@@ -144,18 +144,24 @@ def exists(cgroup: Cgroup) -> bool:
 
 def has_true_root() -> bool:
     """Whether the root of the whole hierarchy is mounted here, not only that of a cgroup namespace."""
-    return any(
-        mount.filesystem == "cgroup2" and mount.path.stat().st_ino == _ROOT_INODE for mount in mounts.table()
-    )
+    return bool(_true_roots())
 
 
 def level(cgroup: Cgroup) -> int:
     """How many levels below the true root it lies; see `has_true_root`."""
-    for mount in mounts.table():
-        inside = mount.filesystem == "cgroup2" and cgroup.path.is_relative_to(mount.path)
-        if inside and mount.path.stat().st_ino == _ROOT_INODE:
-            return len(cgroup.path.relative_to(mount.path).parts)
+    for root in _true_roots():
+        if cgroup.path.is_relative_to(root):
+            return len(cgroup.path.relative_to(root).parts)
     raise PodmgrError(f"the level of cgroup {cgroup.path} is not to be seen", tip="podmgr doctor")
+
+
+def _true_roots() -> list[Path]:
+    found = []
+    for mount in mounts.table():
+        with suppress(OSError):  # it may be mounted where we may not look
+            if mount.filesystem == "cgroup2" and mount.path.stat().st_ino == _ROOT_INODE:
+                found.append(mount.path)
+    return found
 
 
 def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:

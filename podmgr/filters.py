@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from podmgr import pins, qdiscs, tc
 from podmgr.actual import Sight, cgroup_of
-from podmgr.catalog import recipe
+from podmgr.catalog import DELAYING, recipe
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.pins import Mark
@@ -23,6 +23,7 @@ from podmgr.tc import Command, Qdisc
 
 # Behind filters that were given a small number to be first, before those that the kernel numbers.
 FIRST_PRIORITY = 100
+_DELAYING_PRIORITY = FIRST_PRIORITY + DELAYING
 
 Complaints = dict[Attachment, PodmgrError]
 
@@ -95,8 +96,11 @@ class Filters:
         finally:
             os.close(bpffs)
         for number, reason in said.items():
-            if mark := batch.marks.get(batch.commands[number]):
-                pins.unmark(self.settings.bpffs, mark)  # somebody else was faster
+            mark = batch.marks.get(batch.commands[number])
+            if mark is not None:
+                pins.unmark(self.settings.bpffs, mark)
+            if mark is not None and mark.kind == qdiscs.CLSACT:
+                continue  # somebody else was faster, and theirs will do; if not, the filters fail
             for row in batch.rows[number]:
                 complaints.setdefault(row, _refused(row, batch.commands[number], reason))
         return complaints
@@ -163,18 +167,24 @@ class Filters:
 
     def _tidy(self, namespace: int, marks: Sequence[Mark]) -> None:
         fd = self.sight.namespaces.descriptor(namespace)
+        failed: dict[int, str] = {}
+        doomed: dict[Command, Mark] = {}
+        kept: set[Mark] = set()
         if fd is not None:
             there = tc.qdiscs(fd, runner=self.runner)
             names = {item.index: item.name for item in tc.interfaces(fd, runner=self.runner)}
-            commands = [
-                command
-                for mark in marks
-                if mark.kind != qdiscs.CLSACT or not self.sight.has_filters(namespace, mark.index)
-                for command in qdiscs.unmake(mark, there.get(names.get(mark.index, ""), []))
-            ]
-            tc.batch(fd, commands, runner=self.runner, pass_fds=[self.lock_fd])
+            for mark in marks:
+                found = self.sight.filters_on(namespace, mark.index)
+                if mark.kind == qdiscs.FQ and any(item.priority == _DELAYING_PRIORITY for item in found):
+                    kept.add(mark)  # of a rule that a lost ledger does not know
+                elif mark.kind == qdiscs.FQ or not found:
+                    command = qdiscs.unmake(mark, there.get(names.get(mark.index, ""), []))
+                    doomed |= {command: mark} if command else {}
+            failed = tc.batch(fd, list(doomed), runner=self.runner, pass_fds=[self.lock_fd])
+        kept |= {mark for number, mark in enumerate(doomed.values()) if number in failed}
         for mark in marks:
-            pins.unmark(self.settings.bpffs, mark)
+            if mark not in kept:
+                pins.unmark(self.settings.bpffs, mark)
 
 
 def _by_namespace(rows: Sequence[Attachment]) -> Mapping[int, list[tuple[Attachment, Link]]]:

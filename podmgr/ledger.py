@@ -228,7 +228,7 @@ def _from_json(row: dict[str, Any]) -> Attachment:
 def _link(fields: dict[str, Any]) -> Link:
     link = Link(**(fields | {"side": Direction(fields["side"])}))
     numbers = (link.namespace, link.index)
-    if not all(isinstance(number, int) for number in numbers) or not isinstance(link.name, str):
+    if not all(type(number) is int for number in numbers) or not isinstance(link.name, str):
         raise ValueError("no interface")
     return link
 

@@ -146,7 +146,9 @@ class Namespaces:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except PermissionError:
-            raise
+            if path.parts[1] == "proc":
+                raise
+            return None
         except OSError:
             return None
         inode = os.fstat(fd).st_ino

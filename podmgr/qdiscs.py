@@ -69,11 +69,11 @@ def making(mark: Mark) -> Command:
     return tc.add_qdisc(mark.index, CLSACT)
 
 
-def unmake(mark: Mark, there: Collection[Qdisc]) -> list[Command]:
-    """What removes a qdisc of ours; nothing if it is gone, or another has taken its place."""
+def unmake(mark: Mark, there: Collection[Qdisc]) -> Command | None:
+    """What removes a qdisc of ours; None if it is gone, or another has taken its place."""
     if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
-        return [tc.delete_qdisc(mark.index, CLSACT)]
+        return tc.delete_qdisc(mark.index, CLSACT)
     is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
     if mark.kind == FQ and is_there:
-        return [tc.delete_qdisc(mark.index, "root")]
-    return []
+        return tc.delete_qdisc(mark.index, "root")
+    return None

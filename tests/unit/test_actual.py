@@ -313,6 +313,7 @@ def test_row_without_a_program_is_not_attached(machine: Machine, settings: Setti
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].filters["egress"] = [Filter(1, 1, None)]
     assert not sight.is_attached(replace(row, program_id=None))
+    assert sight.filters_of(replace(row, program_id=None)) == []
 
 
 def test_interface_that_is_gone_is_no_reason_as_long_as_another_is_left(
@@ -371,11 +372,11 @@ def test_what_was_changed_is_looked_at_again_after_forgetting(
 
 @pytest.mark.parametrize("side", Direction)
 def test_filters_of_anybody_are_seen_on_either_side(machine: Machine, sight: Sight, side: Direction) -> None:
-    assert not sight.has_filters(200, 2)
+    assert not sight.filters_on(200, 2)
     machine.namespaces[200][2].filters[side] = [Filter(1, 1, None)]
-    assert sight.has_filters(200, 2)
-    assert not sight.has_filters(200, 3)
-    assert not sight.has_filters(300, 2)
+    assert sight.filters_on(200, 2)
+    assert not sight.filters_on(200, 3)
+    assert not sight.filters_on(300, 2)
 
 
 # What only pins tell of

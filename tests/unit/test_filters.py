@@ -88,6 +88,7 @@ def test_program_is_put_on_its_interface_behind_a_clsact_that_is_marked_as_ours(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
     row = loaded(LOSS, 92, ETH0)
+    assert not filters.sight.is_attached(row)
     assert filters.attach([row]) == {}
     assert on(machine, ETH0) == [Filter(100, 92, 92)]
     assert machine.changes == [

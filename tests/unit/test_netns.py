@@ -260,6 +260,7 @@ def test_nothing_is_left_open(fill: Callable[..., Cgroup], stranger: int, does_f
         with Namespaces() as made:
             made.of(fill(os.getpid(), stranger))
             made.id_of(home_of(stranger), OURS)
+            assert made.own() == made.own()
             made.all()
             assert len(os.listdir("/proc/self/fd")) > len(before)
             if does_fail:

@@ -120,4 +120,4 @@ def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
 def test_only_what_is_ours_and_still_there_is_removed(
     mark: Mark, there: Sequence[Qdisc], command: tuple[str, ...] | None
 ) -> None:
-    assert qdiscs.unmake(mark, there) == ([] if command is None else [command])
+    assert qdiscs.unmake(mark, there) == command
