@@ -85,7 +85,7 @@ class _Default:
 # Shared are the interfaces of host-network pods, cgroup/PATH and run.
 _HOOKS = {
     ("loss", Direction.EGRESS): _Default(
-        Hook.TC, Hook.TC, "TCP takes a drop at the cgroup hook for congestion; behind it, it is loss"
+        Hook.TC, Hook.TC, "TCP takes a drop at the cgroup hook for congestion; at the interface it is loss"
     ),
     ("loss", Direction.INGRESS): _Default(
         Hook.TC,

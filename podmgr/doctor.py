@@ -29,9 +29,9 @@ KERNEL_WITHOUT_TRAP = (5, 15)
 _TOOLS = (
     ("clang", True, "install clang"),
     ("bpftool", True, "install bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))"),
-    ("ip", False, "install iproute2; the demo and algorithm=edt need it"),
-    ("tc", False, "install iproute2; algorithm=edt needs it"),
-    ("nsenter", False, "install util-linux; the demo and algorithm=edt need it"),
+    ("ip", False, "install iproute2; loss, algorithm=edt and the demo need it"),
+    ("tc", False, "install iproute2; loss and algorithm=edt need it"),
+    ("nsenter", False, "install util-linux; loss, algorithm=edt and the demo need it"),
     ("iperf3", False, "install iperf3; the demo needs it"),
 )
 _QDISCS = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,18 @@ from typing import Any
 import pytest
 
 from podmgr import bpf_syscall, cgroups, pins, proc
+from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
+from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError
+from podmgr.grammar import parse_rule_option
+from podmgr.reconcile import Action, Observed, Outcome, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+MakeCgroup = Callable[..., Cgroup]
 
 
 def why_not_here() -> str | None:
@@ -43,6 +51,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/kernel" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def network_of_ones_own() -> Iterator[None]:
+    """This process in a new network namespace, which has a loopback interface alone."""
+    before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert _libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        run("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        assert _libc.setns(before, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        os.close(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def own_network() -> Iterator[None]:
+    """Where podmgr acts on the machine's interfaces, it acts on these, and leaves the machine's alone."""
+    with network_of_ones_own():
+        yield
 
 
 @dataclass(frozen=True)
@@ -132,6 +164,39 @@ def attached(cgroup: Cgroup, direction: Direction = Direction.EGRESS) -> tuple[i
     with cgroups.opened(cgroup) as fd:
         assert fd is not None
         return bpf_syscall.attached_programs(fd, direction).program_ids
+
+
+def applied(settings: Settings, cgroup: Cgroup, *rules: str, counts_loopback: bool = False) -> list[Outcome]:
+    """Apply rules to a cgroup: a pod's that has a network of its own, unless loopback counts."""
+    sourced = tuple(SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text))
+    target = Target("x", cgroup, counts_loopback=counts_loopback)
+    return apply([Wish(target, sourced)], settings, runner=proc.run)
+
+
+@contextmanager
+def under(
+    settings: Settings, cgroup: Cgroup, *rules: str, counts_loopback: bool = False
+) -> Iterator[Callable[[], dict[str, Observed]]]:
+    """The rules on the cgroup while the block runs; gives what `list` shows, by rule.
+
+    A second apply must find nothing to do.
+    """
+    outcomes = applied(settings, cgroup, *rules, counts_loopback=counts_loopback)
+    try:
+        assert [outcome.error for outcome in outcomes if outcome.error] == []
+        again = applied(settings, cgroup, *rules, counts_loopback=counts_loopback)
+        assert {outcome.action for outcome in again} == {Action.UNCHANGED}
+        assert {outcome.program_id for outcome in again} == {outcome.program_id for outcome in outcomes}
+        yield lambda: {item.attachment.rule: item for item in observe(settings, runner=proc.run)[0]}
+    finally:
+        clean(Target("x", cgroup).selection, settings, runner=proc.run)
+
+
+def counters(observed: dict[str, Observed], rule: str) -> tuple[int, int, int, int]:
+    """Packets and bytes that passed, packets and bytes that were dropped."""
+    found = observed[rule].counters
+    assert found is not None
+    return found.passed_packets, found.passed_bytes, found.dropped_packets, found.dropped_bytes
 
 
 def loaded_program_ids() -> set[int]:

@@ -1,17 +1,9 @@
-"""podmgr killed between any two of its outside calls: clean finds and finishes.
-
-A forked child runs the command and kills itself with SIGKILL just before its N-th outside call
-(starting a process, making, writing, renaming or removing a file or folder), for every N until
-the command gets through. Since each kill also stands after the call before it, every gap is tried.
-"""
+"""podmgr killed between any two of its outside calls: clean finds and finishes. See `killing`."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,13 +15,10 @@ from podmgr.desired import Target, Wish
 from podmgr.grammar import parse_rule_option
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
+from tests.kernel.killing import is_killed, kill_everywhere
 
 RULES = ("bandwidth=10 mbps egress", "loss=uniform egress 1%", "ebpf-limit=dropper egress -DPORT=9")
 CHANGED = ("bandwidth=20 mbps egress", "loss=uniform egress 1%")
-
-_CALLS = {"subprocess.Popen", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
-_INTERRUPTED = 130
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def _apply(cgroup: Cgroup, settings: Settings, *rules: str) -> None:
@@ -41,56 +30,6 @@ def _apply(cgroup: Cgroup, settings: Settings, *rules: str) -> None:
 def _clean(settings: Settings) -> None:
     outcomes = reconcile.clean(None, settings, runner=proc.run)
     assert not [outcome.error for outcome in outcomes if outcome.error]
-
-
-def _is_killed(
-    work: Callable[[], None],
-    number: int,
-    *,
-    by: signal.Signals = signal.SIGKILL,
-    delay_seconds: float | None = None,
-) -> bool:
-    """Run `work` in a child that is killed at its `number`-th outside call, or that long after it."""
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def hook(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal count
-            flags = arguments[2] if event == "open" else 0
-            if event not in _CALLS and not (isinstance(flags, int) and flags & _WRITING):
-                return
-            count += 1
-            if count != number:
-                return
-            if delay_seconds is None:
-                os.kill(os.getpid(), by)
-            threading.Timer(delay_seconds or 0, os.kill, (os.getpid(), by)).start()
-
-        sys.addaudithook(hook)
-        code = 1
-        try:
-            work()
-            code = 0
-        except KeyboardInterrupt:
-            code = _INTERRUPTED
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.waitstatus_to_exitcode(status) in (0, _INTERRUPTED)
-    return os.waitstatus_to_exitcode(status) == _INTERRUPTED
-
-
-def _kill_everywhere(work: Callable[[], None], check: Callable[[], None]) -> int:
-    """Kill `work` at each of its outside calls in turn and check; how many there were."""
-    number = 1
-    while _is_killed(work, number):
-        check()
-        number += 1
-    check()
-    return number - 1
 
 
 @pytest.fixture
@@ -115,7 +54,7 @@ def test_clean_after_a_killed_apply(
         assert attached(cgroup) == others
         assert_nothing_left(settings)
 
-    assert _kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
+    assert kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
     assert ours
     assert_unloaded(sorted(ours))
 
@@ -134,7 +73,7 @@ def test_clean_after_an_apply_that_was_killed_while_replacing(
         _apply(cgroup, settings, *RULES)
 
     _apply(cgroup, settings, *RULES)
-    assert _kill_everywhere(work, check) > 8
+    assert kill_everywhere(work, check) > 8
     _clean(settings)
 
 
@@ -145,7 +84,7 @@ def test_apply_finishes_what_a_killed_apply_began(cgroup: Cgroup, settings: Sett
         assert len(list((settings.bpffs / str(cgroup.id)).iterdir())) == 4
         _clean(settings)
 
-    assert _kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
+    assert kill_everywhere(lambda: _apply(cgroup, settings, *RULES), check) > 10
     assert_nothing_left(settings)
 
 
@@ -159,7 +98,7 @@ def test_clean_finishes_what_a_killed_clean_began(
         _apply(cgroup, settings, *RULES)
 
     _apply(cgroup, settings, *RULES)
-    assert _kill_everywhere(lambda: _clean(settings), check) > 5
+    assert kill_everywhere(lambda: _clean(settings), check) > 5
     _clean(settings)
 
 
@@ -167,7 +106,7 @@ def test_clean_waits_for_the_bpftool_of_a_killed_apply(cgroup: Cgroup, settings:
     """Killed while its children run: they hold the lock on, so that clean does not overtake them."""
     for number in range(1, 12):
         for delay_seconds in (0.001, 0.003, 0.006):
-            _is_killed(lambda: _apply(cgroup, settings, *RULES), number, delay_seconds=delay_seconds)
+            is_killed(lambda: _apply(cgroup, settings, *RULES), number, delay_seconds=delay_seconds)
             _clean(settings)
             assert attached(cgroup) == ()
             assert_nothing_left(settings)
@@ -178,7 +117,7 @@ def test_an_interrupted_apply_is_undone(cgroup: Cgroup, settings: Settings, othe
     number, interrupted = 1, True
     undone = 0
     while interrupted:
-        interrupted = _is_killed(lambda: _apply(cgroup, settings, *RULES), number, by=signal.SIGINT)
+        interrupted = is_killed(lambda: _apply(cgroup, settings, *RULES), number, by=signal.SIGINT)
         if attached(cgroup) == others:
             undone += 1
             assert_nothing_left(settings)

@@ -86,7 +86,7 @@ def test_an_unreadable_rule_is_a_usage_error(podmgr: Cli, cgroup: Cgroup, rule: 
         (HEAD + PASS, ["licence"]),
         (HEAD + PASS.replace('"cgroup_skb/" INTERFACE', '"xdp"') + LICENCE, ["unknown section"]),
         (HEAD + PASS.replace('"cgroup_skb/" INTERFACE', '"cgroup_skb/ingress"') + LICENCE, ["ingress"]),
-        (HEAD + PASS.replace('"cgroup_skb/" INTERFACE', '"tc"') + LICENCE, ["tc hook"]),
+        (HEAD + PASS.replace('"cgroup_skb/" INTERFACE', '"tc"') + LICENCE, ["before a process lives there"]),
         (HEAD + PASS.replace("return 1", "for (;;) ;") + LICENCE, ["the kernel refuses"]),
         (
             HEAD + "extern int g(void);\n" + PASS.replace("return 1", "return g()") + LICENCE,

@@ -254,6 +254,7 @@ def test_list_in_every_format(podmgr: Cli, cgroup: Cgroup) -> None:
     assert podmgr("list").stdout.splitlines()[0].split() == [
         "TARGET",
         "RULE",
+        "HOOK",
         "SOURCE",
         "STATE",
         "PASSED",

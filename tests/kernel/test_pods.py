@@ -111,7 +111,7 @@ metadata:
   name: web
   uid: {uid}
   annotations:
-    loss: uniform egress 1%
+    bandwidth: 1 mbps egress
     {annotation}
 """
     podmgr("apply", "-f", "-", "--cgroup-root", str(node.root), stdin=text)

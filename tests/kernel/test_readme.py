@@ -51,7 +51,7 @@ def test_the_readme_shows_what_happens_in_a_cluster(
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
         monkeypatch.setenv("NODE_NAME", cluster.node)
         cluster.use_namespace("shop")
-        cluster.pod("web-0", labels={"app": "web"}, annotations={"loss": "uniform ingress 1%"})
+        cluster.pod("web-0", labels={"app": "web"}, annotations={"bandwidth": "20 mbps ingress"})
         cluster.pod("web-1", labels={"app": "web"})
         cluster.service("web", {"app": "web"}, {"bandwidth": "10 mbps egress"})
         cluster.api.create(objects.deployment("web", "shop"))

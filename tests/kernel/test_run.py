@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import pwd
@@ -17,16 +18,18 @@ import pytest
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup
 from podmgr.throwaway import PROBE
-from tests.kernel.conftest import Cli, assert_nothing_left, attached, interrupt_on_terminal
+from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
+from tests.kernel.network import programs, tc_state
 
 RULE = "loss=uniform egress 50%"
 SEND = [*PROBE, "send", "127.0.0.1", "4001", "1000"]
 
 
 @pytest.fixture(autouse=True)
-def no_scratch_cgroup_is_left(cgroup_root: Path) -> Iterator[None]:
+def no_scratch_cgroup_and_no_qdisc_is_left(cgroup_root: Path) -> Iterator[None]:
     yield
     assert [path for path in cgroup_root.iterdir() if path.is_dir()] == []
+    assert "clsact" not in tc_state(None)
 
 
 Start = Callable[[], tuple["subprocess.Popen[bytes]", Cgroup]]
@@ -44,7 +47,7 @@ def start(cgroup_root: Path) -> Iterator[Start]:
         while not (found := list(cgroup_root.glob("podmgr-run-*"))) or not _is_sleeping(_at(found[0])):
             assert process.poll() is None
             time.sleep(0.01)
-        assert attached(_at(found[0]))
+        assert len(programs(None, "lo")) == 1
         return process, _at(found[0])
 
     yield start
@@ -64,10 +67,31 @@ def test_the_command_runs_under_the_rules_and_says_what_they_did(podmgr: Cli) ->
     assert_nothing_left(podmgr.settings)
 
 
-def test_loss_on_egress_says_what_tcp_makes_of_it(podmgr: Cli) -> None:
-    notes = [line for line in podmgr("run", "--rule", RULE, "true").stderr.splitlines() if "note:" in line]
+def test_loss_on_egress_at_the_cgroup_hook_says_what_tcp_makes_of_it(podmgr: Cli) -> None:
+    done = podmgr("run", "--rule", f"{RULE} hook=cgroup", "true")
+    notes = [line for line in done.stderr.splitlines() if "note:" in line]
     assert len(notes) == 1
     assert "TCP" in notes[0]
+
+
+def test_loss_on_egress_is_at_tc_and_needs_no_note(podmgr: Cli) -> None:
+    script = f"{sys.executable} -m podmgr list -o json"
+    done = podmgr("run", "--rule", RULE, "sh", "-c", script)
+    assert "note:" not in done.stderr
+    (row,) = json.loads(done.stdout)["attachments"]
+    assert (row["hook"], row["state"]) == ("tc", "active")
+
+
+def test_rules_at_both_hooks_hold_for_one_command(podmgr: Cli) -> None:
+    """Each sees what comes through the one before it: the cgroup hook is the first."""
+    at_cgroup, at_tc = f"{RULE} hook=cgroup", "bandwidth=1 gbps egress hook=tc"
+    done = podmgr("run", "--rule", at_cgroup, "--rule", at_tc, "--", *SEND)
+    counts = {}
+    for rule in (at_cgroup, at_tc):
+        (line,) = [line for line in done.stderr.splitlines() if f"{rule}:" in line]
+        counts[rule] = int(line.split()[-5]), int(line.split()[-2])
+    assert sum(counts[at_cgroup]) == 1000
+    assert sum(counts[at_tc]) == counts[at_cgroup][0]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,7 @@ def test_podmgrs_own_failures_are_125(podmgr: Cli, words: list[str]) -> None:
 
 
 def test_the_rules_of_a_run_hold_inside_a_run(podmgr: Cli) -> None:
-    outer, inner = "loss=uniform egress 100%", "bandwidth=100 mbps egress"
+    outer, inner = "loss=uniform egress 100%", "bandwidth=400 gbps egress"
     nested = [sys.executable, "-m", "podmgr", "run", "-q", "--rule", inner, "--", *SEND]
     done = podmgr("run", "--rule", outer, "--", *nested)
     assert f"{outer}: 0 packets passed, 1000 dropped" in done.stderr

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from podmgr import cgroups, proc
-from podmgr.annotations import SourcedRule
 from podmgr.catalog import DRAWS, drop_threshold
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
 from podmgr.grammar import parse_rule_option
 from podmgr.intervals import binomial_interval
-from podmgr.reconcile import Observed, apply, clean, observe
 from podmgr.rules import ExponentialLoss, UniformLoss
 from podmgr.settings import Settings
 from podmgr.throwaway import (
@@ -30,6 +26,8 @@ from podmgr.throwaway import (
     throughput,
     throw_away_pod,
 )
+from tests.kernel.conftest import applied, counters, under
+from tests.kernel.network import kernel_has_fq, tc_state, transfer
 
 PORT = 4000
 
@@ -40,30 +38,12 @@ def pod(cgroup_root: Path) -> Iterator[Pod]:
         yield pod
 
 
-@contextmanager
-def under(
-    settings: Settings, cgroup: Cgroup, *rules: str, counts_loopback: bool = False
-) -> Iterator[Callable[[], dict[str, Observed]]]:
-    """The rules on the cgroup while the block runs; gives what `list` shows, by rule."""
-    target = Target("x", cgroup, counts_loopback=counts_loopback)
-    sourced = tuple(SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text))
-    outcomes = apply([Wish(target, sourced)], settings, runner=proc.run)
-    assert not [outcome.error for outcome in outcomes if outcome.error]
-    try:
-        yield lambda: {item.attachment.rule: item for item in observe(settings)[0]}
-    finally:
-        clean(target.selection, settings, runner=proc.run)
-
-
-def counters(observed: dict[str, Observed], rule: str) -> tuple[int, int, int, int]:
-    found = observed[rule].counters
-    assert found is not None
-    return found.passed_packets, found.passed_bytes, found.dropped_packets, found.dropped_bytes
-
-
+@pytest.mark.parametrize("hook", ["cgroup", "tc"])
 @pytest.mark.parametrize("host", [WORLD_ADDRESS, WORLD_ADDRESS6])
-def test_lost_datagrams_are_no_errors_to_their_sender(pod: Pod, settings: Settings, host: str) -> None:
-    rule = "loss=uniform egress 30%"
+def test_lost_datagrams_are_no_errors_to_their_sender(
+    pod: Pod, settings: Settings, host: str, hook: str
+) -> None:
+    rule = f"loss=uniform egress 30% hook={hook}"
     with under(settings, pod.cgroup, rule) as listed:
         sent, errors, received = send_datagrams(pod, PORT, 20_000, host=host)
         low, high = binomial_interval(20_000, 0.3)
@@ -123,7 +103,7 @@ def test_counters_count_every_segment_and_its_headers(pod: Pod, settings: Settin
     """TCP hands over packets of up to 64 KiB; the wire sees full frames of 1514 bytes."""
     rule, payload = "bandwidth=400 gbps egress", 50_000_000
     with under(settings, pod.cgroup, rule) as listed:
-        sent_again = _transfer(pod, payload)
+        sent_again = transfer(pod, WORLD_ADDRESS, payload)
         passed_packets, passed_bytes, dropped, _ = counters(listed(), rule)
     assert dropped == 0
     payload += 1448 * sent_again
@@ -160,7 +140,7 @@ def test_loopback_counts_for_a_plain_cgroup(cgroup: Cgroup, settings: Settings) 
 
 def test_rules_on_one_cgroup_add_up(pod: Pod, settings: Settings) -> None:
     """Loss and a custom program both act; each sees all packets, as the cgroup hook has it."""
-    loss, dropper = "loss=uniform egress 50%", f"ebpf-limit=dropper egress -DPORT={PORT}"
+    loss, dropper = "loss=uniform egress 50% hook=cgroup", f"ebpf-limit=dropper egress -DPORT={PORT}"
     with under(settings, pod.cgroup, loss, dropper) as listed:
         _, _, at_port = send_datagrams(pod, PORT, 1_000)
         _, _, elsewhere = send_datagrams(pod, PORT + 1, 1_000)
@@ -179,46 +159,33 @@ def test_the_dropper_chooses_by_protocol(pod: Pod, settings: Settings, host: str
         assert send_datagrams(pod, PORT, 100, host=host)[2] == 0
 
 
-def test_edt_without_fq_says_so_and_attaches_nothing(pod: Pod, settings: Settings) -> None:
-    target = Target("x", pod.cgroup)
-    for text in ("bandwidth=10 mbps egress algorithm=edt", "ebpf-limit=edt egress -DRATE=10000000"):
-        rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(text))
-        (outcome,) = apply([Wish(target, rules)], settings, runner=proc.run)
+def test_edt_at_the_cgroup_hook_without_fq_says_so_and_attaches_nothing(pod: Pod, settings: Settings) -> None:
+    rule = "bandwidth=10 mbps egress algorithm=edt hook=cgroup"
+    (outcome,) = applied(settings, pod.cgroup, rule)
+    assert outcome.error is not None
+    assert "fq" in outcome.error.message
+    assert "eth0 (noqueue)" in outcome.error.message
+    assert not settings.bpffs.exists()
+
+
+@pytest.mark.parametrize(
+    "rule", ["bandwidth=10 mbps egress algorithm=edt", "ebpf-limit=edt egress -DRATE=10000000"]
+)
+def test_edt_brings_its_fq_and_a_kernel_without_it_is_told_of(
+    pod: Pod, settings: Settings, rule: str
+) -> None:
+    before = tc_state(pod.pid)
+    if kernel_has_fq():
+        with under(settings, pod.cgroup, rule):
+            assert "qdisc fq 7ab0: root" in tc_state(pod.pid)
+    else:
+        (outcome,) = applied(settings, pod.cgroup, rule)
         assert outcome.error is not None
         assert "fq" in outcome.error.message
-        assert "eth0 (noqueue)" in outcome.error.message
-        assert not Path(settings.bpffs).exists()
-
-
-_SEND = """
-import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
-    sock.sendall(bytes(int(sys.argv[3])))
-    sock.shutdown(socket.SHUT_WR)
-    sock.recv(1)
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    print(int.from_bytes(info[100:104], sys.byteorder))  # tcpi_total_retrans
-"""
-_RECEIVE = """
-import socket, sys
-with socket.create_server(("", int(sys.argv[1]))) as server:
-    print("ready", flush=True)
-    connection, _ = server.accept()
-    while connection.recv(1 << 20):
-        pass
-    connection.close()
-"""
-
-
-def _transfer(pod: Pod, payload_bytes: int) -> int:
-    """So many bytes by TCP from the pod to the world, to the last one; the segments sent again."""
-    receiver = pod.start_outside([sys.executable, "-c", _RECEIVE, str(PORT)], streams=subprocess.PIPE)
-    assert receiver.stdin is not None and receiver.stdout is not None
-    with receiver.stdin, receiver.stdout:
-        receiver.stdout.readline()
-        again = pod.run([sys.executable, "-c", _SEND, WORLD_ADDRESS, str(PORT), str(payload_bytes)])
-        assert receiver.wait() == 0
-    return int(again)
+        assert "modprobe sch_fq" in (outcome.error.tip or "")
+        assert "algorithm=tbf" in (outcome.error.tip or "")
+    assert tc_state(pod.pid) == before
+    assert not settings.bpffs.exists()
 
 
 _FLOOD = """

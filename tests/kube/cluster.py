@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from podmgr import cgroups
+from podmgr import cgroups, proc
 from podmgr.cgroups import Cgroup
 from podmgr.reconcile import Observed, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import attached
+from tests.kernel.tcdump import Interfaces
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.kube.store import Obj
@@ -33,6 +34,20 @@ from tests.kube.store import Obj
 NODE = "node-1"
 SECONDS = 20.0  # for what should come at once: the machine may be busy
 REAL_SECONDS = 120.0  # for a real cluster to start or end a pod
+
+# A process in the cgroup; it says so when it is there, and its network.
+_CONTAINER = """
+if [ -n "$1" ]; then
+    ip -batch - <<END
+link add eth0 type veth peer name peer0
+link set eth0 up
+link set lo up
+END
+fi
+echo $$ > "$0"
+echo
+exec sleep 1000 > /dev/null
+"""
 
 T = TypeVar("T")
 Annotations = Mapping[str, str | None]
@@ -62,6 +77,8 @@ class RunningPod:
     uid: str
     cgroup: Cgroup | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    has_host_network: bool = False
+    _interfaces: dict[int, Interfaces] = field(default_factory=dict)  # by the namespace's number
 
     @property
     def place(self) -> Cgroup:
@@ -70,14 +87,46 @@ class RunningPod:
         return self.cgroup
 
     def programs(self, direction: Direction | None = None) -> tuple[int, ...]:
-        """The ids of the programs on it, of one direction or both, as the kernel has them."""
+        """The ids of the programs on it, of one direction or both, as the kernel has them.
+
+        On its cgroup, and on the interfaces of the network that its processes live in.
+        """
         directions = Direction if direction is None else [direction]
-        return tuple(id for direction in directions for id in attached(self.place, direction))
+        on_cgroup = [id for side in directions for id in attached(self.place, side)]
+        return tuple(dict.fromkeys([*on_cgroup, *self._on_interfaces(direction)]))
+
+    def _on_interfaces(self, direction: Direction | None) -> tuple[int, ...]:
+        for pid in cgroups.processes(self.place) if not self._interfaces else ():
+            path = Path(f"/proc/{pid}/ns/net")
+            with suppress(FileNotFoundError):
+                self._interfaces[path.stat().st_ino] = Interfaces(path)
+        found = [id for there in self._interfaces.values() for id in there.programs(direction)]
+        return tuple(dict.fromkeys(found))
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command as a process of the pod; what it printed."""
         join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(_container(self) / "cgroup.procs")]
+        join += self.enter()
         return subprocess.run([*join, *argv], capture_output=True, text=True, check=True).stdout
+
+    def enter(self) -> list[str]:
+        """What puts a command into the pod's network."""
+        alive = [process.pid for process in self.processes if process.poll() is None]
+        return ["nsenter", f"--net=/proc/{alive[0]}/ns/net"] if alive else []
+
+    def lose_programs(self) -> None:
+        """Somebody takes all its programs off, but does not unload them."""
+        for side in Direction:
+            for number in attached(self.place, side):
+                argv = ["bpftool", "cgroup", "detach", str(self.place.path), side, "id", str(number)]
+                subprocess.run(argv, capture_output=True, check=True)
+            argv = [*self.enter(), "tc", "filter", "del", "dev", "eth0", side]
+            subprocess.run(argv, capture_output=True, check=False)
+
+    def forget_network(self) -> None:
+        """Let go of it: what looks into a network keeps it."""
+        while self._interfaces:
+            self._interfaces.popitem()[1].close()
 
 
 class Cluster(ABC):
@@ -123,7 +172,7 @@ class Cluster(ABC):
 
     def observed(self, pod: RunningPod) -> list[Observed]:
         """What `list` shows of a pod."""
-        rows, _ = observe(self.settings)
+        rows, _ = observe(self.settings, runner=proc.run)
         return [item for item in rows if item.attachment.owner == pod.uid]
 
     def rules(self, pod: RunningPod) -> dict[str, str]:
@@ -167,7 +216,8 @@ class Simulated(Cluster):
         **more: Any,
     ) -> RunningPod:
         """A pod with a cgroup called after its UID, or `called` so; `more` as `objects.pod` takes it."""
-        pod = RunningPod(self.namespace, name, uid or str(uuid.uuid4()))
+        has_host_network = bool(more.get("host_network"))
+        pod = RunningPod(self.namespace, name, uid or str(uuid.uuid4()), has_host_network=has_host_network)
         if is_running:
             self.start(pod, called)
         self.api.create(
@@ -192,17 +242,30 @@ class Simulated(Cluster):
         self.start_container(pod)
 
     def start_container(self, pod: RunningPod) -> None:
-        """As at the start, and when kubelet starts it again: a new cgroup below the pod's."""
+        """As at the start, and when kubelet starts it again: a new cgroup below the pod's.
+
+        The first one makes the pod's network, unless that is the host's; the others share it.
+        """
         container = cgroups.create(pod.place.path, f"container-{len(pod.processes)}")
-        process = subprocess.Popen(["sleep", "1000"])
+        argv = ["sh", "-c", _CONTAINER, str(container.path / "cgroup.procs")]
+        if pod.has_host_network:
+            pass
+        elif alive := pod.enter():
+            argv = [*alive, *argv]
+        else:
+            argv = ["unshare", "--net", *argv, "makes"]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         pod.processes.append(process)
-        cgroups.join(container, process.pid)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline()
 
     def end(self, pod: RunningPod) -> None:
         """The pod's processes and its cgroup are gone."""
         for process in pod.processes:
             process.kill()
             process.wait()
+        pod.forget_network()
         if pod.cgroup is not None:
             cgroups.kill(pod.cgroup)
             cgroups.remove(pod.cgroup)

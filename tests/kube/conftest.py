@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from podmgr import cgroups
+from podmgr import cgroups, proc
 from podmgr.kube import Access, Api, find_node
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
-from tests.kernel.conftest import EXAMPLES, settings, why_not_here
+from tests.kernel.conftest import EXAMPLES, network_of_ones_own, settings, why_not_here
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import Cluster, Real, RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, end, environment_of
@@ -44,6 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/kube" in item.path.as_posix() and _NEED_KERNEL & set(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_network() -> Iterator[None]:
+    """With the simulated cluster, host-network pods are in a network of the tests' own."""
+    if os.environ.get(_KUBECONFIG) or why_not_here() is not None:
+        yield
+        return
+    with network_of_ones_own():
+        yield
 
 
 @pytest.fixture
@@ -135,7 +145,7 @@ def watched(shared: tuple[Simulated, Watching], monkeypatch: pytest.MonkeyPatch)
     yield cluster
     cluster.clear()
     assert watch.process.poll() is None, watch.tail()
-    eventually(lambda: not observe(cluster.settings)[0], why=watch.tail)
+    eventually(lambda: not observe(cluster.settings, runner=proc.run)[0], why=watch.tail)
 
 
 @pytest.fixture

@@ -7,17 +7,16 @@ watch, each in a namespace of its own.
 from __future__ import annotations
 
 import json
-import socket
+import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from podmgr.throwaway import PROBE, send_datagrams, throw_away_pod
-from tests.kernel.conftest import Cli, assert_unloaded, run
-from tests.kube.cluster import Cluster, Simulated, eventually
+from tests.kernel.conftest import Cli, assert_unloaded
+from tests.kube.cluster import Cluster, RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, sampled
 
 SLOW, FAST = "bandwidth=10 mbps egress", "bandwidth=100 mbps egress"
@@ -410,6 +409,7 @@ def test_events_tell_what_was_applied_and_removed(watched: Simulated) -> None:
     pod = watched.pod(labels=WEB, annotations={"bandwidth": "10 mbps egress"})
     watched.settles(pod, {SLOW: "pod", LOSS: "service/web"})
     eventually(lambda: watched.events(pod))
+    limit, loss = f"{SLOW} (cgroup hook)", f"{LOSS} (service/web, tc hook)"
     wanted = []
     for value, rules, reason in (
         (None, {}, "RuleRemoved"),
@@ -419,11 +419,11 @@ def test_events_tell_what_was_applied_and_removed(watched: Simulated) -> None:
     ):
         watched.annotate("pods", "web", {"bandwidth": value})
         watched.settles(pod, rules | {LOSS: "service/web"})
-        wanted.append((reason, SLOW))
+        wanted.append((reason, limit if rules else SLOW))
         eventually(lambda: len(watched.events(pod)) > len(wanted), why=lambda: watched.events(pod))
     first, *others = watched.events(pod)
     assert first[0] == "RuleApplied"
-    assert sorted(first[1].split("; ")) == [SLOW, f"{LOSS} (service/web)"]
+    assert sorted(first[1].split("; ")) == [limit, loss]
     assert others == wanted
     event = next(event for event in watched.api.events() if event["involvedObject"]["uid"] == pod.uid)
     assert (event["type"], event["source"]) == ("Normal", {"component": "podmgr", "host": watched.node})
@@ -443,6 +443,7 @@ def test_an_annotation_changes_what_becomes_of_a_pods_packets(watched: Simulated
     """A pod with a network namespace of its own; its packets go over a veth pair to the world."""
     pod = watched.pod()
     with throw_away_pod(pod.place.path) as container:
+        pod.processes[0].kill()  # so that the other's network is the pod's
         assert send_datagrams(container, 4000, 200) == (200, 0, 200)
         watched.annotate("pods", "web", {"loss": "uniform egress 100%"})
         watched.settles(pod, {"loss=uniform egress 100%": "pod"})
@@ -463,29 +464,40 @@ def test_loopback_counts_for_a_pod_in_the_hosts_network_alone(
     watched: Simulated, has_host_network: bool
 ) -> None:
     pod = watched.pod(host_network=has_host_network)
-    assert _received_on_loopback(pod.run) == 100
+    assert _received_on_loopback(pod) == 100
     watched.annotate("pods", "web", {"loss": "uniform egress 100%"})
     watched.settles(pod, {"loss=uniform egress 100%": "pod"})
-    assert _received_on_loopback(pod.run) == (0 if has_host_network else 100)
+    assert _received_on_loopback(pod) == (0 if has_host_network else 100)
     watched.annotate("pods", "web", {"loss": None})
     watched.settles(pod)
-    assert _received_on_loopback(pod.run) == 100
+    assert _received_on_loopback(pod) == 100
 
 
-def _received_on_loopback(run: Callable[[Sequence[str]], str]) -> int:
-    """How many of 100 datagrams arrive here that a process of the pod sends."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(0.2)
-        sent = json.loads(run([*PROBE, "send", "127.0.0.1", str(receiver.getsockname()[1]), "100"]))
-        assert sent == {"sent": 100, "errors": 0}
-        count = 0
+def _received_on_loopback(pod: RunningPod) -> int:
+    """How many of 100 datagrams arrive that a process of the pod sends to itself."""
+    errors, received = json.loads(pod.run([sys.executable, "-I", "-c", _TO_ITSELF]))
+    assert errors == 0
+    return int(received)
+
+
+_TO_ITSELF = """
+import json, socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(0.2)
+    errors, received = 0, 0
+    for _ in range(100):
+        try:
+            sock.sendto(b"", sock.getsockname())
+        except OSError:
+            errors += 1
+    try:
         while True:
-            try:
-                receiver.recv(100)
-            except TimeoutError:
-                return count
-            count += 1
+            sock.recv(100)
+            received += 1
+    except TimeoutError:
+        print(json.dumps([errors, received]))
+"""
 
 
 # Beside the command line
@@ -558,7 +570,7 @@ def test_metrics_are_what_list_shows(watched: Simulated, watch: Watching) -> Non
         host_network=True, annotations={"loss": "uniform egress 50%", "bandwidth": "1 gbps ingress"}
     )
     watched.settles(pod, {"loss=uniform egress 50%": "pod", "bandwidth=1 gbps ingress": "pod"})
-    _received_on_loopback(pod.run)
+    _received_on_loopback(pod)
     rows, metrics = podmgr.listed(), watch.metrics()
     (loss,) = [row for row in rows if row["kind"] == "loss"]
     assert loss["counters"]["dropped_packets"] > 0
@@ -585,7 +597,7 @@ def test_metrics_are_what_list_shows(watched: Simulated, watch: Watching) -> Non
 def test_metrics_show_a_program_that_somebody_took_away(watched: Simulated, watch: Watching) -> None:
     pod = watched.pod(annotations={"loss": "uniform egress 1%"})
     watched.settles(pod, {LOSS: "pod"})
-    run("bpftool", "cgroup", "detach", str(pod.place.path), "egress", "id", str(pod.programs()[0]))
+    pod.lose_programs()
     missing = {(("kind", "loss"), ("state", "missing")): 1.0}
     assert watch.metrics()["podmgr_attachments"] == missing
     watched.annotate("pods", "web", {"loss": "uniform egress 2%"})

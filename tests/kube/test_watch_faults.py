@@ -19,7 +19,7 @@ import pytest
 from podmgr import cgroups
 from podmgr.ledger import DamagedLedgerError
 from podmgr.settings import Settings
-from tests.kernel.conftest import EXAMPLES, Cli, run
+from tests.kernel.conftest import EXAMPLES, Cli
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, end, podmgr, sampled
@@ -172,7 +172,7 @@ def test_a_token_that_is_rotated_is_read_again(simulated: Simulated, watching: W
     token.write_text("second")
     simulated.settles(pod, {MORE_LOSS: "pod"}, seconds=RECOVERY_SECONDS)
     watch.hears("answers again", times=3, seconds=RECOVERY_SECONDS)
-    eventually(lambda: ("RuleApplied", MORE_LOSS) in simulated.events(pod))
+    eventually(lambda: ("RuleApplied", f"{MORE_LOSS} (tc hook)") in simulated.events(pod))
 
 
 # No API server at all. This takes half a minute: it begins with the first test here, and goes on meanwhile.
@@ -310,10 +310,6 @@ def live_through_a_partition(beside: Beside) -> None:
 # A kernel that somebody else has touched
 
 
-def detach(pod: RunningPod) -> None:
-    run("bpftool", "cgroup", "detach", str(pod.place.path), "egress", "id", str(pod.programs()[0]))
-
-
 def pins_of(cluster: Simulated, pod: RunningPod) -> list[Path]:
     """The pin of its program, and its maps' folder."""
     return sorted((cluster.settings.bpffs / pod.uid).glob("*"))
@@ -339,8 +335,8 @@ def test_what_somebody_else_takes_away_is_repaired(simulated: Simulated, watchin
     for pod in pods:
         simulated.settles(pod, {LOSS: "pod"})
     programs = other.programs()
-    detach(detached)
-    detach(both)
+    detached.lose_programs()
+    both.lose_programs()
     for pod in (unpinned, both):
         pins_of(simulated, pod)[0].unlink()
     for _ in range(2):

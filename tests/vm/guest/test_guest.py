@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from statistics import median
 
 import pytest
 
@@ -54,11 +55,12 @@ def test_qdiscs_can_be_added_in_a_namespace(namespace: str, qdisc: str) -> None:
 
 
 def test_a_delay_is_as_long_as_it_was_ordered(namespace: str) -> None:
+    """The median: a busy host stops the machine for many milliseconds now and then."""
     run("tc", "-n", namespace, "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "20ms")
-    printed = run("ip", "netns", "exec", namespace, "ping", "-c", "30", "-i", "0.1", "-q", OUTSIDE)
-    found = re.search(r"= [\d.]+/([\d.]+)/", printed)
-    assert found is not None, printed
-    assert float(found[1]) == pytest.approx(20, rel=0.15)
+    printed = run("ip", "netns", "exec", namespace, "ping", "-c", "30", "-i", "0.1", OUTSIDE)
+    times_ms = [float(time) for time in re.findall(r"time=([\d.]+) ms", printed)]
+    assert len(times_ms) >= 25, printed
+    assert median(times_ms) == pytest.approx(20, rel=0.15)
 
 
 def test_doctor_finds_fq_and_netem() -> None:
