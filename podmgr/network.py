@@ -115,7 +115,7 @@ class Networks:
         if not network.namespaces:
             raise _CannotBeHadError(
                 "acts on interfaces, and which they are is not known before a process lives there",
-                "apply again when it runs, or use hook=cgroup",
+                "apply again when it runs",
             )
         if network.is_scoped and not cgroups.has_true_root():
             raise _CannotBeHadError(
@@ -181,7 +181,13 @@ class Networks:
 
     def _all(self, namespace: int) -> list[Interface]:
         if namespace not in self._interfaces:
-            self._interfaces[namespace] = tc.interfaces(self._fd(namespace), runner=self._runner)
+            found = tc.interfaces(self._fd(namespace), runner=self._runner)
+            if name := tc.misleading_name(found):
+                raise _CannotBeHadError(
+                    f"does not act beside an interface that is called {name}: tc would take it for another",
+                    "rename it, or use hook=cgroup",
+                )
+            self._interfaces[namespace] = found
         return self._interfaces[namespace]
 
     def _fd(self, namespace: int) -> int:

@@ -38,6 +38,7 @@ class Interface:
     is_port: bool  # of a bridge or a bond, which the packet passes too
     peer_index: int | None
     peer_namespace_id: int | None
+    other_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,19 @@ def interfaces(namespace_fd: int, *, runner: Runner) -> list[Interface]:
     """All interfaces of the namespace."""
     rows = _ask(namespace_fd, runner, "ip", "-j", "-d", "link", "show")
     return [_interface(row) for row in rows if row]
+
+
+def misleading_name(found: Iterable[Interface]) -> str | None:
+    """A name by which tc would take one interface for another.
+
+    Interfaces are given to tc by their numbers, as `if2`, since names may change and may hold
+    what a batch file would split; but one that is called so comes first.
+    """
+    for item in found:
+        for name in (item.name, *item.other_names):
+            if re.fullmatch(r"if\d+", name) and name != f"if{item.index}":
+                return name
+    return None
 
 
 def default_devices(namespace_fd: int, *, runner: Runner) -> set[str]:
@@ -181,6 +195,7 @@ def _interface(row: dict[str, Any]) -> Interface:
         is_port="master" in row and row.get("linkinfo", {}).get("info_slave_kind") != "vrf",
         peer_index=row.get("link_index"),
         peer_namespace_id=row.get("link_netnsid"),
+        other_names=tuple(row.get("altnames", ())),
     )
 
 

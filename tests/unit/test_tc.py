@@ -398,3 +398,21 @@ def test_real_tc_reads_the_command_that_attaches(namespace: int, tmp_path: Path)
     said_of_it = tc.batch(namespace, [tc.add_qdisc(index, "clsact"), command], runner=proc.run)
     assert said_of_it.keys() == {1}
     assert "pinned" in said_of_it[1] and "No such file" in said_of_it[1]
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "other_names", "misleads"),
+    [
+        (2, "eth0", (), None),
+        (2, "if2", (), None),
+        (3, "if2", (), "if2"),
+        (3, "eth0", ("wan", "if2"), "if2"),
+        (3, "ifb0", ("if", "if2x"), None),
+    ],
+)
+def test_a_name_that_tc_takes_for_a_number_is_seen(
+    index: int, name: str, other_names: tuple[str, ...], misleads: str | None
+) -> None:
+    row = {"ifindex": index, "ifname": name, "flags": [], "altnames": list(other_names)}
+    found = tc.interfaces(FD, runner=Script(said(json.dumps([row]))))
+    assert tc.misleading_name(found) == misleads
