@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     asked = parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     machine = Machine(asked.kernel, cpus=asked.cpus, accelerator=asked.accel)
     try:
         return run(
@@ -49,11 +50,9 @@ def main() -> int:
 
 
 def _interrupted(number: int, _: object) -> NoReturn:
+    print(f"error: ended by {signal.Signals(number).name}", file=sys.stderr)
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())
