@@ -7,10 +7,11 @@ process, after which it is checked that the process still is in the cgroup that 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +19,11 @@ from types import TracebackType
 
 from podmgr import cgroups, mounts
 from podmgr.cgroups import Cgroup
-from podmgr.errors import PermissionDeniedError
+from podmgr.errors import PermissionDeniedError, PodmgrError
 
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
 
+MOST_NAMESPACES = 64
 _CAP_SYS_ADMIN = 21
 _CLONE_NEWNET = 0x40000000
 
@@ -50,24 +52,25 @@ class Namespaces:
         while self._fds:
             os.close(self._fds.popitem()[1])
 
-    def of(self, cgroup: Cgroup) -> list[int]:
+    def of(self, cgroup: Cgroup, *, most: int = MOST_NAMESPACES) -> list[int]:
         """The namespaces of the cgroup's processes, that of the oldest process first.
 
+        No more than `most` are opened: who lives in a cgroup may make as many as it likes.
         Raises PermissionDeniedError if a process's may not be looked at.
         """
-        found: dict[int, list[int]] = {}
+        pids: dict[int, list[int]] = {}
         for pid in cgroups.processes(cgroup):
-            if not _may_enter():
-                raise _not_allowed(pid)
-            inode = self._open(pid)
+            inode = _looked_at(pid)
             if inode is not None:
-                found.setdefault(inode, []).append(pid)
-        living = set(cgroups.processes(cgroup)) if found else set()
-        here = {inode: living.intersection(pids) for inode, pids in found.items()}
-        inodes = [inode for inode, pids in here.items() if pids]
+                pids.setdefault(inode, []).append(pid)
+        if pids and not _may_enter():
+            raise _not_allowed(min(map(min, pids.values())))
+        inodes = list(pids)
         if len(inodes) > 1:
-            inodes.sort(key=lambda inode: min(_started(pid) for pid in here[inode]))
-        return inodes
+            inodes.sort(key=lambda inode: min(map(_started, pids[inode])))
+        opened = {inode: self._open_one_of(inode, pids[inode]) for inode in inodes[:most]}
+        living = set(cgroups.processes(cgroup)) if opened else set()
+        return [inode for inode, pid in opened.items() if pid in living]
 
     def own(self) -> int:
         """The namespace that podmgr runs in."""
@@ -132,15 +135,14 @@ class Namespaces:
                 if path.stat().st_ino == inode:
                     self._open_path(path)
 
+    def _open_one_of(self, inode: int, pids: Sequence[int]) -> int | None:
+        """Open the namespace through one of its processes, which is returned; None if all have ended."""
+        return next((pid for pid in pids if self._open(pid) == inode), None)
+
     def _open(self, pid: int) -> int | None:
         """The inode number of the process's namespace, now open; None if the process has ended."""
-        try:
-            inode = os.stat(f"/proc/{pid}/ns/net").st_ino
-            return inode if inode in self._fds else self._open_path(Path(f"/proc/{pid}/ns/net"))
-        except PermissionError as error:
-            raise _not_allowed(pid) from error
-        except OSError:
-            return None
+        inode = _looked_at(pid)
+        return inode if inode in self._fds else self._open_path(Path(f"/proc/{pid}/ns/net"))
 
     def _open_path(self, path: Path) -> int | None:
         try:
@@ -149,7 +151,11 @@ class Namespaces:
             if path.parts[1] == "proc":
                 raise
             return None
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # not to be taken for "gone"
+                raise PodmgrError(
+                    f"cannot open the network namespace {path}: {error.strerror}", tip="ulimit -n 65536"
+                ) from error
             return None
         inode = os.fstat(fd).st_ino
         if inode in self._fds:
@@ -183,6 +189,16 @@ def _not_allowed(pid: int) -> PermissionDeniedError:
         f"not allowed to look into the network of process {pid}",
         tip="it takes the capabilities SYS_PTRACE and SYS_ADMIN; hook=cgroup does without",
     )
+
+
+def _looked_at(pid: int) -> int | None:
+    """The inode number of the process's namespace; None if it has ended. Raises PermissionDeniedError."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except PermissionError as error:
+        raise _not_allowed(pid) from error
+    except OSError:
+        return None
 
 
 def _inode_of(pid: int) -> int | None:

@@ -95,12 +95,12 @@ class Networks:
         return lacking
 
     def _look(self, cgroup: Cgroup, counts_loopback: bool, starts_here: bool) -> _Network:
+        if not counts_loopback:  # a pod's network is that of its oldest process, the sandbox
+            found = self._namespaces.of(cgroup, most=1)
+            return _Network(tuple(found), any(map(self._namespaces.is_ours, found)))
         found = self._namespaces.of(cgroup)
         if starts_here and not found:
             found = [self._namespaces.own()]
-        if not counts_loopback:  # a pod's network is that of its oldest process, the sandbox
-            found = found[:1]
-            return _Network(tuple(found), any(map(self._namespaces.is_ours, found)))
         is_alone = len(found) == 1 and not self._namespaces.is_ours(found[0])
         return _Network(tuple(found), not is_alone or self._namespaces.is_shared(found[0], cgroup))
 

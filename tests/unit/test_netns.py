@@ -368,3 +368,12 @@ def test_who_may_not_enter_is_told_so_before_anything_is_tried(
     with pytest.raises(PermissionDeniedError, match=f"look into the network of process {stranger}"):
         namespaces.of(fill(stranger))
     assert namespaces.of(fill()) == []
+
+
+def test_no_more_namespaces_are_opened_than_asked_for(
+    namespaces: Namespaces, fill: Callable[..., Cgroup], stranger: int
+) -> None:
+    cgroup = fill(stranger, os.getpid())
+    assert namespaces.of(cgroup, most=1) == [OURS]  # we are the older one
+    assert list(namespaces._fds) == [OURS]
+    assert namespaces.of(cgroup) == [OURS, home_of(stranger)]

