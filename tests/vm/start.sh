@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs as the guest's init: mounts what a Linux machine has, runs the job's command, reports, powers off.
-# The host reads three virtio ports: "output" (stdout and stderr), "results" (tar of /results), "status".
+# The host reads four virtio ports: "booted", "output" (stdout and stderr), "results" (tar of /results),
+# "status".
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 mount -t proc proc /proc
@@ -27,6 +28,7 @@ port() { # the device of a named virtio port; udev, which would make links, is n
 mapfile -d '' -t environment </job/environment
 mapfile -d '' -t command </job/command
 cd /checkout || exit
+echo booted >"/dev/$(port booted)"
 # a port can be opened only once, so a pipe stands before it: the command may open /dev/stdout again
 exec 3> >(exec cat >"/dev/$(port output)")
 cat=$!
