@@ -31,8 +31,9 @@ _BURST_FLOOR_BYTES = 128 * 1024
 _INITIAL_SECONDS = Fraction(1, 10)
 _INITIAL_CEILING_BYTES = 16_000
 _FULL_FRAME_BYTES = 1_514
-# A GSO packet has up to 64 KiB.
-_HORIZON_BYTES = {Direction.EGRESS: 4 * 65_536, Direction.INGRESS: 2 * 65_536}
+# A GSO packet has up to 64 KiB, and a TCP flow keeps two or three of them in the queue before it holds
+# itself back (TCP small queues): on egress there is room for those of eight flows and more.
+_HORIZON_BYTES = {Direction.EGRESS: 32 * 65_536, Direction.INGRESS: 2 * 65_536}
 _HORIZON_FLOOR_NS = 50_000_000
 _HORIZON_CEILING_NS = 8_000_000_000  # fq drops what departs more than 10 s ahead
 _NS_PER_SECOND = 1_000_000_000
@@ -150,8 +151,8 @@ def initial_bytes(rule: Bandwidth) -> int:
 def horizon_ns(rule: Bandwidth) -> int:
     """How long algorithm=edt lets a packet wait at most: the time of so many bytes, 50 ms to 8 s.
 
-    On egress TCP holds itself back once a few packets wait: the horizon is to be far enough for
-    the largest of them, so that none is lost. What arrives knows no such limit, and fills it.
+    On egress TCP holds itself back once a few packets wait: the horizon is far enough for that,
+    so that none is lost. What arrives knows no such limit, and would fill any.
     """
     queue_bytes = _HORIZON_BYTES[rule.direction]
     horizon = Fraction(queue_bytes * 8 * _NS_PER_SECOND, rule.rate_bits_per_second)

@@ -242,9 +242,9 @@ def test_explanation_gives_the_numbers(option: str, expected: dict[str, str]) ->
     [
         ("8 kbps egress", 8_000),
         ("8 kbps ingress", 8_000),
-        ("1 mbps egress", 2_097.152),
+        ("10 mbps egress", 1_677.7216),
         ("1 mbps ingress", 1_048.576),
-        ("41.94304 mbps egress", 50),
+        ("335.54432 mbps egress", 50),
         ("400 gbps egress", 50),
         ("400 gbps ingress", 50),
     ],
