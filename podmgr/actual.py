@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from podmgr import bpf_syscall, cgroups, pins, tc
 from podmgr.cgroups import Cgroup
+from podmgr.errors import PodmgrError
 from podmgr.netns import Namespaces
 from podmgr.pins import Pin
 from podmgr.plan import Attachment, Link
@@ -16,7 +18,7 @@ from podmgr.rules import Direction, Hook
 from podmgr.settings import Settings
 from podmgr.tc import Filter
 
-_Sides = tuple[int, Direction]
+_Side = tuple[str, Direction]
 
 
 def pin_of(settings: Settings, row: Attachment) -> Pin:
@@ -52,21 +54,25 @@ class Sight:
     settings: Settings
     namespaces: Namespaces
     runner: Runner
-    _filters: dict[int, dict[_Sides, list[Filter]]] = field(default_factory=dict)
-    _indexes: dict[int, frozenset[int]] = field(default_factory=dict)
+    _filters: dict[int, dict[_Side, list[Filter]]] = field(default_factory=dict)
+    _names: dict[int, dict[int, str]] = field(default_factory=dict)
 
     def forget(self, namespaces: Iterable[int]) -> None:
         """Something was changed there."""
         for namespace in namespaces:
             self._filters.pop(namespace, None)
-            self._indexes.pop(namespace, None)
+            self._names.pop(namespace, None)
 
     def attached(self, rows: Sequence[Attachment]) -> list[Attachment]:
         """The rows whose program the kernel has on the row's cgroup, or on its interfaces.
 
         An interface that is gone is no reason, as long as another is left.
         """
-        self._look_at([(row, link) for row in rows for link in row.links])
+        self._look_at(rows)
+        lacking = [row for row in rows if len(self._held(row)) < len(row.links)]
+        for namespace in {link.namespace for row in lacking for link in row.links} - self._names.keys():
+            self._names[namespace] = self._interfaces(namespace)
+        self._look_at(lacking)  # by the names that the interfaces have now
         return [row for row in rows if row.program_id is not None and self._has(row)]
 
     def is_attached(self, row: Attachment) -> bool:
@@ -77,23 +83,17 @@ class Sight:
         """The rows whose program is attached and pinned: nothing is left to do for them."""
         return [row for row in self.attached(rows) if pinned_id(self.settings, row) == row.program_id]
 
-    def filters_of(self, row: Attachment) -> list[tuple[Link, Filter]]:
-        """The filters that run the row's program, as far as they are there."""
-        self._look_at([(row, link) for link in row.links])
-        return [
-            (link, item)
-            for link in row.links
-            for item in self._filters[link.namespace].get((link.index, link.side), ())
-            if item.program_id is not None and item.program_id == row.program_id
-        ]
+    def filters_of(self, row: Attachment) -> list[tuple[Link, str, Filter]]:
+        """The filters that run the row's program, each with the name that its interface has now."""
+        self.attached([row])
+        return self._held(row)
 
-    def filters_on(self, namespace: int, index: int) -> list[Filter]:
-        """Everybody's filters on both sides of an interface."""
+    def filters_on(self, namespace: int, names: Collection[str]) -> dict[str, list[Filter]]:
+        """Everybody's filters on both sides of interfaces."""
         fd = self.namespaces.descriptor(namespace)
-        if fd is None:
-            return []
-        found = tc.filters(fd, [(index, side) for side in Direction], runner=self.runner)
-        return [item for filters in found.values() for item in filters]
+        sides = [(name, side) for name in names if tc.is_plain(name) for side in Direction]
+        found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
+        return {name: [item for side in Direction for item in found.get((name, side), ())] for name in names}
 
     def has_unknown_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> bool:
         """Whether a look at some cgroups alone, by owner, shows what their rows do not explain.
@@ -143,19 +143,23 @@ class Sight:
         """These programs, wherever a filter runs one of them."""
         links: dict[int, list[Link]] = {}
         for namespace in self.namespaces.all() if orphans else []:
-            names = self._interfaces(namespace)
-            sides = [(index, side) for index in names for side in Direction]
-            fd = self.namespaces.descriptor(namespace)
-            found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
-            for (index, side), filters in found.items():
-                for item in filters:
+            with suppress(PodmgrError):  # anybody may make one, and fill it with what tc cannot tell
+                for place, item in self._all_filters(namespace):
                     if item.program_id is not None and item.program_id in orphans:
-                        place = Link(namespace, index, side, names[index])
                         links.setdefault(item.program_id, []).append(place)
         return [
             _unknown_at_tc(key, orphans[key], tuple(sorted(set(places))), near)
             for key, places in links.items()
         ]
+
+    def _all_filters(self, namespace: int) -> Iterator[tuple[Link, Filter]]:
+        indexes = {name: index for index, name in self._interfaces(namespace).items() if tc.is_plain(name)}
+        fd = self.namespaces.descriptor(namespace)
+        sides = [(name, side) for name in indexes for side in Direction]
+        found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
+        for (name, side), filters in found.items():
+            for item in filters:
+                yield Link(namespace, indexes[name], side, name), item
 
     def _interfaces(self, namespace: int) -> dict[int, str]:
         fd = self.namespaces.descriptor(namespace)
@@ -165,33 +169,44 @@ class Sight:
     def _has(self, row: Attachment) -> bool:
         if not row.links:
             return row.program_id in _attached_to(cgroup_of(row), row.direction)
-        held = {link for link, _ in self.filters_of(row)}
-        return bool(held) and all(link in held or self._is_gone(link) for link in row.links)
+        held = {link for link, _, _ in self._held(row)}
+        gone = {link for link in row.links if link.index not in self._names.get(link.namespace, {link.index})}
+        return bool(held) and held | gone == set(row.links)
 
-    def _is_gone(self, link: Link) -> bool:
-        if link.namespace not in self._indexes:
-            self._indexes[link.namespace] = frozenset(self._interfaces(link.namespace))
-        return link.index not in self._indexes[link.namespace]
+    def _held(self, row: Attachment) -> list[tuple[Link, str, Filter]]:
+        """What is known of the row's filters."""
+        return [
+            (link, name, item)
+            for link in row.links
+            for name in self._names_of(link)
+            for item in self._filters.get(link.namespace, {}).get((name, link.side), ())
+            if item.program_id is not None and item.program_id == row.program_id
+        ]
 
-    def _look_at(self, places: Sequence[tuple[Attachment, Link]]) -> None:
+    def _names_of(self, link: Link) -> list[str]:
+        """By which its filters may be found: when they were attached, and, once looked up, now."""
+        names = (link.name, self._names.get(link.namespace, {}).get(link.index, link.name))
+        return [name for name in dict.fromkeys(names) if tc.is_plain(name)]
+
+    def _look_at(self, rows: Sequence[Attachment]) -> None:
         """Ask tc for what is not known yet, several namespaces at a time."""
-        missing: dict[int, set[_Sides]] = {}
-        for row, link in places:
-            known = self._filters.get(link.namespace, {})
-            if (link.index, link.side) not in known:
-                missing.setdefault(link.namespace, set()).add((link.index, link.side))
-                self.namespaces.descriptor(link.namespace, cgroup_of(row))
+        missing: dict[int, set[_Side]] = {}
+        for row in rows:
+            for link in row.links:
+                known = self._filters.setdefault(link.namespace, {})
+                sides = {(name, link.side) for name in self._names_of(link)} - known.keys()
+                if sides:
+                    missing.setdefault(link.namespace, set()).update(sides)
+                    self.namespaces.descriptor(link.namespace, cgroup_of(row))
 
-        def look(namespace: int) -> dict[_Sides, list[Filter]]:
+        def look(namespace: int) -> dict[_Side, list[Filter]]:
             fd = self.namespaces.descriptor(namespace)
             sides = sorted(missing[namespace])
             found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
             return {side: found.get(side, []) for side in sides}
 
         for namespace, found in zip(missing, each(look, list(missing)), strict=True):
-            self._filters.setdefault(namespace, {}).update(found)
-        for _, link in places:
-            self._filters.setdefault(link.namespace, {})
+            self._filters[namespace] |= found
 
 
 def _attached_to(cgroup: Cgroup, direction: Direction) -> Collection[int]:

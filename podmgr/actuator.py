@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from podmgr import bpf_syscall, bpftool, cgroups, pins
+from podmgr import bpf_syscall, bpftool, cgroups, elf, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, pinned_id
 from podmgr.errors import PodmgrError, ToolTimeoutError
 from podmgr.filters import Filters
@@ -94,20 +94,24 @@ class Actuator:
                 continue
             pins.remove(pin_of(self.settings, row))
             failures.append((row, _refused(row, failure)))
-        unscoped = self._tell_scope(loaded)
+        unscoped = self._tell_scope(loaded, objects)
         failures += unscoped
         for row, _ in unscoped:
             pins.remove(pin_of(self.settings, row))
             loaded.remove(row)
         return loaded, failures
 
-    def _tell_scope(self, rows: Sequence[Attachment]) -> Failures:
+    def _tell_scope(self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]) -> Failures:
         """Tell programs that ask for it whose packets they may touch, before they see any.
 
         Returns those that do not ask, on interfaces that are also others'.
         """
         asking = [row for row in rows if pin_of(self.settings, row).scope.exists()]
-        failures: Failures = [(row, _unscoped(row)) for row in rows if row.is_scoped and row not in asking]
+        failures: Failures = [
+            (row, _unscoped(row))
+            for row in rows
+            if row.is_scoped and not (row in asking and _asks(row, objects[row.object_digest]))
+        ]
         if not asking:
             return failures
         with ExitStack() as stack:
@@ -241,6 +245,11 @@ def _not_there(row: Attachment) -> PodmgrError:
         f"'{row.rule}' is not on all interfaces of {row.target}, though tc did not complain",
         tip="somebody else changes its filters; apply again",
     )
+
+
+def _asks(row: Attachment, stored: StoredObject) -> bool:
+    """Whether the program looks at its scope: the header defines the map for those that do not, too."""
+    return row.kind != Custom.kind or elf.uses_map(stored.path.read_bytes(), pins.SCOPE_MAP)
 
 
 def _unscoped(row: Attachment) -> PodmgrError:

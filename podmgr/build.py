@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from podmgr import clang, elf, programs
 from podmgr.bpf_syscall import possible_cpus
-from podmgr.catalog import recipe
+from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
 from podmgr.errors import PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.proc import Runner, each
@@ -69,7 +70,24 @@ def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
         )
     info = elf.inspect(content, name=name, cpus=possible_cpus())
     elf.check_direction(info, spec.direction, name=name)
+    if not spec.source.is_object and name not in BUILT_IN_PROGRAMS:
+        _check_verdicts(spec.source, info)
     return Compiled(content, info)
+
+
+def _check_verdicts(source: ProgramSource, info: elf.ObjectInfo) -> None:
+    """Raise PodmgrError if podmgr.h was told of another hook than the program's section is for.
+
+    Its verdicts would mean something else there: drop would be pass.
+    """
+    says_tc = re.search(rb"^[ \t]*#[ \t]*define[ \t]+PODMGR_TC[ \t]+1\b", source.content, re.MULTILINE)
+    if b"define PODMGR_H\n" in source.content and bool(says_tc) != (info.hook == Hook.TC):
+        raise PodmgrError(
+            f"program {source.name} is for the {info.hook} hook, and includes podmgr.h as one for the other",
+            tip="#define PODMGR_TC 1 before the include"
+            if info.hook == Hook.TC
+            else "leave PODMGR_TC undefined",
+        )
 
 
 def store_all(

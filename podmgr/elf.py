@@ -96,6 +96,21 @@ def inspect(content: bytes, *, name: str, cpus: int = 1) -> ObjectInfo:
         raise _refuse(name, f"is not a readable ELF object ({error})") from error
 
 
+def uses_map(content: bytes, name: str) -> bool:
+    """Whether code of the object, which `inspect` has found sound, refers to the map."""
+    from elftools.elf.elffile import ELFFile
+
+    elf: Any = ELFFile(io.BytesIO(content))
+    symbols = elf.get_section_by_name(".symtab")
+    relocations = [section for section in elf.iter_sections() if section["sh_type"] == "SHT_REL"]
+    return any(
+        symbols.get_symbol(relocation["r_info_sym"]).name == name
+        for section in relocations
+        if elf.get_section(section["sh_info"])["sh_flags"] & _SHF_EXECINSTR
+        for relocation in section.iter_relocations()
+    )
+
+
 def check_direction(info: ObjectInfo, direction: Direction, *, name: str) -> None:
     """Raise PodmgrError if the object's section contradicts the rule's direction."""
     if info.direction not in (None, direction):

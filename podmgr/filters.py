@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from podmgr import pins, qdiscs, tc
@@ -19,7 +20,7 @@ from podmgr.pins import Mark
 from podmgr.plan import Attachment, Link
 from podmgr.proc import Runner, each
 from podmgr.settings import Settings
-from podmgr.tc import Command, Qdisc
+from podmgr.tc import Command, Filter, Qdisc
 
 # Behind filters that were given a small number to be first, before those that the kernel numbers.
 FIRST_PRIORITY = 100
@@ -40,10 +41,10 @@ class _Batch:
         self.commands.append(command)
         self.rows.append(rows)
 
-    def make(self, mark: Mark | None, rows: Collection[Attachment]) -> None:
+    def make(self, mark: Mark | None, name: str, rows: Collection[Attachment]) -> None:
         """Make a qdisc, if it is not there; the two sides of an interface share it."""
         if mark is not None and mark not in self.marks.values():
-            command = qdiscs.making(mark)
+            command = qdiscs.making(mark, name)
             self.marks[command] = mark
             self.add(command, rows)
 
@@ -125,7 +126,7 @@ class Filters:
         for mark, for_rows in wanted.items():
             if mark is not None:
                 pins.mark(self.settings.bpffs, mark)
-            batch.make(mark, for_rows)
+            batch.make(mark, link.name, for_rows)
         return complaints
 
     def detach(self, rows: Sequence[Attachment]) -> None:
@@ -133,8 +134,8 @@ class Filters:
         doomed: dict[int, list[Command]] = {}
         self.sight.attached(rows)  # asks tc for all at once
         for row in rows:
-            for link, item in self.sight.filters_of(row):
-                command = tc.delete_filter(link.index, link.side, item.priority, item.handle)
+            for link, name, item in self.sight.filters_of(row):
+                command = tc.delete_filter(name, link.side, item.priority, item.handle)
                 doomed.setdefault(link.namespace, []).append(command)
 
         def detach(namespace: int) -> None:
@@ -161,30 +162,38 @@ class Filters:
                 self.sight.namespaces.descriptor(mark.namespace)
 
         def tidy(namespace: int) -> None:
-            self._tidy(namespace, by_namespace[namespace])
+            with suppress(PodmgrError):  # what cannot be looked at keeps its marks, for the next time
+                self._tidy(namespace, by_namespace[namespace])
 
         each(tidy, list(by_namespace))
 
     def _tidy(self, namespace: int, marks: Sequence[Mark]) -> None:
         fd = self.sight.namespaces.descriptor(namespace)
-        failed: dict[int, str] = {}
         doomed: dict[Command, Mark] = {}
         kept: set[Mark] = set()
+        failed: Collection[int] = ()
         if fd is not None:
             there = tc.qdiscs(fd, runner=self.runner)
-            names = {item.index: item.name for item in tc.interfaces(fd, runner=self.runner)}
-            for mark in marks:
-                found = self.sight.filters_on(namespace, mark.index)
-                if mark.kind == qdiscs.FQ and any(item.priority == _DELAYING_PRIORITY for item in found):
+            known = {item.index: item.name for item in tc.interfaces(fd, runner=self.runner)}
+            names = {mark: known[mark.index] for mark in marks if mark.index in known}
+            filters = self.sight.filters_on(namespace, set(names.values()))
+            for mark, name in names.items():
+                if any(_is_of_podmgr(item, mark.kind) for item in filters[name]):
                     kept.add(mark)  # of a rule that a lost ledger does not know
-                elif mark.kind == qdiscs.FQ or not found:
-                    command = qdiscs.unmake(mark, there.get(names.get(mark.index, ""), []))
+                elif mark.kind == qdiscs.FQ or not filters[name]:
+                    command = qdiscs.unmake(mark, name, there.get(name, [])) if tc.is_plain(name) else None
                     doomed |= {command: mark} if command else {}
             failed = tc.batch(fd, list(doomed), runner=self.runner, pass_fds=[self.lock_fd])
         kept |= {mark for number, mark in enumerate(doomed.values()) if number in failed}
         for mark in marks:
             if mark not in kept:
                 pins.unmark(self.settings.bpffs, mark)
+
+
+def _is_of_podmgr(item: Filter, kind: str) -> bool:
+    """Whether a filter is one of podmgr's that needs a qdisc of that kind."""
+    priorities = [_DELAYING_PRIORITY] if kind == qdiscs.FQ else range(FIRST_PRIORITY, _DELAYING_PRIORITY + 1)
+    return item.priority in priorities and item.handle == item.program_id
 
 
 def _by_namespace(rows: Sequence[Attachment]) -> Mapping[int, list[tuple[Attachment, Link]]]:
@@ -197,7 +206,7 @@ def _by_namespace(rows: Sequence[Attachment]) -> Mapping[int, list[tuple[Attachm
 
 def _add(row: Attachment, link: Link, pin: str) -> Command:
     priority = FIRST_PRIORITY + recipe(parse_rule_option(row.rule)[0]).order
-    return tc.add_filter(link.index, link.side, priority, row.program_id or 0, pin)
+    return tc.add_filter(link.name, link.side, priority, row.program_id or 0, pin)
 
 
 def _needs_fq(row: Attachment) -> bool:

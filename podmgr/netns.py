@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -23,9 +24,12 @@ from podmgr.errors import PermissionDeniedError, PodmgrError
 
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
 
-MOST_NAMESPACES = 64
+MOST_NAMESPACES = 64  # of one cgroup
 _CAP_SYS_ADMIN = 21
 _CLONE_NEWNET = 0x40000000
+
+_NS_GET_USERNS = 0xB701
+_OUR_USERS = os.stat("/proc/self/ns/user").st_ino
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,7 +59,7 @@ class Namespaces:
     def of(self, cgroup: Cgroup, *, most: int = MOST_NAMESPACES) -> list[int]:
         """The namespaces of the cgroup's processes, that of the oldest process first.
 
-        No more than `most` are opened: who lives in a cgroup may make as many as it likes.
+        At most so many: who lives in a cgroup may make as many as it likes.
         Raises PermissionDeniedError if a process's may not be looked at.
         """
         pids: dict[int, list[int]] = {}
@@ -68,9 +72,13 @@ class Namespaces:
         inodes = list(pids)
         if len(inodes) > 1:
             inodes.sort(key=lambda inode: min(map(_started, pids[inode])))
-        opened = {inode: self._open_one_of(inode, pids[inode]) for inode in inodes[:most]}
-        living = set(cgroups.processes(cgroup)) if opened else set()
-        return [inode for inode, pid in opened.items() if pid in living]
+        for inode in inodes[:MOST_NAMESPACES]:
+            self._open_one_of(inode, pids[inode])
+        living = set(cgroups.processes(cgroup)) if pids else set()
+        found = [inode for inode in inodes if inode in self._fds and not living.isdisjoint(pids[inode])]
+        # Anybody may make a namespace within a user namespace of his own: such a one comes last.
+        found.sort(key=lambda inode: _owner_of(self._fds[inode]) != _OUR_USERS)
+        return found[:most]
 
     def own(self) -> int:
         """The namespace that podmgr runs in."""
@@ -135,9 +143,9 @@ class Namespaces:
                 if path.stat().st_ino == inode:
                     self._open_path(path)
 
-    def _open_one_of(self, inode: int, pids: Sequence[int]) -> int | None:
-        """Open the namespace through one of its processes, which is returned; None if all have ended."""
-        return next((pid for pid in pids if self._open(pid) == inode), None)
+    def _open_one_of(self, inode: int, pids: Sequence[int]) -> None:
+        """Open the namespace through one of its processes; it stays unknown if all have left it."""
+        next((pid for pid in pids if self._open(pid) == inode), None)
 
     def _open(self, pid: int) -> int | None:
         """The inode number of the process's namespace, now open; None if the process has ended."""
@@ -189,6 +197,18 @@ def _not_allowed(pid: int) -> PermissionDeniedError:
         f"not allowed to look into the network of process {pid}",
         tip="it takes the capabilities SYS_PTRACE and SYS_ADMIN; hook=cgroup does without",
     )
+
+
+def _owner_of(namespace_fd: int) -> int | None:
+    """The inode number of the user namespace that a network namespace belongs to, ioctl_ns(2)."""
+    try:
+        fd = fcntl.ioctl(namespace_fd, _NS_GET_USERNS)
+    except OSError:  # one that lies outside of ours
+        return None
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
 
 
 def _looked_at(pid: int) -> int | None:

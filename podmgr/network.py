@@ -110,7 +110,7 @@ class Networks:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
                 "whose it is",
-                "limit ingress with algorithm=tbf" if delays_ingress else "leave hook= and interface= out",
+                "limit ingress with algorithm=tbf" if delays_ingress else "use the cgroup hook",
             )
         if not network.namespaces:
             raise _CannotBeHadError(
@@ -125,6 +125,10 @@ class Networks:
         links: list[Link] = []
         for namespace in network.namespaces:
             chosen = self._chosen(rule, namespace, network.is_scoped, counts_loopback)
+            if odd := [item.name for item in chosen if not tc.is_plain(item.name)]:
+                raise _CannotBeHadError(
+                    f"does not act on an interface that is called {odd[0]!r}", "rename it, or use hook=cgroup"
+                )
             if delays_ingress:
                 links += [self._host_side(item, namespace) for item in chosen]
             else:
@@ -181,13 +185,7 @@ class Networks:
 
     def _all(self, namespace: int) -> list[Interface]:
         if namespace not in self._interfaces:
-            found = tc.interfaces(self._fd(namespace), runner=self._runner)
-            if name := tc.misleading_name(found):
-                raise _CannotBeHadError(
-                    f"does not act beside an interface that is called {name}: tc would take it for another",
-                    "rename it, or use hook=cgroup",
-                )
-            self._interfaces[namespace] = found
+            self._interfaces[namespace] = tc.interfaces(self._fd(namespace), runner=self._runner)
         return self._interfaces[namespace]
 
     def _fd(self, namespace: int) -> int:

@@ -20,7 +20,7 @@ from podmgr.proc import Runner
 _DEFAULT_MOUNT = Path("/sys/fs/bpf")
 _MAPS_SUFFIX = "-maps"
 _COUNTERS_MAP = "podmgr_counters"
-_SCOPE_MAP = "podmgr_scope"
+SCOPE_MAP = "podmgr_scope"
 _MARKS = "qdiscs"
 _MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
 
@@ -48,7 +48,7 @@ class Pin:
     @property
     def scope(self) -> Path:
         """There if the program asks whose packets it may touch."""
-        return self.maps / _SCOPE_MAP
+        return self.maps / SCOPE_MAP
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -62,18 +62,18 @@ def lacking_fq(
     return Mark(namespace, index, FQ)
 
 
-def making(mark: Mark) -> Command:
-    """What makes it."""
+def making(mark: Mark, name: str) -> Command:
+    """What makes it on the interface, which has that name now."""
     if mark.kind == FQ:
-        return tc.add_qdisc(mark.index, "root", "handle", _FQ_HANDLE, FQ, *_FQ_LIMITS)
-    return tc.add_qdisc(mark.index, CLSACT)
+        return tc.add_qdisc(name, "root", "handle", _FQ_HANDLE, FQ, *_FQ_LIMITS)
+    return tc.add_qdisc(name, CLSACT)
 
 
-def unmake(mark: Mark, there: Collection[Qdisc]) -> Command | None:
+def unmake(mark: Mark, name: str, there: Collection[Qdisc]) -> Command | None:
     """What removes a qdisc of ours; None if it is gone, or another has taken its place."""
     if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
-        return tc.delete_qdisc(mark.index, CLSACT)
+        return tc.delete_qdisc(name, CLSACT)
     is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
     if mark.kind == FQ and is_there:
-        return tc.delete_qdisc(mark.index, "root")
+        return tc.delete_qdisc(name, "root")
     return None

@@ -270,10 +270,10 @@ class _Transaction:
 
     def finish(self) -> None:
         """Whatever happened: no qdisc and no object without use, and a true ledger."""
+        self._write()
         self._act.filters.tidy(self.rows)
         pins.remove_empty_folders(self._settings.bpffs)
         self._store.prune({row.object_digest for row in self.rows})
-        self._write()
 
     def _build(self, desired: Desired) -> Mapping[str, StoredObject]:
         """The objects, compiled where they are not in the store; targets that lack one fail."""

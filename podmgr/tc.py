@@ -18,6 +18,7 @@ from podmgr.rules import Direction
 
 HOOKS = ("clsact", "ingress")  # listed as qdiscs, but they queue nothing
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", re.ASCII)
 _FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)
 
 Command = tuple[str, ...]
@@ -38,7 +39,6 @@ class Interface:
     is_port: bool  # of a bridge or a bond, which the packet passes too
     peer_index: int | None
     peer_namespace_id: int | None
-    other_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,9 @@ def interfaces(namespace_fd: int, *, runner: Runner) -> list[Interface]:
     return [_interface(row) for row in rows if row]
 
 
-def misleading_name(found: Iterable[Interface]) -> str | None:
-    """A name by which tc would take one interface for another.
-
-    Interfaces are given to tc by their numbers, as `if2`, since names may change and may hold
-    what a batch file would split; but one that is called so comes first.
-    """
-    for item in found:
-        for name in (item.name, *item.other_names):
-            if re.fullmatch(r"if\d+", name) and name != f"if{item.index}":
-                return name
-    return None
+def is_plain(name: str) -> bool:
+    """Whether a batch file can hold the name of an interface. A pod may choose others, which cannot."""
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 def default_devices(namespace_fd: int, *, runner: Runner) -> set[str]:
@@ -95,19 +87,19 @@ def qdiscs(namespace_fd: int, *, runner: Runner) -> dict[str, list[Qdisc]]:
 
 
 def filters(
-    namespace_fd: int, sides: Sequence[tuple[int, Direction]], *, runner: Runner
-) -> dict[tuple[int, Direction], list[Filter]]:
-    """The filters of clsact on each side of interfaces, which are given by their numbers.
+    namespace_fd: int, sides: Sequence[tuple[str, Direction]], *, runner: Runner
+) -> dict[tuple[str, Direction], list[Filter]]:
+    """The filters of clsact on each side of interfaces, which are given by their plain names.
 
     An interface that is not there, or has no clsact, has none.
     """
     if not sides:
         return {}
-    lines = "".join(f"filter show dev if{index} {side}\n" for index, side in sides)
+    lines = "".join(f"filter show dev {name} {side}\n" for name, side in sides)
     done = _run(namespace_fd, runner, ["tc", "-force", "-j", "-batch", "-"], lines)
     failed = {int(number) for number in _FAILED_LINE.findall(done.stderr)}
     asked = [side for number, side in enumerate(sides, start=1) if number not in failed]
-    answers = [line for line in done.stdout.splitlines() if line.strip()]
+    answers = [line for line in done.stdout.split("\n") if line.strip()]
     if len(answers) != len(asked):
         raise PodmgrError("tc does not say what filters there are", detail=done.stderr, tip="podmgr doctor")
     return {side: _filters(_parsed("tc", line, done)) for side, line in zip(asked, answers, strict=True)}
@@ -126,12 +118,14 @@ def batch(
     for match in _FAILED_LINE.finditer(done.stderr):
         said[int(match[1]) - 1] = _reason(done.stderr[start : match.start()])
         start = match.end()
+    if not done.succeeded and not said:
+        raise PodmgrError("tc did not do its work", detail=done.stderr[-1000:], tip="podmgr doctor")
     return said
 
 
-def add_filter(index: int, side: Direction, priority: int, handle: int, pin: str) -> Command:
+def add_filter(name: str, side: Direction, priority: int, handle: int, pin: str) -> Command:
     """A pinned program that gives the verdict itself. Never takes the place of another filter."""
-    place = ("filter", "add", "dev", f"if{index}", side.value, "protocol", "all")
+    place = ("filter", "add", "dev", name, side.value, "protocol", "all")
     return (
         *place,
         "prio",
@@ -145,19 +139,19 @@ def add_filter(index: int, side: Direction, priority: int, handle: int, pin: str
     )
 
 
-def delete_filter(index: int, side: Direction, priority: int, handle: int) -> Command:
+def delete_filter(name: str, side: Direction, priority: int, handle: int) -> Command:
     """That filter alone."""
-    place = ("filter", "del", "dev", f"if{index}", side.value, "protocol", "all")
+    place = ("filter", "del", "dev", name, side.value, "protocol", "all")
     return (*place, "prio", str(priority), "handle", hex(handle), "bpf")
 
 
-def add_qdisc(index: int, *words: str) -> Command:
+def add_qdisc(name: str, *words: str) -> Command:
     """Fails where one is that the kernel did not make by itself."""
-    return ("qdisc", "add", "dev", f"if{index}", *words)
+    return ("qdisc", "add", "dev", name, *words)
 
 
-def delete_qdisc(index: int, *words: str) -> Command:
-    return ("qdisc", "del", "dev", f"if{index}", *words)
+def delete_qdisc(name: str, *words: str) -> Command:
+    return ("qdisc", "del", "dev", name, *words)
 
 
 def without_fq(namespace_fd: int, *, runner: Runner) -> dict[str, str]:
@@ -195,7 +189,6 @@ def _interface(row: dict[str, Any]) -> Interface:
         is_port="master" in row and row.get("linkinfo", {}).get("info_slave_kind") != "vrf",
         peer_index=row.get("link_index"),
         peer_namespace_id=row.get("link_netnsid"),
-        other_names=tuple(row.get("altnames", ())),
     )
 
 
@@ -231,7 +224,7 @@ def _run(
 
 def _parsed(tool: str, text: str, done: Completed) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, strict=False)  # names may hold control characters, unescaped
     except ValueError as error:
         raise PodmgrError(f"{tool} answered what is not JSON", detail=done.stderr) from error
     if not isinstance(rows, list):

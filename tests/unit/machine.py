@@ -79,8 +79,8 @@ class Machine(Namespaces):
         return said("", code=1 if stderr else 0, stderr=stderr)
 
     def _filters(self, devices: dict[int, Device], line: str) -> list[dict[str, Any]]:
-        index, side = re.fullmatch(r"filter show dev if(\d+) (egress|ingress)", line).groups()  # type: ignore[union-attr]
-        device = devices.get(int(index))
+        name, side = re.fullmatch(r"filter show dev (\S+) (egress|ingress)", line).groups()  # type: ignore[union-attr]
+        device = _named(devices, name)
         return [
             {
                 "pref": item.priority,
@@ -96,7 +96,7 @@ class Machine(Namespaces):
         for start, reason in self.refusals.items():
             if line.startswith(start):
                 return reason
-        device = devices.get(int(words[3].removeprefix("if")))
+        device = _named(devices, words[3])
         if device is None:
             return "RTNETLINK answers: No such device"
         if words[0] == "qdisc":
@@ -119,6 +119,10 @@ class Machine(Namespaces):
             return f"Couldn't retrieve pinned program '{pin}'"
         there.append(Filter(*key, int(pin.read_text())))
         return ""
+
+
+def _named(devices: dict[int, Device], name: str) -> Device | None:
+    return next((device for device in devices.values() if device.name == name), None)
 
 
 def _told(name: str, qdisc: Qdisc) -> dict[str, Any]:

@@ -353,7 +353,7 @@ def test_each_namespace_is_asked_once_for_all_rows(
     rows.append(on_interfaces(machine, settings, 99, CALI1))
     assert sight.attached(rows) == rows
     assert sight.attached(rows) == rows
-    assert [link for link, _ in sight.filters_of(rows[0])] == [ETH0, NET1]
+    assert [link for link, _, _ in sight.filters_of(rows[0])] == [ETH0, NET1]
     assert sorted(machine.asked) == [100, 200]
     assert machine.near[200] == Cgroup(Path("/cgroups/7"), 7)
 
@@ -372,11 +372,22 @@ def test_what_was_changed_is_looked_at_again_after_forgetting(
 
 @pytest.mark.parametrize("side", Direction)
 def test_filters_of_anybody_are_seen_on_either_side(machine: Machine, sight: Sight, side: Direction) -> None:
-    assert not sight.filters_on(200, 2)
+    assert sight.filters_on(200, ["eth0", "a b"]) == {"eth0": [], "a b": []}
     machine.namespaces[200][2].filters[side] = [Filter(1, 1, None)]
-    assert sight.filters_on(200, 2)
-    assert not sight.filters_on(200, 3)
-    assert not sight.filters_on(300, 2)
+    assert sight.filters_on(200, ["eth0", "net1"]) == {"eth0": [Filter(1, 1, None)], "net1": []}
+    assert sight.filters_on(300, ["eth0"]) == {"eth0": []}
+
+
+def test_filter_of_a_renamed_interface_is_found_under_its_new_name(
+    machine: Machine, settings: Settings, sight: Sight
+) -> None:
+    row = on_interfaces(machine, settings, 5, ETH0)
+    machine.namespaces[200][2].name = "moved"
+    assert sight.is_attached(row)
+    assert [name for _, name, _ in sight.filters_of(row)] == ["moved"]
+    machine.namespaces[200][9] = Device("eth0")  # one that has taken its name is another
+    sight.forget([200])
+    assert [name for _, name, _ in sight.filters_of(row)] == ["moved"]
 
 
 # What only pins tell of

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from podmgr import clang, proc, programs
+from podmgr import clang, elf, proc, programs
 from podmgr.build import SpecMaker, compile_spec, store_all
 from podmgr.errors import MissingToolError, PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.objects import ObjectStore, StoredObject
-from podmgr.rules import Rule
+from podmgr.rules import Hook, Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, Script, bpf_object
@@ -149,3 +149,37 @@ def test_stored_object_is_what_was_compiled(tmp_path: Path, spec: Callable[[str]
 
 def test_no_specs_need_no_store(tmp_path: Path) -> None:
     assert store_all([], ObjectStore(tmp_path / "gone"), runner=proc.run) == {}
+
+
+@pytest.mark.parametrize(
+    ("define", "section", "is_right"),
+    [
+        ("", "cgroup_skb/egress", True),
+        ("#define PODMGR_TC 1\n", "tc", True),
+        ("", "tc", False),
+        ("#define PODMGR_TC 1\n", "cgroup_skb/egress", False),
+    ],
+)
+def test_verdicts_of_the_header_are_those_of_the_programs_hook(
+    folder: Path, define: str, section: str, is_right: bool
+) -> None:
+    source = (
+        f'{define}#include "podmgr.h"\n'
+        f'SEC("{section}") int p(struct __sk_buff *skb) {{ return count(wire_of(skb), VERDICT_DROP); }}\n'
+        'char LICENSE[] SEC("license") = "GPL";\n'
+    )
+    (folder / "p.bpf.c").write_text(source)
+    (wanted,) = parse_rule_option("ebpf-limit=p egress")
+    spec = SpecMaker(Settings(program_dir=folder)).spec(wanted, counts_loopback=True, is_scoped=True)
+    if is_right:
+        compiled = compile_spec(spec, runner=proc.run)
+        assert not elf.uses_map(compiled.content, "podmgr_scope")  # it is there, and asked by nobody
+    else:
+        with pytest.raises(PodmgrError, match="as one for the other"):
+            compile_spec(spec, runner=proc.run)
+
+
+def test_a_program_that_asks_whose_packets_it_may_touch_is_told_from_others() -> None:
+    (wanted,) = parse_rule_option("loss=uniform egress 1%")
+    spec = SpecMaker(Settings()).spec(wanted, counts_loopback=True, hook=Hook.TC, is_scoped=True)
+    assert elf.uses_map(compile_spec(spec, runner=proc.run).content, "podmgr_scope")

@@ -152,7 +152,7 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
         (
             "bandwidth=10 mbps egress algorithm=edt",
             "edt",
-            {"HORIZON": "209715200ULL", "RATE": "10000000ULL"},
+            {"HORIZON": "1677721600ULL", "RATE": "10000000ULL"},
         ),
         ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
     ],

@@ -92,10 +92,10 @@ def test_program_is_put_on_its_interface_behind_a_clsact_that_is_marked_as_ours(
     assert filters.attach([row]) == {}
     assert on(machine, ETH0) == [Filter(100, 92, 92)]
     assert machine.changes == [
-        (POD, "qdisc add dev if2 clsact"),
+        (POD, "qdisc add dev eth0 clsact"),
         (
             POD,
-            "filter add dev if2 egress protocol all prio 100 handle 0x5c bpf direct-action "
+            "filter add dev eth0 egress protocol all prio 100 handle 0x5c bpf direct-action "
             "object-pinned BPFFS/u-1/d92",
         ),
     ]
@@ -247,7 +247,7 @@ def test_older_ingress_qdisc_fails_all_rules_of_its_interface_and_no_other(
 def test_kernel_without_fq_is_told_with_the_module_and_the_way_around(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
-    machine.refusals["qdisc add dev if2 root"] = UNKNOWN_KIND
+    machine.refusals["qdisc add dev eth0 root"] = UNKNOWN_KIND
     delay, loss = loaded(DELAY, 5, ETH0), loaded(LOSS, 6, ETH0)
     complaints = filters.attach([delay, loss])
     assert complaints.keys() == {delay}
@@ -292,7 +292,7 @@ def test_root_qdisc_that_somebody_else_made_meanwhile_is_not_ours(
 def test_filter_that_is_refused_is_its_rows_alone(
     machine: Machine, filters: Filters, loaded: Callable[..., Attachment]
 ) -> None:
-    machine.refusals["filter add dev if2 egress protocol all prio 100"] = "Error: out of memory."
+    machine.refusals["filter add dev eth0 egress protocol all prio 100"] = "Error: out of memory."
     loss, slow = loaded(LOSS, 5, ETH0), loaded(SLOW, 6, ETH0)
     complaints = filters.attach([loss, slow])
     assert complaints.keys() == {loss}
@@ -333,8 +333,8 @@ def test_our_filters_are_taken_off_and_no_others(
     filters.detach(rows[:1])
     assert on(machine, ETH0) == [Filter(102, 6, 6), *foreign]
     assert (on(machine, HOST_SIDE), on(machine, NET1)) == ([], [Filter(100, 5, 997)])
-    delete = "filter del dev if{} egress protocol all prio 100 handle 0x5 bpf"
-    assert sorted(machine.changes) == [(OWN, delete.format(9)), (POD, delete.format(2))]
+    delete = "filter del dev {} egress protocol all prio 100 handle 0x5 bpf"
+    assert sorted(machine.changes) == [(OWN, delete.format("cali1")), (POD, delete.format("eth0"))]
     assert {fds[1:] for fds in machine.fds[-2:]} == {(LOCK_FD,)}
     assert not filters.sight.is_attached(rows[0])
     assert filters.sight.is_attached(rows[1])

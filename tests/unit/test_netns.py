@@ -375,5 +375,24 @@ def test_no_more_namespaces_are_opened_than_asked_for(
 ) -> None:
     cgroup = fill(stranger, os.getpid())
     assert namespaces.of(cgroup, most=1) == [OURS]  # we are the older one
-    assert list(namespaces._fds) == [OURS]
     assert namespaces.of(cgroup) == [OURS, home_of(stranger)]
+
+
+def test_a_namespace_that_anybody_could_make_comes_last(
+    namespaces: Namespaces, fill: Callable[..., Cgroup]
+) -> None:
+    argv = ["unshare", "--user", "--map-root-user", "--net", "sleep", "infinity"]
+    with subprocess.Popen(argv, start_new_session=True) as tenant:
+        try:
+            while home_of(tenant.pid) == OURS:
+                assert tenant.poll() is None
+            with subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as younger:
+                try:
+                    while home_of(younger.pid) == OURS:
+                        assert younger.poll() is None
+                    found = namespaces.of(fill(tenant.pid, younger.pid))
+                    assert found == [home_of(younger.pid), home_of(tenant.pid)]
+                finally:
+                    younger.kill()
+        finally:
+            tenant.kill()

@@ -377,8 +377,8 @@ def test_what_cannot_be_told_apart_on_shared_interfaces_is_at_the_cgroup_hook(
     ("rule", "tip"),
     [
         (INGRESS_DELAY, "algorithm=tbf"),
-        (f"{INGRESS_LOSS} hook=tc", "leave hook= and interface= out"),
-        (f"{INGRESS_LOSS} interface=eth0", "leave hook= and interface= out"),
+        (f"{INGRESS_LOSS} hook=tc", "use the cgroup hook"),
+        (f"{INGRESS_LOSS} interface=eth0", "use the cgroup hook"),
     ],
 )
 def test_of_what_arrives_on_shared_interfaces_nobody_knows_whose_it_is(

@@ -78,20 +78,20 @@ def test_fq_of_an_interface_of_others_is_not_ours_to_make(there: Sequence[Qdisc]
 
 
 def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
-    assert qdiscs.making(CLSACT) == ("qdisc", "add", "dev", "if2", "clsact")
-    words = qdiscs.making(FQ)
-    assert words[:7] == ("qdisc", "add", "dev", "if2", "root", "handle", "7ab0:")
+    assert qdiscs.making(CLSACT, "eth0") == ("qdisc", "add", "dev", "eth0", "clsact")
+    words = qdiscs.making(FQ, "eth0")
+    assert words[:7] == ("qdisc", "add", "dev", "eth0", "root", "handle", "7ab0:")
     assert words[7] == "fq"
 
 
 @pytest.mark.parametrize(
     ("mark", "there", "command"),
     [
-        (CLSACT, [DEFAULT, HOOK], ("qdisc", "del", "dev", "if2", "clsact")),
+        (CLSACT, [DEFAULT, HOOK], ("qdisc", "del", "dev", "eth0", "clsact")),
         (CLSACT, [DEFAULT], None),
         (CLSACT, [OLD_HOOK], None),
         (CLSACT, [OUR_FQ], None),
-        (FQ, [OUR_FQ, HOOK], ("qdisc", "del", "dev", "if2", "root")),
+        (FQ, [OUR_FQ, HOOK], ("qdisc", "del", "dev", "eth0", "root")),
         (FQ, [], None),
         (FQ, [DEFAULT_FQ], None),
         (FQ, [THEIR_FQ], None),
@@ -120,4 +120,4 @@ def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
 def test_only_what_is_ours_and_still_there_is_removed(
     mark: Mark, there: Sequence[Qdisc], command: tuple[str, ...] | None
 ) -> None:
-    assert qdiscs.unmake(mark, there) == command
+    assert qdiscs.unmake(mark, "eth0", there) == command

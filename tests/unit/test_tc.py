@@ -205,16 +205,16 @@ CGROUP = {"protocol": "all", "pref": 10, "kind": "cgroup", "chain": 0, "options"
 
 
 def test_filters_of_all_sides_are_asked_in_one_process() -> None:
-    sides = [(2, EGRESS), (2, INGRESS), (5, EGRESS)]
+    sides = [("eth0", EGRESS), ("eth0", INGRESS), ("eth5", EGRESS)]
     runner = Script(said(f"{json.dumps([EMPTY, BPF])}\n[]\n{json.dumps([U32, MATCHALL, CGROUP])}\n"))
     assert tc.filters(FD, sides, runner=runner) == {
-        (2, EGRESS): [Filter(7, 5, 92)],
-        (2, INGRESS): [],
-        (5, EGRESS): [Filter(8, 0, None), Filter(9, 1, None), Filter(10, 0, None)],
+        ("eth0", EGRESS): [Filter(7, 5, 92)],
+        ("eth0", INGRESS): [],
+        ("eth5", EGRESS): [Filter(8, 0, None), Filter(9, 1, None), Filter(10, 0, None)],
     }
     assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-j", "-batch", "-")]
     assert runner.inputs == [
-        b"filter show dev if2 egress\nfilter show dev if2 ingress\nfilter show dev if5 egress\n"
+        b"filter show dev eth0 egress\nfilter show dev eth0 ingress\nfilter show dev eth5 egress\n"
     ]
     assert runner.fds == [(FD,)]
 
@@ -228,22 +228,24 @@ def test_no_sides_ask_nothing() -> None:
 @pytest.mark.parametrize("program", [5, None, {}, {"name": "p"}])
 def test_filter_whose_program_is_not_told_runs_none_of_ours(program: object) -> None:
     odd = EMPTY | {"options": {"handle": "0x5", "prog": program}}
-    assert tc.filters(FD, [(2, EGRESS)], runner=Script(said(json.dumps([odd])))) == {
-        (2, EGRESS): [Filter(7, 5, None)]
+    assert tc.filters(FD, [("eth0", EGRESS)], runner=Script(said(json.dumps([odd])))) == {
+        ("eth0", EGRESS): [Filter(7, 5, None)]
     }
 
 
 def test_side_that_tc_cannot_show_is_left_out_and_the_others_keep_their_places() -> None:
     stderr = 'Cannot find device "if3"\nCommand failed -:2\n'
     runner = Script(said(f"[]\n{json.dumps([BPF])}\n", code=1, stderr=stderr))
-    found = tc.filters(FD, [(2, EGRESS), (3, EGRESS), (4, EGRESS)], runner=runner)
-    assert found == {(2, EGRESS): [], (4, EGRESS): [Filter(7, 5, 92)]}
+    found = tc.filters(FD, [("eth0", EGRESS), ("eth1", EGRESS), ("eth2", EGRESS)], runner=runner)
+    assert found == {("eth0", EGRESS): [], ("eth2", EGRESS): [Filter(7, 5, 92)]}
 
 
 @pytest.mark.parametrize("answer", ["", "[]\n[]\n[]\n"])
 def test_answers_that_belong_to_no_side_are_an_error_and_not_no_filters(answer: str) -> None:
     with pytest.raises(PodmgrError, match="tc does not say what filters there are") as caught:
-        tc.filters(FD, [(2, EGRESS), (2, INGRESS)], runner=Script(said(answer, code=1, stderr="broken")))
+        tc.filters(
+            FD, [("eth0", EGRESS), ("eth0", INGRESS)], runner=Script(said(answer, code=1, stderr="broken"))
+        )
     assert caught.value.detail == "broken"
 
 
@@ -251,19 +253,19 @@ def test_answers_that_belong_to_no_side_are_an_error_and_not_no_filters(answer: 
 
 
 def test_commands_are_spelled_as_tc_wants_them() -> None:
-    place = ("dev", "if2", "egress", "protocol", "all", "prio", "101", "handle", "0x5c", "bpf")
-    assert tc.delete_filter(2, EGRESS, 101, 92) == ("filter", "del", *place)
+    place = ("dev", "eth0", "egress", "protocol", "all", "prio", "101", "handle", "0x5c", "bpf")
+    assert tc.delete_filter("eth0", EGRESS, 101, 92) == ("filter", "del", *place)
     how = ("direct-action", "object-pinned", "/p")
-    assert tc.add_filter(2, EGRESS, 101, 92, "/p") == ("filter", "add", *place, *how)
-    assert tc.add_qdisc(2, "clsact") == ("qdisc", "add", "dev", "if2", "clsact")
-    assert tc.delete_qdisc(2, "root") == ("qdisc", "del", "dev", "if2", "root")
+    assert tc.add_filter("eth0", EGRESS, 101, 92, "/p") == ("filter", "add", *place, *how)
+    assert tc.add_qdisc("eth0", "clsact") == ("qdisc", "add", "dev", "eth0", "clsact")
+    assert tc.delete_qdisc("eth0", "root") == ("qdisc", "del", "dev", "eth0", "root")
 
 
 def test_commands_go_into_one_process_with_the_descriptors_that_they_name() -> None:
     runner = Script(said(""))
-    commands = [tc.add_qdisc(2, "clsact"), tc.delete_qdisc(3, "root")]
+    commands = [tc.add_qdisc("eth0", "clsact"), tc.delete_qdisc("eth1", "root")]
     assert tc.batch(FD, commands, runner=runner, pass_fds=[8, 9]) == {}
-    assert runner.inputs == [b"qdisc add dev if2 clsact\nqdisc del dev if3 root\n"]
+    assert runner.inputs == [b"qdisc add dev eth0 clsact\nqdisc del dev eth1 root\n"]
     assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-batch", "-")]
     assert runner.fds == [(FD, 8, 9)]
 
@@ -309,10 +311,6 @@ def inside(fd: int, *argv: str) -> str:
     return subprocess.run(command, check=True, pass_fds=[fd], capture_output=True, text=True).stdout
 
 
-def index_of(fd: int, name: str) -> int:
-    return next(item.index for item in tc.interfaces(fd, runner=proc.run) if item.name == name)
-
-
 def test_real_interfaces_are_read(namespace: int) -> None:
     found = {item.name: item for item in tc.interfaces(namespace, runner=proc.run)}
     assert {"lo", "one", "other"} <= found.keys()
@@ -338,17 +336,17 @@ def test_real_routes_are_read(namespace: int) -> None:
 
 
 def test_real_qdisc_is_made_once_and_removed(namespace: int) -> None:
-    index = index_of(namespace, "one")
+    name = "one"
 
     def kinds() -> set[str]:
         return {item.kind for item in tc.qdiscs(namespace, runner=proc.run).get("one", [])}
 
     assert kinds() == {"noqueue"}
-    assert tc.batch(namespace, [tc.add_qdisc(index, "clsact")], runner=proc.run) == {}
+    assert tc.batch(namespace, [tc.add_qdisc(name, "clsact")], runner=proc.run) == {}
     assert kinds() == {"noqueue", "clsact"}
-    again = tc.batch(namespace, [tc.add_qdisc(index, "clsact")], runner=proc.run)
+    again = tc.batch(namespace, [tc.add_qdisc(name, "clsact")], runner=proc.run)
     assert again.keys() == {0} and again[0] != "no reason given"
-    assert tc.batch(namespace, [tc.delete_qdisc(index, "clsact")], runner=proc.run) == {}
+    assert tc.batch(namespace, [tc.delete_qdisc(name, "clsact")], runner=proc.run) == {}
     assert kinds() == {"noqueue"}
 
 
@@ -360,12 +358,12 @@ def test_real_qdiscs_default_is_told_from_one_that_somebody_made(namespace: int)
 
 
 def test_real_commands_that_fail_stop_no_other_and_are_told_apart(namespace: int) -> None:
-    index = index_of(namespace, "one")
+    name = "one"
     commands = [
-        tc.delete_filter(index, EGRESS, 9, 1),
-        tc.add_qdisc(index, "clsact"),
-        tc.add_qdisc(9_999, "clsact"),
-        tc.delete_qdisc(index, "clsact"),
+        tc.delete_filter(name, EGRESS, 9, 1),
+        tc.add_qdisc(name, "clsact"),
+        tc.add_qdisc("gone", "clsact"),
+        tc.delete_qdisc(name, "clsact"),
     ]
     complaints = tc.batch(namespace, commands, runner=proc.run)
     assert complaints.keys() == {0, 2}
@@ -373,7 +371,7 @@ def test_real_commands_that_fail_stop_no_other_and_are_told_apart(namespace: int
 
 
 def test_real_filter_is_told_by_its_program_and_taken_off_alone(namespace: int, tmp_path: Path) -> None:
-    index = index_of(namespace, "one")
+    name = "one"
     (tmp_path / "x.o").write_bytes(bpf_object(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", "tc")))
     inside(namespace, "tc", "qdisc", "add", "dev", "one", "clsact")
     for handle in ("0x5", "0x6"):
@@ -381,38 +379,40 @@ def test_real_filter_is_told_by_its_program_and_taken_off_alone(namespace: int, 
         inside(
             namespace, "tc", "filter", "add", "dev", "one", "egress", "protocol", "all", *words, "sec", "tc"
         )
-    sides = [(index, EGRESS), (index, INGRESS), (9_999, EGRESS), (index_of(namespace, "other"), EGRESS)]
+    sides = [(name, EGRESS), (name, INGRESS), ("gone", EGRESS), ("other", EGRESS)]
     found = tc.filters(namespace, sides, runner=proc.run)
-    one, other = sorted(found.pop((index, EGRESS)), key=lambda item: item.handle)
+    one, other = sorted(found.pop((name, EGRESS)), key=lambda item: item.handle)
     assert ((one.priority, one.handle), (other.priority, other.handle)) == ((7, 5), (7, 6))
     assert one.program_id and other.program_id and one.program_id != other.program_id
     assert not any(found.values())
-    assert tc.batch(namespace, [tc.delete_filter(index, EGRESS, 7, 5)], runner=proc.run) == {}
-    assert tc.filters(namespace, sides, runner=proc.run)[index, EGRESS] == [other]
+    assert tc.batch(namespace, [tc.delete_filter(name, EGRESS, 7, 5)], runner=proc.run) == {}
+    assert tc.filters(namespace, sides, runner=proc.run)[name, EGRESS] == [other]
 
 
 def test_real_tc_reads_the_command_that_attaches(namespace: int, tmp_path: Path) -> None:
     """It finds nothing wrong with it but that nothing is pinned there."""
-    index = index_of(namespace, "one")
-    command = tc.add_filter(index, INGRESS, 101, 92, str(tmp_path / "nothing"))
-    said_of_it = tc.batch(namespace, [tc.add_qdisc(index, "clsact"), command], runner=proc.run)
+    name = "one"
+    command = tc.add_filter(name, INGRESS, 101, 92, str(tmp_path / "nothing"))
+    said_of_it = tc.batch(namespace, [tc.add_qdisc(name, "clsact"), command], runner=proc.run)
     assert said_of_it.keys() == {1}
     assert "pinned" in said_of_it[1] and "No such file" in said_of_it[1]
 
 
-@pytest.mark.parametrize(
-    ("index", "name", "other_names", "misleads"),
-    [
-        (2, "eth0", (), None),
-        (2, "if2", (), None),
-        (3, "if2", (), "if2"),
-        (3, "eth0", ("wan", "if2"), "if2"),
-        (3, "ifb0", ("if", "if2x"), None),
-    ],
-)
-def test_a_name_that_tc_takes_for_a_number_is_seen(
-    index: int, name: str, other_names: tuple[str, ...], misleads: str | None
-) -> None:
-    row = {"ifindex": index, "ifname": name, "flags": [], "altnames": list(other_names)}
-    found = tc.interfaces(FD, runner=Script(said(json.dumps([row]))))
-    assert tc.misleading_name(found) == misleads
+@pytest.mark.parametrize("name", ["eth0", "if2", "cali12@if3", "eth0.5", "_x", "br-0"])
+def test_a_plain_name_goes_into_a_batch(name: str) -> None:
+    assert tc.is_plain(name)
+
+
+@pytest.mark.parametrize("name", ["", "#x", 'a"b', "a b", "x\x01y", "-x", ".x", "a\\b", "eth0\n", "ä"])
+def test_a_name_that_a_batch_cannot_hold_is_seen(name: str) -> None:
+    assert not tc.is_plain(name)
+
+
+def test_control_characters_in_names_are_no_end_of_it() -> None:
+    text = '[{"ifindex": 2, "ifname": "x\x01y", "flags": []}]'
+    assert [item.name for item in tc.interfaces(FD, runner=Script(said(text)))] == ["x\x01y"]
+
+
+def test_a_batch_that_ends_badly_without_saying_at_which_command_is_an_error() -> None:
+    with pytest.raises(PodmgrError, match="tc did not do its work"):
+        tc.batch(FD, [tc.add_qdisc("eth0", "clsact")], runner=Script(said("", code=1, stderr="Too many")))

@@ -9,7 +9,7 @@ import pytest
 from tests.bench.loss import RTT_MS, compare, datagrams_lost, pings_lost
 from tests.lab import Lab, lab
 
-ROUNDS, SECONDS = 5, 6
+ROUNDS, SECONDS = 3, 5
 
 
 @pytest.fixture(scope="module")
