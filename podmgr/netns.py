@@ -72,12 +72,15 @@ class Namespaces:
         inodes = list(pids)
         if len(inodes) > 1:
             inodes.sort(key=lambda inode: min(map(_started, pids[inode])))
+        before = set(self._fds)
         for inode in inodes[:MOST_NAMESPACES]:
             self._open_one_of(inode, pids[inode])
         living = set(cgroups.processes(cgroup)) if pids else set()
         found = [inode for inode in inodes if inode in self._fds and not living.isdisjoint(pids[inode])]
         # Anybody may make a namespace within a user namespace of his own: such a one comes last.
         found.sort(key=lambda inode: _owner_of(self._fds[inode]) != _OUR_USERS)
+        for inode in self._fds.keys() - before - set(found[:most]):
+            os.close(self._fds.pop(inode))
         return found[:most]
 
     def own(self) -> int:
