@@ -8,8 +8,7 @@
  *   DIRECTION_EGRESS  1 or 0, the same for the preprocessor
  *   PODMGR_LOOPBACK   1 if packets on the loopback interface count, else 0
  *   PODMGR_SCOPED     1 if the target shares its interfaces with others, else 0
- *   PODMGR_TC         1 for a built-in at the tc hook, else 0. A program of your own that is in
- *                     SEC("tc") defines it as 1 before it includes this header.
+ *   PODMGR_TC         1 for a program in SEC("tc"), else 0
  */
 #ifndef PODMGR_H
 #define PODMGR_H

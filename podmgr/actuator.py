@@ -256,7 +256,7 @@ def _unscoped(row: Attachment) -> PodmgrError:
     return PodmgrError(
         f"the program of '{row.rule}' would touch the packets of others: {row.target} has no interfaces "
         "of its own",
-        tip="define PODMGR_TC as 1 before podmgr.h and ask is_exempt(), or write it for the cgroup hook",
+        tip="include podmgr.h and ask is_exempt(), or write it for the cgroup hook",
     )
 
 

@@ -58,36 +58,28 @@ def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
 
     Raises PodmgrError with clang's lines, or with the reason why the object is refused.
     """
-    name = spec.source.name
-    if spec.source.is_object:
-        content = spec.source.content
-    else:
-        content = clang.compile_c(
-            spec.source.content,
-            name=name,
-            macros=spec.macros,
-            runner=runner,
-        )
-    info = elf.inspect(content, name=name, cpus=possible_cpus())
-    elf.check_direction(info, spec.direction, name=name)
-    if not spec.source.is_object and name not in BUILT_IN_PROGRAMS:
-        _check_verdicts(spec.source, info)
-    return Compiled(content, info)
+    compiled = _compiled(spec, spec.macros, runner)
+    if compiled.info.hook == Hook.TC and _takes_header_for_cgroup(spec.source):
+        compiled = _compiled(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
+    elf.check_direction(compiled.info, spec.direction, name=spec.source.name)
+    return compiled
 
 
-def _check_verdicts(source: ProgramSource, info: elf.ObjectInfo) -> None:
-    """Raise PodmgrError if podmgr.h was told of another hook than the program's section is for.
+def _compiled(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> Compiled:
+    name, content = spec.source.name, spec.source.content
+    if not spec.source.is_object:
+        content = clang.compile_c(content, name=name, macros=macros, runner=runner)
+    return Compiled(content, elf.inspect(content, name=name, cpus=possible_cpus()))
 
-    Its verdicts would mean something else there: drop would be pass.
+
+def _takes_header_for_cgroup(source: ProgramSource) -> bool:
+    """Whether the verdicts of podmgr.h would be those of the cgroup hook, where drop is another number.
+
+    Only the compiled section tells of which hook a program is; its source may say it as well.
     """
-    says_tc = re.search(rb"^[ \t]*#[ \t]*define[ \t]+PODMGR_TC[ \t]+1\b", source.content, re.MULTILINE)
-    if b"define PODMGR_H\n" in source.content and bool(says_tc) != (info.hook == Hook.TC):
-        raise PodmgrError(
-            f"program {source.name} is for the {info.hook} hook, and includes podmgr.h as one for the other",
-            tip="#define PODMGR_TC 1 before the include"
-            if info.hook == Hook.TC
-            else "leave PODMGR_TC undefined",
-        )
+    has_header = not source.is_object and b"define PODMGR_H\n" in source.content
+    says_hook = re.search(rb"^[ \t]*#[ \t]*define[ \t]+PODMGR_TC[ \t]+1\b", source.content, re.MULTILINE)
+    return has_header and source.name not in BUILT_IN_PROGRAMS and not says_hook
 
 
 def store_all(
