@@ -95,8 +95,10 @@ def test_loss_on_the_way_in(settings: Settings, cgroup: Cgroup) -> None:
 
 @pytest.mark.parametrize(("text", "limit"), [("10 mbps", 10e6), ("100 mbps", 100e6), ("1 gbps", 1e9)])
 def test_bandwidth_on_the_wire_is_the_limit(pod: Pod, settings: Settings, text: str, limit: float) -> None:
+    # At 10 mbps, one pause of TCP more or less in 10 s is half a percent.
+    tolerance = 0.04 if limit < 100e6 else 0.03
     with under(settings, pod.cgroup, f"bandwidth={text} egress"):
-        assert throughput(pod, 10) == pytest.approx(limit, rel=0.03)
+        assert throughput(pod, 10) == pytest.approx(limit, rel=tolerance)
 
 
 def test_counters_count_every_segment_and_its_headers(pod: Pod, settings: Settings) -> None:
