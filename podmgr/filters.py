@@ -71,8 +71,9 @@ class Filters:
         def attach(namespace: int) -> Complaints:
             return self._attach(namespace, by_namespace[namespace])
 
-        for found in each(attach, list(by_namespace)):
-            complaints |= found
+        with tc.without_folders():
+            for found in each(attach, list(by_namespace)):
+                complaints |= found
         self.sight.forget(by_namespace)
         return complaints
 

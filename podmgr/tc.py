@@ -7,11 +7,15 @@ caller's business; whether it was done is read back by the caller.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from podmgr import mounts
 from podmgr.errors import PodmgrError
 from podmgr.proc import Completed, Runner
 from podmgr.rules import Direction
@@ -121,6 +125,30 @@ def batch(
     if not done.succeeded and not said:
         raise PodmgrError("tc did not do its work", detail=done.stderr[-1000:], tip="podmgr doctor")
     return said
+
+
+@contextmanager
+def without_folders() -> Iterator[None]:
+    """Remove what iproute2 makes beside our pins when it takes its first BPF program: it never uses it.
+
+    Those that were there before stay, and so do those that somebody has put something into.
+    """
+    before = _folders()
+    try:
+        yield
+    finally:
+        for folder in _folders() - before:
+            with suppress(OSError):
+                (folder / "globals").rmdir()
+                folder.rmdir()
+                for name in ("ip", "xdp"):
+                    if Path(os.readlink(folder.parent / name)) == folder:
+                        (folder.parent / name).unlink()
+
+
+def _folders() -> set[Path]:
+    found = {mount.path / "tc" for mount in mounts.table() if mount.filesystem == "bpf"}
+    return {folder for folder in found if folder.is_dir()}
 
 
 def add_filter(name: str, side: Direction, priority: int, handle: int, pin: str) -> Command:

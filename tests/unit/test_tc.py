@@ -13,6 +13,7 @@ import pytest
 
 from podmgr import proc, tc
 from podmgr.errors import PodmgrError
+from podmgr.mounts import Mount
 from podmgr.proc import Completed
 from podmgr.tc import Filter, Interface, Qdisc
 from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, PROGRAM, Script, bpf_object, said
@@ -416,3 +417,34 @@ def test_control_characters_in_names_are_no_end_of_it() -> None:
 def test_a_batch_that_ends_badly_without_saying_at_which_command_is_an_error() -> None:
     with pytest.raises(PodmgrError, match="tc did not do its work"):
         tc.batch(FD, [tc.add_qdisc("eth0", "clsact")], runner=Script(said("", code=1, stderr="Too many")))
+
+
+@pytest.fixture
+def bpffs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that is taken for a mounted bpf file system."""
+    monkeypatch.setattr("podmgr.mounts.table", lambda: [Mount(Path("/"), "ext4"), Mount(tmp_path, "bpf")])
+    return tmp_path
+
+
+def make_as_iproute2_does(bpffs: Path) -> None:
+    (bpffs / "tc/globals").mkdir(parents=True)
+    for name in ("ip", "xdp"):
+        (bpffs / name).symlink_to(f"{bpffs}/tc/")
+
+
+def test_folders_that_tc_makes_beside_the_pins_are_gone_again(bpffs: Path) -> None:
+    (bpffs / "pin").touch()
+    with tc.without_folders():
+        make_as_iproute2_does(bpffs)
+    assert [path.name for path in bpffs.iterdir()] == ["pin"]
+
+
+def test_folders_that_were_there_or_are_used_stay(bpffs: Path) -> None:
+    with tc.without_folders():
+        make_as_iproute2_does(bpffs)
+        (bpffs / "tc/globals/map").touch()
+    assert (bpffs / "tc/globals/map").exists() and (bpffs / "ip").is_symlink()
+    (bpffs / "tc/globals/map").unlink()
+    with tc.without_folders():
+        pass
+    assert (bpffs / "tc/globals").is_dir() and (bpffs / "xdp").is_symlink()
