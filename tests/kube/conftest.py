@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def own_network() -> Iterator[None]:
     """With the simulated cluster, host-network pods are in a network of the tests' own."""
     if os.environ.get(_KUBECONFIG) or why_not_here() is not None:
@@ -105,7 +105,7 @@ def watching(simulated: Simulated, tmp_path: Path) -> Iterator[Watch]:
     end(watches)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulated, Watching]]:
     """A cluster and a watch of it that go on over many tests: a start takes over a second."""
     folder = tmp_path_factory.mktemp("shared")
