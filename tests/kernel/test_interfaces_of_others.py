@@ -194,6 +194,8 @@ def test_a_shared_interface_with_an_ingress_qdisc_is_passed_over(settings: Setti
     before = tc_state(pod.pid)
     outsider = Place(pod.pid).start("sleep", "infinity")
     try:
+        while not os.path.samefile(f"/proc/{outsider.pid}/ns/net", f"/proc/{pod.pid}/ns/net"):
+            assert outsider.poll() is None
         with under(settings, pod.cgroup, RULE, counts_loopback=True) as listed:
             assert [link.name for link in listed()[RULE].attachment.links] == ["lo"]
             assert datagrams(place, place, "127.0.0.1", 100) == (0, [0])
