@@ -225,10 +225,10 @@ def _looked_at(pid: int) -> int | None:
 
 
 def _inode_of(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino
-    except OSError:
-        return None
+    """The same, of a process that may be anybody's: None also if it may not be looked at."""
+    with suppress(PermissionDeniedError):
+        return _looked_at(pid)
+    return None
 
 
 def _all_pids() -> Iterator[int]:

@@ -27,7 +27,7 @@ _POD_MAC, _WORLD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 WIRE_PER_PAYLOAD = 1514 / 1448  # a full frame carries 1448 bytes of TCP payload
 _IPERF_PORT = 5201
 PROBE = (sys.executable, "-I", str(Path(__file__).with_name("probe.py")))  # wherever it is started
-_READY_SECONDS = 5.0
+_READY_SECONDS = 30.0  # an emulated machine is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Pod:
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the pod; what it printed."""
-        return checked(proc.run(_inside(self.pid, argv), prepare=lambda: cgroups.join(self.cgroup)))
+        return checked(proc.run(inside(self.pid, argv), prepare=lambda: cgroups.join(self.cgroup)))
 
     def start_outside(self, argv: Sequence[str], *, streams: int) -> subprocess.Popen[bytes]:
         """Start a command in the world; it ends when we end."""
-        return proc.start(_inside(self.world_pid, argv), prepare=proc.die_with_parent, streams=streams)
+        return proc.start(inside(self.world_pid, argv), prepare=proc.die_with_parent, streams=streams)
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
     cgroup = scratch.create(root, "demo")
     holders: list[subprocess.Popen[bytes]] = []
     try:
-        holders.append(_hold_namespace())
-        holders.append(_hold_namespace())
+        holders.append(hold_namespace())
+        holders.append(hold_namespace())
         # After the namespace was made: its own sockets are not the pod's, as with a real one.
         cgroups.join(cgroup, holders[0].pid)
         pod, world = (holder.pid for holder in holders)
@@ -98,7 +98,7 @@ def throughput(pod: Pod, seconds: int) -> float:
     """Bits per second on the wire, from the pod to the world: payload received, times 1514/1448."""
     server = pod.start_outside(["iperf3", "-s", "-1"], streams=subprocess.DEVNULL)
     try:
-        _wait_for_listener(server.pid, _IPERF_PORT)
+        wait_for_listener(server.pid, _IPERF_PORT)
         result = json.loads(pod.run(["iperf3", "-c", WORLD_ADDRESS, "-t", str(seconds), "-J"]))
         return float(result["end"]["sum_received"]["bits_per_second"]) * WIRE_PER_PAYLOAD
     finally:
@@ -127,14 +127,16 @@ def _configure(pid: int, address: str, address6: str) -> None:
 
 def _ip(pid: int, command: str) -> None:
     """`ip` in the namespace of a process."""
-    checked(proc.run(_inside(pid, ["ip", *command.split()])))
+    checked(proc.run(inside(pid, ["ip", *command.split()])))
 
 
-def _inside(pid: int, argv: Sequence[str]) -> list[str]:
+def inside(pid: int, argv: Sequence[str]) -> list[str]:
+    """The command, run in the network namespace of a process."""
     return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
 
 
-def _hold_namespace() -> subprocess.Popen[bytes]:
+def hold_namespace() -> subprocess.Popen[bytes]:
+    """A process in a network namespace of its own, which ends with us. Raises PodmgrError."""
     argv = ["unshare", "--net", "sleep", "infinity"]
     holder = proc.start(argv, prepare=proc.die_with_parent, streams=subprocess.DEVNULL)
     ours = os.stat("/proc/self/ns/net").st_ino
@@ -148,7 +150,8 @@ def _hold_namespace() -> subprocess.Popen[bytes]:
     return holder
 
 
-def _wait_for_listener(pid: int, port: int) -> None:
+def wait_for_listener(pid: int, port: int) -> None:
+    """Wait until somebody listens on the port in the process's network. Raises PodmgrError."""
     deadline = time.monotonic() + _READY_SECONDS
     wanted = f":{port:04X} "
     while True:

@@ -18,18 +18,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from podmgr import cgroups, proc
+from podmgr import cgroups
 from podmgr.cgroups import Cgroup
+from podmgr.throwaway import hold_namespace, inside, wait_for_listener
 
 POD, WORLD = "198.18.0.2", "198.18.1.2"
 POD6, WORLD6 = "fd00:db8:0::2", "fd00:db8:1::2"
 _NODE_POD, _NODE_WORLD = "198.18.0.1", "198.18.1.1"
 _NODE_POD6, _NODE_WORLD6 = "fd00:db8:0::1", "fd00:db8:1::1"
-MSS = 1448
-HEADERS = 66  # Ethernet, IPv4, TCP with timestamps
 WINDOW_SECONDS = 0.2
 
 _READY_SECONDS = 30.0
@@ -46,25 +44,25 @@ class Lab:
 
     def sh(self, pid: int, command: str) -> str:
         """A command in the namespace of a process; what it printed. It must succeed."""
-        done = subprocess.run(self.inside(pid, command.split()), capture_output=True, text=True, check=False)
+        done = subprocess.run(inside(pid, command.split()), capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
     def in_pod(self, argv: Sequence[str]) -> subprocess.Popen[str]:
         """A command of the pod: in its namespace and its cgroup."""
         return subprocess.Popen(
-            self.inside(self.pod, argv),
+            inside(self.pod, argv),
             preexec_fn=lambda: cgroups.join(self.cgroup),  # noqa: PLW1509  one thread
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def in_world(self, argv: Sequence[str]) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.inside(self.world, argv), stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(inside(self.world, argv), stdout=subprocess.PIPE, text=True)
 
     def podmgr(self, *words: str) -> str:
         """podmgr on the node. It must succeed."""
-        argv = self.inside(self.node, [sys.executable, "-m", "podmgr", *words])
+        argv = inside(self.node, [sys.executable, "-m", "podmgr", *words])
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
@@ -88,10 +86,6 @@ class Lab:
         finally:
             self.sh(self.pod, "tc qdisc del dev eth0 root")
 
-    @staticmethod
-    def inside(pid: int, argv: Sequence[str]) -> list[str]:
-        return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
-
 
 @contextmanager
 def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
@@ -101,7 +95,7 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
     holders = []
     try:
         for _ in range(3):
-            holders.append(_hold())
+            holders.append(hold_namespace())
         made = Lab(cgroup, *(holder.pid for holder in holders))
         cgroups.join(cgroup, made.pod)
         _connect(made)
@@ -114,15 +108,6 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
             holder.wait()
         cgroups.kill(cgroup)
         cgroups.remove(cgroup)
-
-
-def _hold() -> subprocess.Popen[bytes]:
-    holder = proc.start(
-        ["unshare", "--net", "sleep", "infinity"], prepare=proc.die_with_parent, streams=subprocess.DEVNULL
-    )
-    ours = os.stat("/proc/self/ns/net").st_ino
-    _wait(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != ours)
-    return holder
 
 
 def _connect(made: Lab) -> None:
@@ -144,13 +129,13 @@ def _connect(made: Lab) -> None:
             made.sh(pid, f"ip -6 route add default via {gateway6}")
     for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         argv = [sys.executable, "-c", f"open('/proc/sys/net/{setting}', 'w').write('1')"]
-        subprocess.run(made.inside(made.node, argv), check=True)
+        subprocess.run(inside(made.node, argv), check=True)
     for host in (WORLD, WORLD6):  # neighbours are known from here on
         _wait(lambda host=host: _reaches(made, host))
 
 
 def _reaches(made: Lab, host: str) -> bool:
-    argv = made.inside(made.pod, ["ping", "-c", "1", "-W", "1", host])
+    argv = inside(made.pod, ["ping", "-c", "1", "-W", "1", host])
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
@@ -181,7 +166,7 @@ def udp(made: Lab, seconds: float, bits_per_second: float, *, ingress: bool = Fa
 def _iperf(made: Lab, words: list[str], host: str, port: int) -> Transfer:
     server = made.in_world(["iperf3", "-s", "-1", "-p", str(port)])
     try:
-        _wait(lambda: _listens(made.world, port))
+        wait_for_listener(made.world, port)
         client = made.in_pod(["iperf3", "-c", host, "-p", str(port), "-J", *words])
         output, _ = client.communicate()
     finally:
@@ -192,13 +177,6 @@ def _iperf(made: Lab, words: list[str], host: str, port: int) -> Transfer:
         total = end.get("sum_received", end["sum"])
         return Transfer(total["bits_per_second"], 0, end["sum"]["lost_packets"])
     return Transfer(end["sum_received"]["bits_per_second"], end["sum_sent"].get("retransmits", 0))
-
-
-def _listens(pid: int, port: int) -> bool:
-    lines = [
-        line for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
-    ]
-    return any(f":{port:04X} " in line and " 0A " in line for line in lines)
 
 
 @dataclass(frozen=True)
@@ -231,7 +209,7 @@ def arrivals(pid: int, name: str) -> Iterator[list[Arrivals]]:
     A packet(7) socket in a process of its own; GSO packets are counted as the segments that they
     stand for.
     """
-    argv = Lab.inside(pid, [sys.executable, "-m", "tests.lab", name])
+    argv = inside(pid, [sys.executable, "-m", "tests.lab", name])
     capture = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     assert capture.stdout is not None
     capture.stdout.readline()

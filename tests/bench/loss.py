@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from podmgr.intervals import binomial_interval
-from podmgr.throwaway import PROBE
+from podmgr.throwaway import PROBE, inside
 from tests.lab import WORLD, Lab, Transfer, lab, tcp
 
 RTT_MS = 20
@@ -107,7 +107,7 @@ def pings_lost(made: Lab, percent: str, count: int = PINGS) -> Lost:
 
 def datagrams_lost(made: Lab, percent: str, count: int = DATAGRAMS) -> Lost:
     """Of UDP datagrams from the pod, under the rule, and how many sendto(2) calls failed."""
-    argv = made.inside(made.world, [*PROBE, "receive", "4000"])
+    argv = inside(made.world, [*PROBE, "receive", "4000"])
     receiver = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert receiver.stdout is not None
     receiver.stdout.readline()
