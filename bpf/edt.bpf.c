@@ -21,51 +21,42 @@ _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per sec
 _Static_assert(HORIZON >= 20000000 && HORIZON <= 10000000000ULL,
 	       "HORIZON is in nanoseconds, 20 ms to 10 s");
 
-struct clock {
-	struct bpf_spin_lock lock;
-	__u64 free_at_ns; /* when the link has sent all that was admitted */
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct clock);
-} podmgr_clock SEC(".maps");
+	__type(value, struct link);
+} podmgr_link SEC(".maps");
 
 SEC(PODMGR_SECTION)
 int podmgr_edt(struct __sk_buff *skb)
 {
 	__u32 key = 0;
-	struct clock *clock = bpf_map_lookup_elem(&podmgr_clock, &key);
+	struct link *link = bpf_map_lookup_elem(&podmgr_link, &key);
 	struct wire wire;
-	__u64 cost_ns, now, departure_ns;
-	int verdict = VERDICT_DROP;
+	__s64 now, seen, from, wait;
 
-	if (!clock || is_exempt(skb))
+	if (!link || is_exempt(skb))
 		return VERDICT_PASS;
 	wire = wire_of(skb);
-	cost_ns = wire.bytes * (8 * NS_PER_SECOND) / RATE;
-	now = bpf_ktime_get_ns(); /* no helper may be called under the lock */
-	departure_ns = now;
-
-	bpf_spin_lock(&clock->lock);
-	if (clock->free_at_ns > departure_ns)
-		departure_ns = clock->free_at_ns;
-	if (departure_ns - now <= HORIZON) {
-		clock->free_at_ns = departure_ns + cost_ns;
-		verdict = VERDICT_PASS;
-	}
-	bpf_spin_unlock(&clock->lock);
+	now = now_ticks();
+	seen = taken_until(link);
+	from = seen < now ? now : seen;
+	wait = from - now;
+	if (wait > (__s64)HORIZON * TICKS_PER_NS)
+		return count(wire, VERDICT_DROP);
+	take(link, seen, from, sending_ticks(wire, RATE));
 
 #if DIRECTION_EGRESS || PODMGR_TC
+	__u64 departure_ns = (__u64)from / TICKS_PER_NS;
+
 	/* A socket may have paced itself already (SO_TXTIME, TCP): the later moment holds. */
-	if (verdict == VERDICT_PASS && skb->tstamp < departure_ns)
+	if (skb->tstamp < departure_ns)
 		skb->tstamp = departure_ns;
-	if (departure_ns - now > HORIZON / 2)
+	if (wait > (__s64)HORIZON * TICKS_PER_NS / 2)
 		bpf_skb_ecn_set_ce(skb);
 #endif
-	return count(wire, verdict);
+	return count(wire, VERDICT_PASS);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -131,6 +131,56 @@ static __always_inline struct wire wire_of(struct __sk_buff *skb)
 	return wire;
 }
 
+/*
+ * Time on a link of some rate is kept in ticks, sixteenths of a nanosecond: at 400 Gbit/s a full
+ * frame takes 30 ns. Seconds since boot fill 2^63 of them in 18 years.
+ */
+#define TICKS_PER_NS 16
+
+static __always_inline __s64 now_ticks(void)
+{
+	return bpf_ktime_get_ns() * TICKS_PER_NS;
+}
+
+/* How long a link of so many bits per second (a constant) sends a packet. No division at run time. */
+static __always_inline __s64 sending_ticks(struct wire wire, const __u64 rate)
+{
+	const __u64 per_byte_q16 = (8 * NS_PER_SECOND * TICKS_PER_NS << 16) / rate;
+
+	return wire.bytes * per_byte_q16 >> 16;
+}
+
+/*
+ * Until when a link is taken by what it was given, in ticks; 0: by nothing yet. One for all CPUs,
+ * without a lock, which costs as much as the rest of a program.
+ *
+ * Time is taken by an atomic addition, so that none is lost while the link is busy, however many
+ * CPUs send at once: each may be a packet too early, and all wait for it afterwards. Only a link
+ * that has been idle is set: what another CPU adds in those few nanoseconds is then forgotten.
+ */
+struct link {
+	__s64 taken_until;
+};
+
+static __always_inline __s64 taken_until(const struct link *link)
+{
+	return *(const volatile __s64 *)&link->taken_until;
+}
+
+static __always_inline void set_taken(struct link *link, __s64 until)
+{
+	*(volatile __s64 *)&link->taken_until = until;
+}
+
+/* `seen` is what taken_until() returned, `from` when the packet's time begins. */
+static __always_inline void take(struct link *link, __s64 seen, __s64 from, __s64 ticks)
+{
+	if (from == seen)
+		__sync_fetch_and_add(&link->taken_until, ticks);
+	else
+		set_taken(link, from + ticks);
+}
+
 #if PODMGR_TC
 /* The cgroup hook sees IP alone: at tc, neighbour discovery by ARP and the like are not judged. */
 static __always_inline int is_ip(struct __sk_buff *skb)
