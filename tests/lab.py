@@ -8,14 +8,14 @@ processes that hold the namespaces, but the cgroup, which is removed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ _NODE_POD, _NODE_WORLD = "198.18.0.1", "198.18.1.1"
 _NODE_POD6, _NODE_WORLD6 = "fd00:db8:0::1", "fd00:db8:1::1"
 WINDOW_SECONDS = 0.2
 
-_READY_SECONDS = 30.0
+_labs = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,26 @@ class Lab:
     node: int
     world: int
 
+    @property
+    def target(self) -> str:
+        """The pod, as podmgr's commands take it."""
+        return f"cgroup/{self.cgroup.path}"
+
     def sh(self, pid: int, command: str) -> str:
         """A command in the namespace of a process; what it printed. It must succeed."""
         done = subprocess.run(inside(pid, command.split()), capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
+    def set(self, pid: int, setting: str, value: str) -> None:
+        """A file of /proc/sys, as the namespace of a process has it."""
+        code = f"open('/proc/sys/{setting}', 'w').write('{value}')"
+        subprocess.run(inside(pid, [sys.executable, "-c", code]), check=True)
+
     def in_pod(self, argv: Sequence[str]) -> subprocess.Popen[str]:
         """A command of the pod: in its namespace and its cgroup."""
-        return subprocess.Popen(
-            inside(self.pod, argv),
-            preexec_fn=lambda: cgroups.join(self.cgroup),  # noqa: PLW1509  one thread
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        joining = ["sh", "-c", 'echo 0 > "$0" && exec "$@"', str(self.cgroup.path / "cgroup.procs")]
+        return subprocess.Popen([*joining, *inside(self.pod, argv)], stdout=subprocess.PIPE, text=True)
 
     def in_world(self, argv: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(inside(self.world, argv), stdout=subprocess.PIPE, text=True)
@@ -68,14 +74,14 @@ class Lab:
         return done.stdout
 
     @contextmanager
-    def under(self, *rules: str) -> Iterator[None]:
+    def under(self, *rules: str, options: Sequence[str] = ()) -> Iterator[None]:
         """These rules on the pod while the block runs."""
-        options = [word for rule in rules for word in ("--rule", rule)]
-        self.podmgr("apply", f"cgroup/{self.cgroup.path}", *options)
+        words = [word for rule in rules for word in ("--rule", rule)]
+        self.podmgr("apply", self.target, *words, *options)
         try:
             yield
         finally:
-            self.podmgr("clean", f"cgroup/{self.cgroup.path}")
+            self.podmgr("clean", self.target)
 
     @contextmanager
     def under_netem(self, *words: str) -> Iterator[None]:
@@ -91,7 +97,7 @@ class Lab:
 def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
     """The three of them; `rtt_ms` is added by netem on the way from the world, behind the node."""
     root = cgroups.find_root(None)
-    cgroup = cgroups.create(root, f"podmgr-lab-{os.getpid()}")
+    cgroup = cgroups.create(root, f"podmgr-lab{next(_labs)}-{os.getpid()}")
     holders = []
     try:
         for _ in range(3):
@@ -111,32 +117,43 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
 
 
 def _connect(made: Lab) -> None:
-    for name, end in (("pod0", made.pod), ("world0", made.world)):
-        made.sh(made.node, f"ip link add {name} type veth peer name eth0 netns {end}")
+    for name, end, mac, peer_mac in (
+        ("pod0", made.pod, "02:00:00:00:00:01", "02:00:00:00:00:02"),
+        ("world0", made.world, "02:00:00:00:01:01", "02:00:00:00:01:02"),
+    ):
+        made.sh(
+            made.node, f"ip link add {name} address {mac} type veth peer eth0 address {peer_mac} netns {end}"
+        )
     ends = (
-        (made.pod, "eth0", POD, POD6, _NODE_POD, _NODE_POD6),
-        (made.world, "eth0", WORLD, WORLD6, _NODE_WORLD, _NODE_WORLD6),
-        (made.node, "pod0", _NODE_POD, _NODE_POD6, "", ""),
-        (made.node, "world0", _NODE_WORLD, _NODE_WORLD6, "", ""),
+        (made.pod, "eth0", POD, POD6),
+        (made.world, "eth0", WORLD, WORLD6),
+        (made.node, "pod0", _NODE_POD, _NODE_POD6),
+        (made.node, "world0", _NODE_WORLD, _NODE_WORLD6),
     )
-    for pid, name, address, address6, gateway, gateway6 in ends:
+    for pid, name, address, address6 in ends:
         made.sh(pid, f"ip addr add {address}/24 dev {name}")
         made.sh(pid, f"ip -6 addr add {address6}/64 dev {name} nodad")
         made.sh(pid, f"ip link set {name} up")
         made.sh(pid, "ip link set lo up")
-        if gateway:
-            made.sh(pid, f"ip route add default via {gateway}")
-            made.sh(pid, f"ip -6 route add default via {gateway6}")
-    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-        argv = [sys.executable, "-c", f"open('/proc/sys/net/{setting}', 'w').write('1')"]
-        subprocess.run(inside(made.node, argv), check=True)
-    for host in (WORLD, WORLD6):  # neighbours are known from here on
-        _wait(lambda host=host: _reaches(made, host))
-
-
-def _reaches(made: Lab, host: str) -> bool:
-    argv = inside(made.pod, ["ping", "-c", "1", "-W", "1", host])
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    # Known neighbours: packets that wait for an address to be resolved may be lost there.
+    for pid, name, mac, addresses in (
+        (made.pod, "eth0", "02:00:00:00:00:01", (_NODE_POD, _NODE_POD6)),
+        (made.world, "eth0", "02:00:00:00:01:01", (_NODE_WORLD, _NODE_WORLD6)),
+        (made.node, "pod0", "02:00:00:00:00:02", (POD, POD6)),
+        (made.node, "world0", "02:00:00:00:01:02", (WORLD, WORLD6)),
+    ):
+        for address in addresses:
+            made.sh(pid, f"ip neigh add {address} lladdr {mac} nud permanent dev {name}")
+    for pid, gateway, gateway6 in (
+        (made.pod, _NODE_POD, _NODE_POD6),
+        (made.world, _NODE_WORLD, _NODE_WORLD6),
+    ):
+        made.sh(pid, f"ip route add default via {gateway}")
+        made.sh(pid, f"ip -6 route add default via {gateway6}")
+        # What TCP learnt on one run is not the next one's start.
+        made.set(pid, "net/ipv4/tcp_no_metrics_save", "1")
+    for setting in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        made.set(made.node, setting, "1")
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,7 @@ class Transfer:
     bits_per_second: float
     retransmits: int
     lost_packets: int = 0
+    payload: tuple[tuple[float, int], ...] = ()  # what the client saw: start of each 100 ms, and bytes
 
 
 def tcp(
@@ -153,35 +171,65 @@ def tcp(
 ) -> Transfer:
     """Payload of TCP from the pod to the world, or the other way."""
     words = ["-R"] if ingress else []
-    return _iperf(made, ["-t", str(seconds), "-P", str(flows), *words], host, port)
+    return _iperf(made, ["-t", str(seconds), "-i", "0.1", "-P", str(flows), *words], host, port)()
+
+
+def start_tcp(made: Lab, seconds: float, *, settling_seconds: float) -> Callable[[], Transfer]:
+    """The same, from the pod, behind some seconds that do not count; the call waits for its end.
+
+    A loss ends TCP's slow start late where packets are large: what one connection carried by then
+    can be more than in half a minute after it.
+    """
+    return _iperf(made, ["-t", str(seconds), "-O", str(settling_seconds)], WORLD, 5201)
 
 
 def udp(made: Lab, seconds: float, bits_per_second: float, *, ingress: bool = False) -> Transfer:
     """Payload of UDP that arrives, of so much that is sent."""
     words = ["-R"] if ingress else []
     rate = str(int(bits_per_second))
-    return _iperf(made, ["-u", "-b", rate, "-l", "1448", "-t", str(seconds), *words], WORLD, 5202)
+    return _iperf(
+        made, ["-u", "-b", rate, "-l", "1448", "-t", str(seconds), "-i", "0.1", *words], WORLD, 5202
+    )()
 
 
-def _iperf(made: Lab, words: list[str], host: str, port: int) -> Transfer:
+def _iperf(made: Lab, words: list[str], host: str, port: int) -> Callable[[], Transfer]:
     server = made.in_world(["iperf3", "-s", "-1", "-p", str(port)])
     try:
         wait_for_listener(made.world, port)
         client = made.in_pod(["iperf3", "-c", host, "-p", str(port), "-J", *words])
-        output, _ = client.communicate()
-    finally:
+    except BaseException:
         server.kill()
         server.wait()
-    end: dict[str, Any] = json.loads(output)["end"]
-    if "-u" in words:
-        total = end.get("sum_received", end["sum"])
-        return Transfer(total["bits_per_second"], 0, end["sum"]["lost_packets"])
-    return Transfer(end["sum_received"]["bits_per_second"], end["sum_sent"].get("retransmits", 0))
+        raise
+
+    def finish() -> Transfer:
+        try:
+            output, _ = client.communicate()
+        finally:
+            server.kill()
+            server.wait()
+        document: dict[str, Any] = json.loads(output)
+        end = document["end"]
+        payload = tuple((item["sum"]["start"], item["sum"]["bytes"]) for item in document["intervals"])
+        if "-u" in words:
+            total = end.get("sum_received", end["sum"])
+            return Transfer(total["bits_per_second"], 0, end["sum"]["lost_packets"], payload)
+        retransmits = end["sum_sent"].get("retransmits", 0)
+        return Transfer(end["sum_received"]["bits_per_second"], retransmits, payload=payload)
+
+    return finish
+
+
+WIRE_PER_TCP_PAYLOAD = 1514 / 1448
+WIRE_PER_UDP_PAYLOAD = 1490 / 1448
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """When packets were seen at an interface, in seconds from the first, and their bytes on the wire."""
+    """When packets were seen at an interface, in seconds from the first, and their bytes on the wire.
+
+    Or payload, every 100 ms, made into what it was on the wire.
+    """
 
     seen: tuple[tuple[float, int], ...]
 
@@ -267,13 +315,6 @@ def _length(data: bytes) -> int:
         segments = -(-(total - headers) // segment)
         total += (segments - 1) * headers
     return int(total)
-
-
-def _wait(is_ready: Any) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while not is_ready():
-        assert time.monotonic() < deadline, "it does not come up"
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from typing import Any, TypeVar
 from podmgr import cgroups, proc
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
+from tests.bench.effort import Effort
+from tests.bench.findings import Claim, Findings, Table
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import NODE, RunningPod, eventually
@@ -35,7 +37,6 @@ from tests.kube.watching import Watching, podmgr
 PODS, CLUSTER_PODS, SERVICES = 110, 1_000, 200
 NAMESPACES = 10  # the pods of the node are in all of them
 CHANGES, COLD_CHANGES, FLOOD = 330, 20, 10_000
-STARTS = 3
 IDLE_SECONDS = 10.0
 RATES = range(1, 9)  # in Mbit/s; the first pods keep one each, so that its program stays compiled
 RULES = 3  # on each pod
@@ -54,15 +55,28 @@ class Result:
     unit: str
     goal: float | None = None
 
-    @property
-    def is_met(self) -> bool:
-        return self.goal is None or self.value <= self.goal
+
+EFFORT = Effort(rounds=3)
 
 
-def measure() -> list[Result]:
+def measure(effort: Effort) -> Findings:
     """All results. Leaves nothing behind."""
     with _node() as node:
-        return [*_starts(node), *_running(node)]
+        results = [*_starts(node, effort.rounds or 1), *_running(node)]
+    return Findings(
+        tables=(
+            Table(
+                f"{PODS} pods of {CLUSTER_PODS:,}, {RULES} rules each, {SERVICES} services",
+                ("what", "result", "unit", "goal"),
+                tuple((item.name, float(item.value), item.unit, item.goal) for item in results),
+            ),
+        ),
+        claims=tuple(
+            Claim(item.name, item.value, item.goal, f" {item.unit}")
+            for item in results
+            if item.goal is not None
+        ),
+    )
 
 
 # The cluster
@@ -184,11 +198,11 @@ def _bandwidth(rate: int) -> dict[str, str]:
 # Starting
 
 
-def _starts(node: Node) -> list[Result]:
+def _starts(node: Node, rounds: int) -> list[Result]:
     """From the start of the process: cold, with compiled programs, and with all in force already."""
     cold = _start(node)
     again, warm = [], []
-    for _ in range(STARTS):
+    for _ in range(rounds):
         again.append(_start(node))
         # Those that stay keep the programs compiled.
         podmgr(node.settings, "clean", *(f"cgroup/{pod.place.path.name}" for pod in node.pods[len(RATES) :]))

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main() -> int:
-    asked = parser().parse_args()
+def main(words: Sequence[str] | None = None) -> int:
+    asked = parser().parse_args(words)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     machine = Machine(asked.kernel, cpus=asked.cpus, accelerator=asked.accel)

@@ -1,4 +1,4 @@
-"""Loss is what netem makes of it, to TCP, UDP and ping. The long runs are `tests.bench.loss`."""
+"""Loss is what netem makes of it, to TCP, UDP and ping. The long runs are the benchmark `tcp-loss`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench.loss import RTT_MS, compare, datagrams_lost, pings_lost
+from tests.bench.loss import datagrams_lost, pings_lost
+from tests.bench.tcploss import JUDGED_RTT_MS, Comparison, compare
 from tests.lab import Lab, lab
 
-ROUNDS, SECONDS = 3, 5
+ROUNDS, SECONDS = 2, 5
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Lab]:
-    with lab(rtt_ms=RTT_MS) as made:
+    with lab(rtt_ms=JUDGED_RTT_MS) as made:
         yield made
 
 
 def test_tcp_makes_of_it_what_it_makes_of_netems(made: Lab) -> None:
-    """Short runs vary much. A drop that is no loss to TCP is off by a factor of ten, and more."""
-    found = compare(made, "2", rounds=ROUNDS, seconds=SECONDS)
+    """Short runs vary. A drop that is no loss to TCP is off by a factor of ten, and more."""
+    found = Comparison(made, JUDGED_RTT_MS, "2")
+    compare([found], rounds=ROUNDS, seconds=SECONDS)
     print(found.throughput, found.retransmits)
-    assert found.throughput.low <= 2
-    assert found.throughput.high >= 0.5
-    assert found.retransmits.low <= 3
-    assert found.retransmits.high >= 0.3
+    assert 0.4 <= found.throughput.value <= 2.5
+    assert 0.3 <= found.retransmits.value <= 3
     assert all(run.retransmits for run in found.ours)
 
 
@@ -35,6 +35,7 @@ def test_ping_sees_it(made: Lab) -> None:
 
 
 def test_udp_loses_it_and_its_sender_sees_no_error(made: Lab) -> None:
-    lost = datagrams_lost(made, "2")
+    with made.under("loss=uniform egress 2%"):
+        lost = datagrams_lost(made, 0.02, 20_000)
     assert lost.is_fair, lost
     assert lost.errors == 0

@@ -1,7 +1,7 @@
 """algorithm=edt through fq: the rate, without bursts and without loss.
 
 An emulated CPU that is short of time carries less than the limit, never more: what is asserted
-here holds on a busy machine too. The figures are `tests.bench.shaping`'s.
+here holds on a busy machine too. The figures are the benchmark's, `bandwidth`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from podmgr.intervals import binomial_interval
-from tests.bench.shaping import shape
+from tests.bench.bandwidth import EDT as BY_EDT
+from tests.bench.bandwidth import Shaped, shape
 from tests.lab import WORLD, WORLD6, Lab, lab, tcp
 
 SECONDS = 4
@@ -24,22 +25,26 @@ def made() -> Iterator[Lab]:
         yield made
 
 
+def _shape(made: Lab, limit_mbps: float, direction: str, flows: int) -> Shaped:
+    return shape(made, BY_EDT, limit_mbps, direction, flows, seconds=SECONDS)
+
+
 @pytest.mark.parametrize(("limit_mbps", "direction"), [(10, "egress"), (100, "egress"), (10, "ingress")])
 def test_the_wire_carries_the_limit(made: Lab, limit_mbps: int, direction: str) -> None:
-    found = shape(made, limit_mbps, direction, 1, seconds=SECONDS)
+    found = _shape(made, limit_mbps, direction, 1)
     print(found)
     assert 0.8 <= found.wire <= 1.03
     assert 0.7 <= found.first_second <= 1.15
 
 
 def test_udp_beyond_the_limit_is_cut_to_it(made: Lab) -> None:
-    found = shape(made, 10, "egress", 0, seconds=SECONDS)
+    found = _shape(made, 10, "egress", 0)
     print(found)
     assert 0.8 <= found.wire <= 1.03
 
 
 def test_parallel_flows_share_it(made: Lab) -> None:
-    found = shape(made, 10, "egress", 8, seconds=SECONDS)
+    found = _shape(made, 10, "egress", 8)
     print(found)
     assert 0.8 <= found.wire <= 1.03
 
@@ -113,7 +118,7 @@ def test_flows_that_understand_ecn_are_marked(made: Lab) -> None:
     for pid in (made.pod, made.world):
         made.sh(pid, "sysctl -q -w net.ipv4.tcp_ecn=1")
     before = _marked(made, made.pod)
-    print(shape(made, 5, "ingress", 4, seconds=SECONDS))
+    print(_shape(made, 5, "ingress", 4))
     assert _marked(made, made.pod) > before
 
 
