@@ -4,10 +4,10 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench tools tools-for-tests tools-vm vm-image wheel uninstall
+.PHONY: help demo test lint bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel uninstall
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: tools .venv/ready ## Put rules on a throw-away pod and show declared against measured (1 minute)
 	@.venv/bin/podmgr demo
@@ -20,8 +20,14 @@ lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: tools .venv/ready-to-test ## Time apply, list and clean of 110 pods, and watch of a cluster, and watch on 110 pods
-	@.venv/bin/python -m tests.bench
+bench: tools .venv/ready-to-test ## Measure podmgr beside its peers (2 hours; ARGS='--seconds 10 bandwidth packet' chooses)
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+bench-vm: vm-image ## The same in a virtual machine that has fq and netem (3 hours)
+	@.venv/bin/python -m tests.bench --vm $(ARGS)
+
+bench-report: .venv/ready-to-test ## Write tests/bench/REPORT.md and its charts from the latest results
+	@.venv/bin/python -m tests.bench.report
 
 wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 	@.venv/bin/python -m build --wheel
