@@ -5,6 +5,7 @@ Pure. A new kind of rule is one entry here plus one file in bpf/.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -53,6 +54,7 @@ class Recipe:
 _LOSS, _CUSTOM, _BANDWIDTH, DELAYING = range(4)
 
 
+@functools.lru_cache(maxsize=1024)  # a node has few rules many times
 def recipe(rule: Rule) -> Recipe:
     """The program for a rule. Where several see a packet the order is loss, custom, bandwidth."""
     match rule:

@@ -233,10 +233,13 @@ class Desired:
 
     def require_one_cgroup_each(self, rows: Collection[Attachment]) -> None:
         """A pod's UID names the folder of its pins, so it can stand for one living cgroup only."""
+        by_owner: dict[str, list[Attachment]] = {}
+        for row in rows:
+            by_owner.setdefault(row.owner, []).append(row)
         for cgroup_id in list(self.cgroup_ids):
             target = self.wishes[cgroup_id].target
-            for row in rows:
-                if row.owner == target.owner and row.cgroup_id != cgroup_id:
+            for row in by_owner.get(target.owner, ()):
+                if row.cgroup_id != cgroup_id:
                     error = PodmgrError(
                         f"the pod {target.owner} is already on {row.cgroup_path}",
                         tip=f"podmgr clean cgroup/{row.cgroup_path} first, or leave metadata.uid out",

@@ -226,7 +226,7 @@ class _Transaction:
         kept = {row.program_id for row in plan.unchanged}  # what else a row says of them is wrong
         others = [row for row in self.rows if row.program_id not in kept]
         close = [row for row in others if row.cgroup_id in desired.cgroup_ids]
-        healthy = self._sight.healthy(close)
+        healthy = set(self._sight.healthy(close))
         broken = [row for row in close if row not in healthy]
         attached = self._sight.attached(broken)
         self.rows = [*others, *plan.unchanged]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
@@ -30,6 +31,7 @@ def from_targets(
         raise UsageError(
             "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
         )
+    settings = replace(settings, cgroup_root=cgroups.find_root(settings.cgroup_root))  # looked for once
     sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []

@@ -15,12 +15,15 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from podmgr import cgroups
+from podmgr import bpf_syscall, cgroups
 from podmgr.cgroups import Cgroup
 from podmgr.throwaway import hold_namespace, inside, wait_for_listener
 
@@ -166,37 +169,44 @@ class Transfer:
     payload: tuple[tuple[float, int], ...] = ()  # what the client saw: start of each 100 ms, and bytes
 
 
-def tcp(
-    made: Lab, seconds: float, *, flows: int = 1, ingress: bool = False, host: str = WORLD, port: int = 5201
-) -> Transfer:
-    """Payload of TCP from the pod to the world, or the other way."""
-    words = ["-R"] if ingress else []
-    return _iperf(made, ["-t", str(seconds), "-i", "0.1", "-P", str(flows), *words], host, port)()
+def tcp(made: Lab, seconds: float, *, host: str = WORLD) -> Transfer:
+    """Payload of one flow of TCP from the pod to the world."""
+    return start_tcp(made, seconds, host=host)()
 
 
-def start_tcp(made: Lab, seconds: float, *, settling_seconds: float) -> Callable[[], Transfer]:
-    """The same, from the pod, behind some seconds that do not count; the call waits for its end.
+def start_tcp(
+    made: Lab,
+    seconds: float,
+    *,
+    flows: int = 1,
+    ingress: bool = False,
+    settling_seconds: float = 0,
+    host: str = WORLD,
+) -> Callable[[], Transfer]:
+    """The same of several flows, or the other way; the call that comes back waits for the end.
 
-    A loss ends TCP's slow start late where packets are large: what one connection carried by then
-    can be more than in half a minute after it.
+    What is carried in the seconds of settling does not count.
     """
-    return _iperf(made, ["-t", str(seconds), "-O", str(settling_seconds)], WORLD, 5201)
+    words = ["-R"] if ingress else []
+    return _iperf(
+        made, ["-t", f"{seconds:g}", "-O", f"{settling_seconds:g}", "-P", str(flows), *words], host, 5201
+    )
 
 
-def udp(made: Lab, seconds: float, bits_per_second: float, *, ingress: bool = False) -> Transfer:
+def start_udp(
+    made: Lab, seconds: float, bits_per_second: float, *, ingress: bool = False
+) -> Callable[[], Transfer]:
     """Payload of UDP that arrives, of so much that is sent."""
     words = ["-R"] if ingress else []
     rate = str(int(bits_per_second))
-    return _iperf(
-        made, ["-u", "-b", rate, "-l", "1448", "-t", str(seconds), "-i", "0.1", *words], WORLD, 5202
-    )()
+    return _iperf(made, ["-u", "-b", rate, "-l", "1448", "-t", f"{seconds:g}", *words], WORLD, 5202)
 
 
 def _iperf(made: Lab, words: list[str], host: str, port: int) -> Callable[[], Transfer]:
     server = made.in_world(["iperf3", "-s", "-1", "-p", str(port)])
     try:
         wait_for_listener(made.world, port)
-        client = made.in_pod(["iperf3", "-c", host, "-p", str(port), "-J", *words])
+        client = made.in_pod(["iperf3", "-c", host, "-p", str(port), "-J", "-i", "0.1", *words])
     except BaseException:
         server.kill()
         server.wait()
@@ -267,6 +277,37 @@ def arrivals(pid: int, name: str) -> Iterator[list[Arrivals]]:
     finally:
         output, _ = capture.communicate(b"\n")
         rows = list(struct.iter_unpack("=dI", output))
+        start = rows[0][0] if rows else 0.0
+        result.append(Arrivals(tuple((moment - start, size) for moment, size in rows)))
+
+
+@contextmanager
+def admissions(made: Lab) -> Iterator[list[Arrivals]]:
+    """What the one rule on the pod lets pass while the block runs, by its counters, every 5 ms.
+
+    For what drops packets behind the last interface.
+    """
+    (path,) = Path("/sys/fs/bpf/podmgr", str(made.cgroup.id)).glob("*-maps/podmgr_counters")
+    rows: list[tuple[float, int]] = []
+    is_over = threading.Event()
+
+    def look() -> None:
+        before = 0
+        while not is_over.wait(0.005):
+            counters = bpf_syscall.pinned_counters(path)
+            passed = counters.passed_bytes if counters else before
+            if passed > before:
+                rows.append((time.monotonic(), passed - before))
+            before = passed
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    result: list[Arrivals] = []
+    try:
+        yield result
+    finally:
+        is_over.set()
+        looking.join()
         start = rows[0][0] if rows else 0.0
         result.append(Arrivals(tuple((moment - start, size) for moment, size in rows)))
 

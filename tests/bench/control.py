@@ -1,103 +1,608 @@
-"""What control costs: apply, list and clean on 110 cgroups with three rules each, and start-up.
+"""What control costs: apply, change, list and clean of 1 to 500 pods with three rules each, and start-up.
 
-A node runs 110 pods by default. Commands run as a user's would: as processes of their own.
+Commands run as a user's would: as processes of their own. Beside podmgr, in the same rounds, a
+full node of 110 pods is done by shell loops of `bpftool` and of `tc qdisc`. The pods are empty
+cgroups, where every rule is at the cgroup hook, but for those that stand beside `tc qdisc`:
+these have a process and a veth, and their loss is at the tc hook.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from json import loads
 from pathlib import Path
+from statistics import median
 
-from podmgr import cgroups
+from podmgr import bpf_syscall, cgroups, proc
 from podmgr.cgroups import Cgroup
+from podmgr.rules import Direction
+from podmgr.throwaway import hold_namespace, inside
+from tests.bench.effort import Effort
+from tests.bench.findings import Chart, Claim, Findings, Series, Table, ratio, spread
 
-PODS = 110
+SIZES = (1, 10, 110, 500)
+FULL_NODE = 110  # pods that a kubelet runs by default
 RULES = ("bandwidth=10 mbps egress", "bandwidth=20 mbps ingress", "loss=uniform egress 1%")
 CHANGED = ("bandwidth=11 mbps egress", "bandwidth=21 mbps ingress", "loss=uniform egress 2%")
-ROUNDS = 3
+RATES, CHANGED_RATES = ("10mbit", "20mbit"), ("11mbit", "21mbit")  # of the same limits, for tc
+LEAST_ADVANTAGE = 5.0  # over a shell loop of bpftool
 
 # What the work must take at most, in seconds.
 LIMITS = {"apply 110, warm": 1.0, "list 110": 0.4, "--help": 0.25}
 
+EFFORT = Effort(rounds=3)
+
+_GROWING = ("apply, cold", "apply", "unchanged", "change, cold", "change", "list", "list, table", "clean")
+_ROUND_TRIP = ("apply", "change", "clean")
+_COLD_ROUND_TRIP = ("apply, cold", "change, cold", "clean")
+
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One line: the seconds of each round."""
+class Cost:
+    """What one command took, with all that it started.
 
-    name: str
-    seconds: tuple[float, ...]
+    The peak is of the largest process among them, as the kernel counts it.
+    """
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def limit(self) -> float | None:
-        return LIMITS.get(self.name)
-
-    @property
-    def is_met(self) -> bool:
-        return self.limit is None or self.median < self.limit
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    output: str
 
 
-def measure() -> list[Figure]:
-    """All figures. Leaves nothing behind."""
-    seconds: dict[str, list[float]] = {}
-    with _cgroups(PODS) as pods, _paths() as environment:
-        targets = [f"cgroup/{cgroup.path.name}" for cgroup in pods]
+Round = Mapping[str, Cost]  # by operation
 
-        def timed(name: str, *words: str) -> str:
-            started = time.monotonic()
-            argv = [sys.executable, "-m", "podmgr", *words]
-            done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
-            seconds.setdefault(name, []).append(time.monotonic() - started)
-            return done.stdout
 
-        for _ in range(ROUNDS):
-            timed("--help", "--help")
-            rules = [word for rule in RULES for word in ("--rule", rule)]
-            changed = [word for rule in CHANGED for word in ("--rule", rule)]
-            timed("apply 110, cold", "apply", *targets, *rules)
-            timed("apply 110, unchanged", "apply", *targets, *rules)
-            rows = json.loads(timed("list 110", "list", "-o", "json"))["attachments"]
-            assert len(rows) == PODS * len(RULES)
-            assert all(row["state"] == "active" for row in rows)
-            timed("list 110, table", "list")
-            timed("change 110, cold", "apply", *targets, *changed)
-            timed("clean 109 of 110", "clean", *targets[1:])
-            timed("apply 110, warm", "apply", *targets, *changed)
-            timed("clean 110", "clean")
-    return [Figure(name, tuple(values)) for name, values in seconds.items()]
+def measure(effort: Effort) -> Findings:
+    """All findings. Leaves nothing behind."""
+    rounds = effort.rounds or 1
+    growth: dict[int, list[Round]] = {size: [] for size in SIZES}
+    ways: dict[str, list[Round]] = {}
+    with _node() as node, _networked(node, FULL_NODE) as networked, _objects(node) as objects:
+        pods = _pods(node, max(SIZES))
+        starts = [_starts(node) for _ in range(rounds)]
+        compilations = [_compilations(node, pods) for _ in range(rounds)]
+        for _ in range(rounds):
+            for size in SIZES:
+                growth[size].append(_cycle(pods.first(size)))
+            for way, work in _peers(pods.first(FULL_NODE), networked, objects).items():
+                ways.setdefault(way, []).append(work())
+    ways = {"podmgr": growth[FULL_NODE], **ways}
+    return Findings(
+        tables=(
+            _growth_table(growth),
+            _slope_table(growth),
+            _ways_table(ways),
+            _compile_table(compilations),
+            _start_table(starts),
+            _memory_table(growth),
+        ),
+        charts=(_growth_chart(growth), _ways_chart(ways)),
+        claims=(
+            *(
+                Claim(name, median(seconds), LIMITS[name], " s")
+                for name, seconds in _limited(starts, growth[FULL_NODE]).items()
+            ),
+            Claim(
+                f"{FULL_NODE} pods applied, changed and cleaned: shell loop of bpftool / podmgr",
+                ratio(_sums(ways["bpftool loop"], _ROUND_TRIP), _sums(ways["podmgr"], _ROUND_TRIP)).value,
+                LEAST_ADVANTAGE,
+                "×",
+                is_least=True,
+            ),
+        ),
+    )
+
+
+def measure_limited(rounds: int) -> dict[str, list[float]]:
+    """The seconds of each round of what is limited, and of little else."""
+    with _node() as node:
+        pods = _pods(node, FULL_NODE)
+        starts = [{"--help": node.podmgr("--help")} for _ in range(rounds)]
+        return _limited(starts, [_cycle(pods) for _ in range(rounds)])
+
+
+def _limited(starts: Sequence[Round], full_node: Sequence[Round]) -> dict[str, list[float]]:
+    return {
+        f"apply {FULL_NODE}, warm": _seconds(full_node, "apply"),
+        f"list {FULL_NODE}": _seconds(full_node, "list"),
+        "--help": _seconds(starts, "--help"),
+    }
+
+
+# Commands
+
+# A process of its own, so that its child's peak is not that of a large benchmark it was forked from.
+# It lives through Ctrl-C, which reaches the child itself.
+_STOPWATCH = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+started = time.monotonic()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsigdef=[signal.SIGINT])
+_, status, used = os.wait4(child, 0)
+seconds = time.monotonic() - started
+print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr)
+sys.exit(abs(os.waitstatus_to_exitcode(status)))
+"""
+
+
+def _timed(argv: Sequence[str], environment: Mapping[str, str], network: int | None = None) -> Cost:
+    """Run a command, in the network of a process if one is given. It must succeed."""
+    watched = [sys.executable, "-I", "-S", "-c", _STOPWATCH, *argv]
+    if network is not None:
+        watched = inside(network, watched)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(watched, stdout=output, stderr=errors, env=dict(environment))
+        try:
+            process.wait()
+        finally:
+            process.wait()  # also on Ctrl-C: what it puts in order must have ended before we do
+        output.seek(0)
+        errors.seek(0)
+        said = errors.read()
+        assert process.returncode == 0, (argv[:6], said[-1000:])
+        seconds, cpu_seconds, peak_mib = map(float, said.splitlines()[-1].split())
+        return Cost(seconds, cpu_seconds, peak_mib, output.read())
+
+
+@dataclass(frozen=True)
+class Node:
+    """The cgroup in which all pods are, and a podmgr with a state folder and pins of its own."""
+
+    root: Cgroup
+    folder: Path
+    environment: Mapping[str, str]
+
+    def podmgr(self, *words: str, network: int | None = None) -> Cost:
+        return _timed([sys.executable, "-m", "podmgr", *words], self.environment, network)
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Some pods; one more, that keeps programs known; and the podmgr that is in charge of them."""
+
+    places: Sequence[Cgroup]
+    keeper: Cgroup
+    podmgr: Callable[..., Cost]
+
+    def first(self, count: int) -> Pods:
+        return Pods(self.places[:count], self.keeper, self.podmgr)
+
+
+@dataclass(frozen=True)
+class Networked:
+    """Pods with a process each, in whose network is one end of a veth; the other is in the host's."""
+
+    pods: Pods
+    pids: Sequence[int]
+    host_pid: int
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Folders: of the objects of RULES, of those of CHANGED, of scripts, and of pins."""
+
+    rules: Path
+    changed: Path
+    scripts: Path
+    pins: Path
 
 
 @contextmanager
-def _cgroups(count: int) -> Iterator[list[Cgroup]]:
-    root = cgroups.find_root(None)
-    made: list[Cgroup] = []
-    try:
-        for number in range(count):
-            made.append(cgroups.create(root, f"podmgr-bench-{os.getpid()}-pod{number}"))
-        yield made
-    finally:
-        for cgroup in made:
-            cgroups.remove(cgroup)
-
-
-@contextmanager
-def _paths() -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="podmgr-bench-") as folder:
+def _node() -> Iterator[Node]:
+    name = f"podmgr-bench-control-{os.getpid()}"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podmgr-bench-")))
         own = {
-            "PODMGR_STATE_DIR": str(Path(folder) / "state"),
-            "PODMGR_BPFFS": f"/sys/fs/bpf/podmgr-bench-{os.getpid()}",
+            "PODMGR_STATE_DIR": str(folder / "state"),
+            "PODMGR_BPFFS": f"/sys/fs/bpf/{name}",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
-        yield dict(os.environ) | own
+        root = cgroups.create(cgroups.find_root(None), name)
+        stack.callback(cgroups.remove, root)
+        stack.callback(cgroups.kill, root)
+        node = Node(root, folder, dict(os.environ) | own)
+        stack.callback(node.podmgr, "clean")
+        yield node
+
+
+def _pods(node: Node, count: int) -> Pods:
+    """So many empty cgroups."""
+    *places, keeper = (cgroups.create(node.root.path, f"pod{number}") for number in range(count + 1))
+    return Pods(places, keeper, node.podmgr)
+
+
+_SANDBOX = """
+ip -batch - <<END
+link add eth0 type veth peer name $1 netns $2
+link set eth0 up
+END
+echo $$ > "$0"
+echo ready
+exec sleep infinity > /dev/null
+"""
+
+
+@contextmanager
+def _networked(node: Node, count: int) -> Iterator[Networked]:
+    holders: list[subprocess.Popen[bytes]] = []
+    try:
+        host = hold_namespace()
+        holders.append(host)
+        places = [cgroups.create(node.root.path, f"networked{number}") for number in range(count + 1)]
+        for number, place in enumerate(places):
+            words = (str(place.path / "cgroup.procs"), f"pod{number}", str(host.pid))
+            argv = ["unshare", "--net", "sh", "-e", "-c", _SANDBOX, *words]
+            holders.append(proc.start(argv, prepare=proc.die_with_parent, streams=subprocess.PIPE))
+        for holder in holders[1:]:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"ready\n"
+        ups = "".join(f"link set pod{number} up\n" for number in range(count + 1))
+        subprocess.run(inside(host.pid, ["ip", "-batch", "-"]), input=ups, text=True, check=True)
+        podmgr = partial(node.podmgr, network=host.pid)
+        pids = [holder.pid for holder in holders[1:]]
+        yield Networked(Pods(places[:-1], places[-1], podmgr), pids[:-1], host.pid)
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
+
+
+@contextmanager
+def _objects(node: Node) -> Iterator[Objects]:
+    """What the loops need, made before: podmgr's own objects, all for the cgroup hook."""
+    pins = Path(f"{node.environment['PODMGR_BPFFS']}-loop")
+    objects = Objects(node.folder / "rules", node.folder / "changed", node.folder, pins)
+    for folder, rules in ((objects.rules, RULES), (objects.changed, CHANGED)):
+        at_cgroup = [f"{rule} hook=cgroup" if rule.startswith("loss") else rule for rule in rules]
+        node.podmgr("compile", "--output-dir", str(folder), *at_cgroup)
+    for name, script in (("bpftool.sh", _BPFTOOL_LOOP), ("tc.sh", _TC_LOOP)):
+        (objects.scripts / name).write_text(script)
+    pins.mkdir()
+    try:
+        yield objects
+    finally:
+        shutil.rmtree(pins)
+
+
+# podmgr
+
+
+def _cycle(pods: Pods) -> Round:
+    """Everything once, from nothing to nothing: with programs that must be compiled, then with known ones."""
+    targets, keeper = [_target(place) for place in pods.places], _target(pods.keeper)
+    first, then = _options(RULES), _options(CHANGED)
+    costs = {
+        "apply, cold": pods.podmgr("apply", *targets, *first),
+        "unchanged": pods.podmgr("apply", *targets, *first),
+        "list": pods.podmgr("list", "-o", "json"),
+        "list, table": pods.podmgr("list"),
+        "change, cold": pods.podmgr("apply", *targets, *then),
+    }
+    rows = loads(costs["list"].output)["attachments"]
+    assert len(rows) == len(targets) * len(RULES)
+    assert all(row["state"] == "active" for row in rows)
+    pods.podmgr("apply", keeper, *then)  # as long as something is attached, no program is forgotten
+    pods.podmgr("clean", *targets)
+    costs["apply"] = pods.podmgr("apply", *targets, *first)
+    costs["change"] = pods.podmgr("apply", *targets, *then)
+    costs["clean"] = pods.podmgr("clean", *targets)
+    pods.podmgr("clean")
+    return costs
+
+
+def _compilations(node: Node, pods: Pods) -> dict[str, Round]:
+    """By what is compiled: by itself, and as a part of apply on one pod."""
+    target, keeper = _target(pods.places[0]), _target(pods.keeper)
+    found: dict[str, Round] = {}
+    for rules in (*((rule,) for rule in RULES), RULES):
+        options = _options(rules)
+        costs = {
+            "compile": node.podmgr("compile", "--output-dir", str(node.folder / "compiled"), *rules),
+            "apply, cold": node.podmgr("apply", target, *options),
+        }
+        node.podmgr("clean")
+        node.podmgr("apply", keeper, *options)
+        costs["apply"] = node.podmgr("apply", target, *options)
+        node.podmgr("clean")
+        found[rules[0] if len(rules) == 1 else "all three"] = costs
+    return found
+
+
+def _starts(node: Node) -> Round:
+    """Commands that have next to nothing to do, and Python alone."""
+    commands: dict[str, tuple[str, ...]] = {
+        "--help": ("--help",),
+        "apply --help": ("apply", "--help"),
+        "watch --help": ("watch", "--help"),
+        "list, nothing attached": ("list",),
+        "clean, nothing attached": ("clean",),
+        "run --rule 'loss=uniform egress 1%' -- true": ("run", "-q", *_options(RULES[-1:]), "--", "true"),
+        "doctor": ("doctor",),
+    }
+    return {
+        "python -c pass": _timed([sys.executable, "-c", "pass"], node.environment),
+        **{name: node.podmgr(*words) for name, words in commands.items()},
+    }
+
+
+def _target(place: Cgroup) -> str:
+    return f"cgroup/{place.path.parent.name}/{place.path.name}"
+
+
+def _options(rules: Sequence[str]) -> list[str]:
+    return [word for rule in rules for word in ("--rule", rule)]
+
+
+# Peers
+
+# TOOL is bpftool, or echo, whose lines then are one batch. Objects are called KIND-DIRECTION-DIGEST.bpf.o.
+_BPFTOOL_LOOP = """
+set -eu
+action=$1 tool=$2 pins=$3 old=$4 new=$5
+shift 5
+
+put() {
+    for object in "$1"/*; do
+        name=${object##*/} name=${name%.bpf.o} direction=${name#*-} direction=${direction%%-*}
+        "$tool" prog load "$object" "$pod/$name" pinmaps "$pod/$name-maps"
+        "$tool" cgroup attach "$cgroup" "$direction" pinned "$pod/$name" multi
+    done
+}
+
+detach() {
+    for object in "$1"/*; do
+        name=${object##*/} name=${name%.bpf.o} direction=${name#*-} direction=${direction%%-*}
+        "$tool" cgroup detach "$cgroup" "$direction" pinned "$pod/$name"
+    done
+}
+
+each() {
+    for cgroup; do
+        pod=$pins/${cgroup##*/}
+        case $action in
+            apply) put "$old" ;;
+            change) put "$new"; detach "$old" ;;
+            clean) detach "$new" ;;
+        esac
+    done
+}
+
+[ "$action" != apply ] || mkdir "${@/#*\\//$pins/}"
+case $tool in
+    bpftool) each "$@" ;;
+    # bpftool 7.1 ends a batch with an error that it found in errno, though all went well.
+    echo) each "$@" | bpftool batch file - || true ;;
+esac
+case $action in
+    change)
+        for object in "$old"/*; do
+            name=${object##*/} name=${name%.bpf.o}
+            rm -r "$pins"/*/"$name" "$pins"/*/"$name-maps"
+        done ;;
+    clean) rm -r "$pins"/* ;;
+esac
+"""
+
+# VERB is add, replace or del.
+_TC_LOOP = """
+set -eu
+verb=$1 egress=$2 ingress=$3
+shift 3
+number=0
+for pid; do
+    if [ "$verb" = del ]; then
+        nsenter "--net=/proc/$pid/ns/net" tc qdisc del dev eth0 root
+        tc qdisc del dev "pod$number" root
+    else
+        nsenter "--net=/proc/$pid/ns/net" \\
+            tc qdisc "$verb" dev eth0 root tbf rate "$egress" burst 128kb latency 25ms
+        tc qdisc "$verb" dev "pod$number" root tbf rate "$ingress" burst 128kb latency 25ms
+    fi
+    number=$((number + 1))
+done
+"""
+
+
+def _peers(pods: Pods, networked: Networked, objects: Objects) -> dict[str, Callable[[], Round]]:
+    return {
+        "bpftool loop": partial(_bpftool_loop, "bpftool", pods, objects),
+        "bpftool batch": partial(_bpftool_loop, "echo", pods, objects),
+        "podmgr, with interfaces": partial(_cycle, networked.pods),
+        "tc loop": partial(_tc_loop, networked, objects),
+    }
+
+
+def _bpftool_loop(tool: str, pods: Pods, objects: Objects) -> Round:
+    """The same attachments by a script, which is told to do it and reads nothing back."""
+    folders = [str(folder) for folder in (objects.pins, objects.rules, objects.changed)]
+    places = [str(place.path) for place in pods.places]
+    costs = {}
+    for action in _ROUND_TRIP:
+        argv = ["bash", str(objects.scripts / "bpftool.sh"), action, tool, *folders, *places]
+        costs[action] = _timed(argv, os.environ)
+        wanted = 0 if action == "clean" else len(RULES)
+        assert {_attached(place) for place in pods.places} == {wanted}, (tool, action)
+    return costs
+
+
+def _attached(place: Cgroup) -> int:
+    """How many programs hang on the cgroup itself."""
+    with cgroups.opened(place) as fd:
+        assert fd is not None
+        return sum(len(bpf_syscall.attached_programs(fd, side).program_ids) for side in Direction)
+
+
+def _tc_loop(networked: Networked, objects: Objects) -> Round:
+    """Both limits of each pod as tc has them: tbf at the pod's end, and at the host's for ingress."""
+    script = str(objects.scripts / "tc.sh")
+    pids = [str(pid) for pid in networked.pids]
+    costs = {}
+    verbs = (("add", RATES), ("replace", CHANGED_RATES), ("del", CHANGED_RATES))
+    for action, (verb, rates) in zip(_ROUND_TRIP, verbs, strict=True):
+        argv = ["bash", script, verb, *rates, *pids]
+        costs[action] = _timed(argv, os.environ, networked.host_pid)
+    return costs
+
+
+# Findings
+
+
+def _seconds(rounds: Sequence[Round], operation: str) -> list[float]:
+    return [costs[operation].seconds for costs in rounds]
+
+
+def _sums(rounds: Sequence[Round], operations: Sequence[str]) -> list[float]:
+    """Of each round, what these operations took together."""
+    return [sum(costs[operation].seconds for operation in operations) for costs in rounds]
+
+
+def _text(values: Sequence[float], digits: int = 2) -> str:
+    """The median, with least and most where there are several."""
+    middle, least, most = spread(values)
+    ends = f" ({least:.{digits}f}–{most:.{digits}f})" if len(values) > 1 else ""
+    return f"{middle:.{digits}f}{ends}"
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return _text([1000 * value for value in seconds], 0)
+
+
+def _growth_table(growth: Mapping[int, Sequence[Round]]) -> Table:
+    return Table(
+        f"Seconds for so many pods, {len(RULES)} rules each: median (least–most)",
+        ("pods", *_GROWING),
+        tuple(
+            (str(size), *(_text(_seconds(rounds, operation)) for operation in _GROWING))
+            for size, rounds in growth.items()
+        ),
+        note="cold: the programs must be compiled; else they are known. change: all rules are replaced. "
+        "list is -o json. All is read back from the kernel.",
+    )
+
+
+def _slope_table(growth: Mapping[int, Sequence[Round]]) -> Table:
+    pairs = list(pairwise(SIZES))
+
+    def slope_ms(operation: str, less: int, more: int) -> float:
+        seconds = [median(_seconds(growth[size], operation)) for size in (less, more)]
+        return 1000 * (seconds[1] - seconds[0]) / (more - less)
+
+    return Table(
+        "Milliseconds for each further pod",
+        ("operation", *(f"{less} to {more}" for less, more in pairs)),
+        tuple((operation, *(slope_ms(operation, *pair) for pair in pairs)) for operation in _GROWING),
+        note="The work is linear where the last two columns are alike.",
+    )
+
+
+def _growth_chart(growth: Mapping[int, Sequence[Round]]) -> Chart:
+    return Chart(
+        "growth",
+        f"{len(RULES)} rules on each pod",
+        "pods",
+        "seconds",
+        tuple(_series(operation, growth, operation) for operation in _GROWING if operation != "list, table"),
+        log_x=True,
+        log_y=True,
+    )
+
+
+def _series(
+    name: str, rounds_by_x: Mapping[int, Sequence[Round]] | Mapping[str, Sequence[Round]], operation: str
+) -> Series:
+    spreads = [spread(_seconds(rounds, operation)) for rounds in rounds_by_x.values()]
+    middle, least, most = zip(*spreads, strict=True)
+    return Series(name, tuple(rounds_by_x), middle, least, most)
+
+
+def _ways_table(ways: Mapping[str, Sequence[Round]]) -> Table:
+    podmgr = _sums(ways["podmgr"], _ROUND_TRIP)
+
+    def row(name: str, way: str, operations: Sequence[str], rules: int) -> tuple[str | int, ...]:
+        sums = _sums(ways[way], operations)
+        cpu = [sum(costs[operation].cpu_seconds for operation in operations) for costs in ways[way]]
+        each = (_text(_seconds(ways[way], operation)) for operation in operations)
+        return (name, rules, *each, _text(sums), _text(cpu), str(ratio(sums, podmgr)))
+
+    return Table(
+        f"{FULL_NODE} pods, seconds: median (least–most)",
+        ("way", "rules a pod", *_ROUND_TRIP, "all three", "of a CPU", "all three / podmgr's (95 %)"),
+        (
+            row("podmgr, programs known", "podmgr", _ROUND_TRIP, len(RULES)),
+            row("podmgr, programs to compile", "podmgr", _COLD_ROUND_TRIP, len(RULES)),
+            row("shell loop of bpftool", "bpftool loop", _ROUND_TRIP, len(RULES)),
+            row("one bpftool batch", "bpftool batch", _ROUND_TRIP, len(RULES)),
+            row("podmgr, pods with interfaces", "podmgr, with interfaces", _ROUND_TRIP, len(RULES)),
+            row("  programs to compile", "podmgr, with interfaces", _COLD_ROUND_TRIP, len(RULES)),
+            row("shell loop of tc qdisc, same pods", "tc loop", _ROUND_TRIP, len(RATES)),
+        ),
+        note="The loops are bash scripts that read nothing back. Those of bpftool load podmgr's own objects, "
+        "compiled before; the batch sends all of a script's commands to one bpftool, which is the floor. "
+        "tc has the two limits alone, as tbf at both ends of the pod's veth: no netem is here for the loss.",
+    )
+
+
+def _ways_chart(ways: Mapping[str, Sequence[Round]]) -> Chart:
+    return Chart(
+        "ways",
+        f"{FULL_NODE} pods",
+        "",
+        "seconds",
+        tuple(_series(operation, ways, operation) for operation in _ROUND_TRIP),
+    )
+
+
+def _compile_table(compilations: Sequence[Mapping[str, Round]]) -> Table:
+    operations = ("compile", "apply, cold", "apply")
+    return Table(
+        "Milliseconds until a rule is compiled, and until it is on one pod: median (least–most)",
+        ("rule", "compile", "apply, to compile", "apply, known"),
+        tuple(
+            (
+                name,
+                *(
+                    _milliseconds(_seconds([found[name] for found in compilations], each))
+                    for each in operations
+                ),
+            )
+            for name in compilations[0]
+        ),
+        note="compile compiles anew each time; apply compiles a program once, and several at a time.",
+    )
+
+
+def _start_table(starts: Sequence[Round]) -> Table:
+    return Table(
+        "Start-up: median (least–most)",
+        ("command", "ms", "peak, MiB"),
+        tuple(
+            (name, _milliseconds(_seconds(starts, name)), median(costs[name].peak_mib for costs in starts))
+            for name in starts[0]
+        ),
+        digits=0,
+        note="The peak is of podmgr or a tool that it started, whichever is the largest.",
+    )
+
+
+def _memory_table(growth: Mapping[int, Sequence[Round]]) -> Table:
+    operations = ("apply", "list", "list, table", "clean")
+    return Table(
+        "Memory at most, MiB",
+        ("pods", *operations),
+        tuple(
+            (str(size), *(median(costs[each].peak_mib for costs in rounds) for each in operations))
+            for size, rounds in growth.items()
+        ),
+        digits=1,
+        note="As the kernel counts it: the largest of podmgr and the tools that it started; programs known.",
+    )
