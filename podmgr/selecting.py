@@ -6,7 +6,8 @@ service, a workload or -l selects is asked of the API server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from podmgr import cgroups, targets, workloads
 from podmgr.cluster import pod_of
@@ -37,10 +38,12 @@ def select(
         return _in_scope(scope, rows, connect), []
     found = Selection()
     failed: list[Outcome] = []
+    root = cgroups.find_root(settings.cgroup_root)
+    by_target = _by_target(rows)
     for name in names:
         try:
             found |= (
-                _cgroup(name, rows, settings)
+                _cgroup(name, by_target, root)
                 if name.startswith("cgroup/")
                 else _in_cluster(name, scope, rows, connect)
             )
@@ -51,12 +54,18 @@ def select(
     return found, failed
 
 
-def _cgroup(name: str, rows: Sequence[Attachment], settings: Settings) -> Selection:
+def _by_target(rows: Sequence[Attachment]) -> dict[str, list[Attachment]]:
+    found: dict[str, list[Attachment]] = {}
+    for row in rows:
+        found.setdefault(row.target, []).append(row)
+    return found
+
+
+def _cgroup(name: str, rows: Mapping[str, Sequence[Attachment]], root: Path) -> Selection:
     """By path, or, when the cgroup is gone, by the name that the ledger has for it."""
-    shown = targets.canonical(name, cgroups.find_root(settings.cgroup_root))
-    known = _of(row for row in rows if row.target == shown)
+    known = _of(rows.get(targets.canonical(name, root), ()))
     try:
-        return known | targets.resolve(name, settings).selection
+        return known | targets.resolve(name, root).selection
     except UsageError:
         raise
     except PodmgrError:

@@ -10,7 +10,6 @@ from pathlib import Path
 from podmgr import cgroups
 from podmgr.desired import Target
 from podmgr.errors import UsageError, printable
-from podmgr.settings import Settings
 
 # kubectl's names and short names, to the name that `list` shows.
 KUBERNETES_KINDS = {
@@ -85,8 +84,7 @@ def canonical(text: str, root: Path | None = None) -> str:
     )
 
 
-def resolve(text: str, settings: Settings) -> Target:
-    """The cgroup that `cgroup/PATH` names. Raises PodmgrError if there is none."""
-    root = cgroups.find_root(settings.cgroup_root)
+def resolve(text: str, root: Path) -> Target:
+    """The cgroup that `cgroup/PATH` names, below the mount. Raises PodmgrError if there is none."""
     cgroup = cgroups.locate(root, text.removeprefix("cgroup/"))
     return Target(cgroups.display_name(root, cgroup), cgroup)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
@@ -31,13 +31,13 @@ def from_targets(
         raise UsageError(
             "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
         )
-    settings = replace(settings, cgroup_root=cgroups.find_root(settings.cgroup_root))  # looked for once
+    root = cgroups.find_root(settings.cgroup_root)
     sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []
     for name in dict.fromkeys(names):
         try:
-            wishes.append(Wish(targets.resolve(name, settings), sourced))
+            wishes.append(Wish(targets.resolve(name, root), sourced))
         except UsageError:
             raise
         except PodmgrError as error:
@@ -74,20 +74,21 @@ def from_manifest(
         raise PodmgrError(
             f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
         )
-    place = targets.resolve(places[0], settings).cgroup if places else _cgroup_of(pod, settings)
+    root = cgroups.find_root(settings.cgroup_root)
+    place = targets.resolve(places[0], root).cgroup if places else _cgroup_of(pod, root)
     target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
     unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
     return [Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS))], []
 
 
-def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
+def _cgroup_of(pod: ManifestPod, root: Path) -> Cgroup:
     """The cgroup of a pod that runs on this machine, found by its UID."""
     if not pod.cgroup_uids:
         raise UsageError(
             f"{pod.target} has no UID: which cgroup is it?",
             tip="add --cgroup PATH, or take the pod from the cluster: kubectl get pod NAME -o yaml",
         )
-    found = cgroups.pods(cgroups.find_root(settings.cgroup_root))
+    found = cgroups.pods(root)
     for uid in pod.cgroup_uids:
         if uid in found:
             return found[uid]

@@ -8,7 +8,6 @@ import pytest
 
 from podmgr import targets
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.settings import Settings
 
 
 @pytest.fixture
@@ -61,27 +60,26 @@ def test_unprintable_target_is_shown_printable() -> None:
 
 @pytest.mark.parametrize("text", ["cgroup/a/b", "cgroup/{root}/a/b", "cgroup/a/../a/b/"])
 def test_cgroup_is_found_and_named_relative_to_the_mount(root: Path, text: str) -> None:
-    target = targets.resolve(text.format(root=root), Settings(cgroup_root=root))
+    target = targets.resolve(text.format(root=root), root)
     assert (target.name, target.cgroup.path) == ("cgroup/a/b", root / "a/b")
     assert target.cgroup.id == (root / "a/b").stat().st_ino
     assert target.owner == str(target.cgroup.id)
 
 
 def test_loopback_of_a_plain_cgroup_counts(root: Path) -> None:
-    target = targets.resolve("cgroup/a", Settings(cgroup_root=root))
+    target = targets.resolve("cgroup/a", root)
     assert target.counts_loopback
     assert target.pod is None
 
 
 def test_cgroup_that_there_is_not_is_a_failure_and_not_misuse(root: Path) -> None:
     with pytest.raises(PodmgrError, match="cgroup a/c: No such file or directory") as caught:
-        targets.resolve("cgroup/a/c", Settings(cgroup_root=root))
+        targets.resolve("cgroup/a/c", root)
     assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("text", ["cgroup//", "cgroup/.", "cgroup/a/.."])
 def test_whole_machine_is_no_target(root: Path, text: str) -> None:
-    settings = Settings(cgroup_root=root)
     text = f"cgroup/{root}" if text == "cgroup//" else text
     with pytest.raises(UsageError, match="the root cgroup is the whole machine"):
-        targets.resolve(text, settings)
+        targets.resolve(text, root)
