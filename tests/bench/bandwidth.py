@@ -2,8 +2,8 @@
 
 Packets are counted where they arrive: in the world for egress, in the pod for ingress. Of what drops
 packets behind the pod's interface the rule's counters are read every 5 ms, or, where there are none,
-the payload that arrives every 100 ms. All figures are shares of the limit. `edt` needs fq; where the
-kernel lacks it, the virtual machine shows it.
+the payload that arrives every 100 ms. All figures are shares of the limit. Where the kernel has
+fq, as in the virtual machine, `edt` is measured at all limits, else `tbf`.
 """
 
 from __future__ import annotations
@@ -168,13 +168,13 @@ def measure(effort: Effort) -> Findings:
     seconds = effort.seconds or 1
     with ExitStack() as stack, _seed_programs() as programs:
         labs = [stack.enter_context(lab()) for _ in range(max(map(len, GROUPS_MBPS)))]
-        peers = (*KERNEL, _seed_way(programs))
+        ways = (TBF, EDT, *KERNEL, _seed_way(programs))
         works = {
             (way.name, direction)
-            for way, direction in itertools.product((TBF, EDT, *peers), DIRECTIONS)
+            for way, direction in itertools.product(ways, DIRECTIONS)
             if _works(labs[0], way, direction)
         }
-        ours = [way for way in (TBF, EDT) if (way.name, "egress") in works]
+        own = EDT if (EDT.name, "egress") in works else TBF
 
         def shapes(
             groups: Sequence[Sequence[float]], loads: Sequence[int], ways: Sequence[Way]
@@ -188,9 +188,9 @@ def measure(effort: Effort) -> Findings:
                 )
             ]
 
-        own = shapes(GROUPS_MBPS, TCP_FLOWS, ours) + shapes(UDP_GROUPS_MBPS, (0,), ours)
-        beside = shapes(PEER_GROUPS_MBPS, (1,), peers)
-    return _findings(own, beside, [*ours, *peers])
+        found = shapes(GROUPS_MBPS, TCP_FLOWS, [own]) + shapes(UDP_GROUPS_MBPS, (0,), [own])
+        beside = shapes(PEER_GROUPS_MBPS, (1,), [way for way in ways if way is not own])
+    return _findings(own, found, beside, ways)
 
 
 # The ways
@@ -296,23 +296,12 @@ def _works(made: Lab, way: Way, direction: str) -> bool:
 # What it shows
 
 
-def _findings(own: Sequence[Shaped], beside: Sequence[Shaped], ways: Sequence[Way]) -> Findings:
-    has_fq = EDT in ways
-    of_tcp = [found for found in own if found.flows]
-    compared = [
-        found for found in (*own, *beside) if found.limit_mbps in PEER_LIMITS_MBPS and found.flows == 1
-    ]
-    claims = [
-        Claim(
-            f"{way.name}, TCP: largest error of the rate",
-            max(100 * abs(found.wire - 1) for found in of_tcp if found.way == way.name),
-            2,
-            " %",
-        )
-        for way in (TBF, EDT)
-        if way in ways
-    ]
-    if has_fq:
+def _findings(own: Way, found: Sequence[Shaped], beside: Sequence[Shaped], ways: Sequence[Way]) -> Findings:
+    of_tcp = [item for item in found if item.flows]
+    compared = [item for item in (*found, *beside) if item.limit_mbps in PEER_LIMITS_MBPS and item.flows == 1]
+    error = max(100 * abs(item.wire - 1) for item in of_tcp)
+    claims = [Claim(f"{own.name}, TCP: largest error of the rate", error, 2, " %")]
+    if own is EDT:
         claims += [_best("first second", compared), _best("worst window", compared)]
     return Findings(
         tables=(
@@ -321,10 +310,10 @@ def _findings(own: Sequence[Shaped], beside: Sequence[Shaped], ways: Sequence[Wa
                 ("way", "parameters"),
                 tuple((way.name, way.parameters.replace("{rate}", "RATE")) for way in ways),
             ),
-            _table("podmgr's limits: shares of the limit, in %", own),
+            _table(f"{own.name}: shares of the limit, in %", found),
             _table(
                 "beside others, TCP × 1: shares of the limit, in %",
-                sorted(compared, key=lambda found: (found.limit_mbps, found.direction)),
+                sorted(compared, key=lambda item: (item.limit_mbps, item.direction)),
             ),
         ),
         charts=(
@@ -332,16 +321,14 @@ def _findings(own: Sequence[Shaped], beside: Sequence[Shaped], ways: Sequence[Wa
             *(_beside(direction, compared) for direction in DIRECTIONS),
         ),
         claims=tuple(claims),
-        notes=tuple(_missing(beside, ways)),
+        notes=tuple(_missing(compared, ways)),
     )
 
 
-def _missing(beside: Sequence[Shaped], ways: Sequence[Way]) -> Iterator[str]:
-    if EDT not in ways:
-        yield "This kernel has no fq: `edt` is measured in the virtual machine."
-    measured = {(found.way, found.direction) for found in beside}
+def _missing(compared: Sequence[Shaped], ways: Sequence[Way]) -> Iterator[str]:
+    measured = {(item.way, item.direction) for item in compared}
     for way, direction in itertools.product(ways, DIRECTIONS):
-        if way not in (TBF, EDT) and (way.name, direction) not in measured:
+        if (way.name, direction) not in measured:
             yield f"This kernel cannot do {way.name}, {direction}."
 
 
