@@ -113,7 +113,8 @@ def _in_vm(name: str, options: Sequence[str], command: str) -> Report:
         words = ["--timeout", str(VM_SECONDS), "--results", folder, "--", *inside]
         run_in_vm(words)
         report = Report.from_json(json.loads((Path(folder) / f"{name}.json").read_text()))
-    report = replace(report, command=command)
+    emulated = ("emulated", f"by qemu's tcg, on {machine.processor()}")
+    report = replace(report, command=command, machine=(*report.machine, emulated))
     _keep(report, RESULTS, f"{name}-vm")
     return report
 

@@ -18,20 +18,21 @@ TOOLS = {
 
 def describe() -> tuple[tuple[str, str], ...]:
     """Label and text, line by line."""
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         ("kernel", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("processor", f"{_processor()}, {os.cpu_count()} CPUs, {memory_gib:.0f} GiB"),
+        ("processor", processor()),
         ("tools", ", ".join(f"{name} {_version(argv)}" for name, argv in TOOLS.items())),
         ("python", platform.python_version()),
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     text = Path("/proc/cpuinfo").read_text()
     found = re.search(r"model name\s*:\s*(.*)", text)
     virtual = " in a virtual machine" if " hypervisor" in text else ""
-    return (found[1] if found else "unknown") + virtual
+    name = (found[1] if found else "unknown") + virtual
+    return f"{name}, {os.cpu_count()} CPUs, {memory_gib:.0f} GiB"
 
 
 def _version(argv: tuple[str, ...]) -> str:
