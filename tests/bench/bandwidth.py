@@ -135,21 +135,27 @@ def _shaped(
     seen: Arrivals | None,
     done: Transfer,
 ) -> Shaped:
-    least = _DATA_BYTES
+    least_bytes = _DATA_BYTES
     if seen is None:
-        seen, least = _delivered(done, WIRE_PER_TCP_PAYLOAD if flows else WIRE_PER_UDP_PAYLOAD), 0
-    start = next(moment for moment, size in seen.seen if size > least)
-    limit = limit_mbps * 1e6
+        seen = _delivered(done, WIRE_PER_TCP_PAYLOAD if flows else WIRE_PER_UDP_PAYLOAD)
+        least_bytes = 1
+    shares = shares_of_limit(seen, limit_mbps * 1e6, seconds=seconds, least_bytes=least_bytes)
+    return Shaped(way.name, limit_mbps, direction, flows, *shares, done.retransmits)
+
+
+def shares_of_limit(
+    seen: Arrivals, bits_per_second: float, *, seconds: float, least_bytes: int
+) -> tuple[float, float, float]:
+    """Of the whole transfer, of its first second, and of its worst window.
+
+    It begins with a packet of at least so many bytes: what is smaller is a handshake.
+    """
+    start = next(moment for moment, size in seen.seen if size >= least_bytes)
     end = min(seen.seen[-1][0], start + seconds) - _EDGE_SECONDS
-    return Shaped(
-        way.name,
-        limit_mbps,
-        direction,
-        flows,
-        wire=seen.rate(start + _EDGE_SECONDS, end) / limit,
-        first_second=seen.rate(start, start + 1) / limit,
-        worst_window=seen.worst_window(start, end) / limit,
-        retransmits=done.retransmits,
+    return (
+        seen.rate(start + _EDGE_SECONDS, end) / bits_per_second,
+        seen.rate(start, start + 1) / bits_per_second,
+        seen.worst_window(start, end) / bits_per_second,
     )
 
 
