@@ -397,7 +397,7 @@ def _rates(direction: str, rows: Sequence[Shaped]) -> Chart:
             ]
         ),
         log_x=True,
-        goal=100,
+        goals=(100,),
     )
 
 
@@ -418,5 +418,5 @@ def _beside(direction: str, rows: Sequence[Shaped]) -> Chart:
             for chosen in [[found for found in rows if (found.way, found.direction) == (name, direction)]]
         ),
         log_y=True,
-        goal=100,
+        goals=(100,),
     )

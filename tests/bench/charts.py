@@ -45,15 +45,24 @@ def _plot(chart: Chart, axes: Axes) -> None:
             axes.set_xticks(range(len(series.x)), [str(x) for x in series.x])
         else:
             axes.errorbar(
-                list(map(float, series.x)), series.y, yerr=errors, label=series.name, marker=".", capsize=2
+                list(map(float, series.x)),
+                series.y,
+                yerr=errors,
+                label=series.name,
+                marker=".",
+                linestyle="-" if chart.has_lines else "none",
+                capsize=2,
             )
-    if chart.goal is not None:
-        axes.axhline(chart.goal, color="black", linestyle="--", linewidth=0.8)
+    for goal in chart.goals:
+        axes.axhline(goal, color="black", linestyle="--", linewidth=0.8)
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
-    if chart.log_x:
-        axes.set_xscale("log")
-    if chart.log_y:
-        axes.set_yscale("log")
+    for is_log, scale, axis in (
+        (chart.log_x, axes.set_xscale, axes.xaxis),
+        (chart.log_y, axes.set_yscale, axes.yaxis),
+    ):
+        if is_log:
+            scale("log")
+            axis.set_major_formatter("{x:g}")
     axes.grid(visible=True, alpha=0.3)
     if len(chart.series) > 1:
         axes.legend()

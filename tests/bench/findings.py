@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Series over one axis. Where x is text they are bars, else lines."""
+    """Series over one axis. Where x is text they are bars, else points; `goals` are lines across."""
 
     name: str
     title: str
@@ -54,7 +54,8 @@ class Chart:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = False
-    goal: float | None = None
+    goals: tuple[float, ...] = ()
+    has_lines: bool = True  # from point to point
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ class Report:
                 Chart(
                     **item
                     | {
+                        "goals": tuple(item["goals"]),
                         "series": tuple(
                             Series(**{key: _frozen(value) for key, value in series.items()})
                             for series in item["series"]
-                        )
+                        ),
                     }
                 )
                 for item in found["charts"]

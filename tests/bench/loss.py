@@ -170,6 +170,8 @@ def _chart(name: str, x: str, rows: list[_Row], peers: list[_Peer]) -> Chart:
             for label, column in zip(names, columns, strict=True)
         ),
         log_x=name == "uniform",
+        goals=(-1, 1),
+        has_lines=False,
     )
 
 

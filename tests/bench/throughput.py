@@ -251,7 +251,7 @@ def _chart(shares: Sequence[Share]) -> Chart:
             )
         )
     title = "Throughput of a pod under a limit that does not bind"
-    return Chart("shares", title, "", "share of no rule", tuple(series), goal=LEAST_SHARE)
+    return Chart("shares", title, "", "share of no rule", tuple(series), goals=(LEAST_SHARE,))
 
 
 def _claims(transfers: Sequence[Transfer], there: Collection[Arm]) -> tuple[Claim, ...]:

@@ -24,7 +24,12 @@ FOUND = Report(
         charts=(
             Chart("lines", "rates", "limit", "%", (Series("tbf", (10.0, 100.0), (99.0, 101.0)),), log_x=True),
             Chart(
-                "bars", "rates", "limit", "%", (Series("tbf", ("10",), (99.0,), (98.0,), (100.5,)),), goal=100
+                "bars",
+                "rates",
+                "limit",
+                "%",
+                (Series("tbf", ("10",), (99.0,), (98.0,), (100.5,)),),
+                goals=(100,),
             ),
         ),
         claims=(Claim("error", 1.5, 2, " %"), Claim("speed-up", 4.0, 5, "×", is_least=True)),
