@@ -5,6 +5,7 @@ Each command is a process of its own, so every one of them also finds what an ea
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -161,11 +163,20 @@ def test_without_a_capability_something_fails_and_says_what(
         assert re.search(message, done.stderr)
 
 
+def _without_counters(listed: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """A young interface sends packets of its own: neighbour discovery."""
+    return [
+        row | {"counters": row["counters"] is not None} for row in json.loads(listed.stdout)["attachments"]
+    ]
+
+
 def test_they_are_enough_for_a_pods_interfaces(container: Container, podmgr: Cli, cgroup_root: Path) -> None:
     with throw_away_pod(cgroup_root) as pod:
         container.apply(pod.cgroup, ["loss=uniform egress 100%"])
         assert [(row["hook"], row["state"]) for row in podmgr.listed()] == [("tc", "active")]
-        assert container("list", "-o", "json").stdout == podmgr("list", "-o", "json").stdout
+        assert _without_counters(container("list", "-o", "json")) == _without_counters(
+            podmgr("list", "-o", "json")
+        )
         sent, errors, received = send_datagrams(pod, 4000, 100)
         assert (sent, errors, received) == (100, 0, 0)
         container("clean")
