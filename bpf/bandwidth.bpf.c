@@ -15,24 +15,22 @@
 #ifndef RATE /* bits per second, 8000 .. 400000000000 */
 #define RATE 10000000ULL
 #endif
-#ifndef BURST /* bytes, at most 1000000000 up to 2^32 bits/s */
+#ifndef BURST /* bytes, at most 100000000000 */
 #define BURST 312500ULL
 #endif
 #ifndef INITIAL /* bytes, at most BURST */
 #define INITIAL 12500ULL
 #endif
 
-/* Constants; 64 bits hold a BURST of 1e9 bytes up to 2^32 bits/s, of 1e11 above. */
-#define TICKS_OF(BYTES)                                                                    \
-	((__s64)(RATE >> 32 ? BYTES * (8 * NS_PER_SECOND * TICKS_PER_NS / 1000) / (RATE / 1000) \
-			    : BYTES * (8 * NS_PER_SECOND) / RATE * TICKS_PER_NS))
+/* Constants, exact: a packet of BURST bytes costs BURST_TICKS at most, and passes. */
+#define TICKS_OF(BYTES) \
+	((__s64)((unsigned __int128)(BYTES) * (8 * NS_PER_SECOND * TICKS_PER_NS) / RATE))
 #define BURST_TICKS TICKS_OF(BURST)
 #define INITIAL_TICKS TICKS_OF(INITIAL)
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
 _Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
-_Static_assert(BURST > 0 && BURST <= (RATE >> 32 ? 100000000000ULL : 1000000000ULL),
-	       "BURST is too small or too large");
+_Static_assert(BURST > 0 && BURST <= 100000000000ULL, "BURST is too small or too large");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

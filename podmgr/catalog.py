@@ -54,9 +54,13 @@ class Recipe:
 _LOSS, _CUSTOM, _BANDWIDTH, DELAYING = range(4)
 
 
-@functools.lru_cache(maxsize=1024)  # a node has few rules many times
 def recipe(rule: Rule) -> Recipe:
     """The program for a rule. Where several see a packet the order is loss, custom, bandwidth."""
+    return _recipe(rule)
+
+
+@functools.lru_cache(maxsize=1024)  # a node has few rules many times
+def _recipe(rule: Rule) -> Recipe:
     match rule:
         case UniformLoss() | ExponentialLoss():
             return Recipe("loss", (("THRESHOLD", f"{drop_threshold(rule)}ULL"),), _LOSS)

@@ -10,8 +10,8 @@ from podmgr import proc
 from podmgr.errors import PodmgrError
 from podmgr.proc import Runner
 
-# v3: 32-bit arithmetic and jumps, understood by every kernel since 5.1. -g: BTF, which spin
-# locks and map definitions need.
+# v3: 32-bit arithmetic and jumps, understood by every kernel since 5.1. -g: BTF, which map
+# definitions need, and spin locks of programs of one's own.
 FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g")
 
 _SHOWN_ERROR_LINES = 12

@@ -6,6 +6,7 @@ service, a workload or -l selects is asked of the API server.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -38,12 +39,16 @@ def select(
         return _in_scope(scope, rows, connect), []
     found = Selection()
     failed: list[Outcome] = []
-    root = cgroups.find_root(settings.cgroup_root)
     by_target = _by_target(rows)
+
+    @functools.cache
+    def root() -> Path:
+        return cgroups.find_root(settings.cgroup_root)
+
     for name in names:
         try:
             found |= (
-                _cgroup(name, by_target, root)
+                _cgroup(name, by_target, root())
                 if name.startswith("cgroup/")
                 else _in_cluster(name, scope, rows, connect)
             )

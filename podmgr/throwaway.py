@@ -138,7 +138,7 @@ def inside(pid: int, argv: Sequence[str]) -> list[str]:
 def hold_namespace() -> subprocess.Popen[bytes]:
     """A process in a network namespace of its own, which ends with us. Raises PodmgrError."""
     argv = ["unshare", "--net", "sleep", "infinity"]
-    holder = proc.start(argv, prepare=proc.die_with_parent, streams=subprocess.DEVNULL)
+    holder = proc.start(argv, prepare=_outlive_an_interrupt, streams=subprocess.DEVNULL)
     ours = os.stat("/proc/self/ns/net").st_ino
     deadline = time.monotonic() + _READY_SECONDS
     while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
@@ -148,6 +148,12 @@ def hold_namespace() -> subprocess.Popen[bytes]:
             raise PodmgrError("cannot make a network namespace", tip="run as root (sudo podmgr demo)")
         time.sleep(0.005)
     return holder
+
+
+def _outlive_an_interrupt() -> None:
+    """Ctrl-C reaches us alone: what we put in order after it needs the namespace."""
+    os.setsid()
+    proc.die_with_parent()
 
 
 def wait_for_listener(pid: int, port: int) -> None:

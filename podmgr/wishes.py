@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,13 +32,17 @@ def from_targets(
         raise UsageError(
             "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
         )
-    root = cgroups.find_root(settings.cgroup_root)
     sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []
+
+    @functools.cache
+    def root() -> Path:
+        return cgroups.find_root(settings.cgroup_root)
+
     for name in dict.fromkeys(names):
         try:
-            wishes.append(Wish(targets.resolve(name, root), sourced))
+            wishes.append(Wish(targets.resolve(name, root()), sourced))
         except UsageError:
             raise
         except PodmgrError as error:
@@ -74,21 +79,23 @@ def from_manifest(
         raise PodmgrError(
             f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
         )
-    root = cgroups.find_root(settings.cgroup_root)
-    place = targets.resolve(places[0], root).cgroup if places else _cgroup_of(pod, root)
+    if places:
+        place = targets.resolve(places[0], cgroups.find_root(settings.cgroup_root)).cgroup
+    else:
+        place = _cgroup_of(pod, settings)
     target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
     unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
     return [Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS))], []
 
 
-def _cgroup_of(pod: ManifestPod, root: Path) -> Cgroup:
+def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     """The cgroup of a pod that runs on this machine, found by its UID."""
     if not pod.cgroup_uids:
         raise UsageError(
             f"{pod.target} has no UID: which cgroup is it?",
             tip="add --cgroup PATH, or take the pod from the cluster: kubectl get pod NAME -o yaml",
         )
-    found = cgroups.pods(root)
+    found = cgroups.pods(cgroups.find_root(settings.cgroup_root))
     for uid in pod.cgroup_uids:
         if uid in found:
             return found[uid]

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +39,18 @@ _labs = itertools.count()
 
 @dataclass(frozen=True)
 class Lab:
-    """The processes that hold the namespaces, and the pod's cgroup."""
+    """The processes that hold the namespaces, the pod's cgroup, and where podmgr keeps its state."""
 
+    state_dir: Path
     cgroup: Cgroup
     pod: int
     node: int
     world: int
+
+    @property
+    def bpffs(self) -> Path:
+        """Where podmgr's pins are: apart from the machine's own."""
+        return Path("/sys/fs/bpf", self.cgroup.path.name)
 
     @property
     def target(self) -> str:
@@ -67,12 +74,14 @@ class Lab:
         return subprocess.Popen([*joining, *inside(self.pod, argv)], stdout=subprocess.PIPE, text=True)
 
     def in_world(self, argv: Sequence[str]) -> subprocess.Popen[str]:
-        return subprocess.Popen(inside(self.world, argv), stdout=subprocess.PIPE, text=True)
+        dying = ["setpriv", "--pdeathsig", "KILL", *argv]  # with us, also where nobody reaps it
+        return subprocess.Popen(inside(self.world, dying), stdout=subprocess.PIPE, text=True)
 
     def podmgr(self, *words: str) -> str:
         """podmgr on the node. It must succeed."""
         argv = inside(self.node, [sys.executable, "-m", "podmgr", *words])
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        own = {"PODMGR_STATE_DIR": str(self.state_dir), "PODMGR_BPFFS": str(self.bpffs)}
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(os.environ) | own)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
@@ -102,10 +111,11 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
     root = cgroups.find_root(None)
     cgroup = cgroups.create(root, f"podmgr-lab{next(_labs)}-{os.getpid()}")
     holders = []
+    state = tempfile.TemporaryDirectory(prefix="podmgr-lab-")
     try:
         for _ in range(3):
             holders.append(hold_namespace())
-        made = Lab(cgroup, *(holder.pid for holder in holders))
+        made = Lab(Path(state.name), cgroup, *(holder.pid for holder in holders))
         cgroups.join(cgroup, made.pod)
         _connect(made)
         if rtt_ms:
@@ -117,6 +127,7 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
             holder.wait()
         cgroups.kill(cgroup)
         cgroups.remove(cgroup)
+        state.cleanup()
 
 
 def _connect(made: Lab) -> None:
@@ -248,7 +259,7 @@ class Arrivals:
         return 8 * sum(size for moment, size in self.seen if start <= moment < end) / (end - start)
 
     def worst_window(self, start: float, end: float) -> float:
-        """The most bits per second in any window of 200 ms that begins with a packet."""
+        """The most bits per second in any window of 200 ms that ends with a packet."""
         worst = first = total = 0
         inside = [(moment, size) for moment, size in self.seen if start <= moment < end]
         for moment, size in inside:
@@ -276,6 +287,7 @@ def arrivals(pid: int, name: str) -> Iterator[list[Arrivals]]:
         yield result
     finally:
         output, _ = capture.communicate(b"\n")
+        assert capture.returncode == 0
         rows = list(struct.iter_unpack("=dI", output))
         start = rows[0][0] if rows else 0.0
         result.append(Arrivals(tuple((moment - start, size) for moment, size in rows)))
@@ -287,7 +299,7 @@ def admissions(made: Lab) -> Iterator[list[Arrivals]]:
 
     For what drops packets behind the last interface.
     """
-    (path,) = Path("/sys/fs/bpf/podmgr", str(made.cgroup.id)).glob("*-maps/podmgr_counters")
+    (path,) = (made.bpffs / str(made.cgroup.id)).glob("*-maps/podmgr_counters")
     rows: list[tuple[float, int]] = []
     is_over = threading.Event()
 
@@ -312,6 +324,9 @@ def admissions(made: Lab) -> Iterator[list[Arrivals]]:
         result.append(Arrivals(tuple((moment - start, size) for moment, size in rows)))
 
 
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
+
+
 def _capture(name: str) -> None:
     """Print the arrival and the size of each packet until standard input ends."""
     import select
@@ -320,7 +335,7 @@ def _capture(name: str) -> None:
     packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
     packet.setsockopt(socket.SOL_SOCKET, so_timestampns, 1)
     packet.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-    packet.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR: how a GSO packet will be cut
+    packet.setsockopt(_SOL_PACKET, 15, 1)  # PACKET_VNET_HDR: how a GSO packet will be cut
     packet.bind((name, 0))
     out = sys.stdout.buffer
     out.write(b"ready\n")
@@ -336,6 +351,9 @@ def _capture(name: str) -> None:
         size = _length(data)
         seconds, nanoseconds = struct.unpack("qq", ancillary[0][2][:16])
         rows.append(struct.pack("=dI", seconds + nanoseconds / 1e9, size))
+    _, dropped = struct.unpack("II", packet.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+    if dropped:
+        sys.exit(f"{dropped} packets were not seen: the machine is too busy to measure")
     out.write(b"".join(rows))
     out.flush()
 

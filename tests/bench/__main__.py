@@ -1,9 +1,7 @@
 """Benchmarks: each prints its tables and claims, and keeps them for the report.
 
-    python -m tests.bench [--seconds S] [--rounds N] [--vm] [NAME…]
-
-Without NAME all that this kernel can run. --vm runs them in the virtual machine of the tests,
-whose kernel has fq and netem. Exit code 1 if a claim is not met.
+Without NAME all that any kernel can run, or, with --vm, all that there is more of where fq and netem are.
+Needs root. Progress goes to standard error. Exit code 1 if a claim is not met, or a benchmark fails.
 """
 
 from __future__ import annotations
@@ -11,15 +9,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tests.bench import machine
 from tests.bench.effort import Effort
@@ -28,8 +29,9 @@ from tests.bench.text import as_text
 from tests.vm.__main__ import main as run_in_vm
 
 RESULTS = Path(__file__).parent / "results"
-IN_GUEST = Path("/results")  # of the virtual machine: what is put there reaches the host
 VM_SECONDS = 4 * 3600
+
+_Number = TypeVar("_Number", int, float)
 
 
 class Benchmark(Protocol):
@@ -46,82 +48,103 @@ class Entry:
     """`runs_here`: on any kernel; `runs_in_vm`: there is more to see where fq and netem are."""
 
     module: str
+    summary: str
     runs_here: bool = True
     runs_in_vm: bool = False
 
 
 BENCHMARKS = {
-    "bandwidth": Entry("bandwidth", runs_in_vm=True),
-    "loss": Entry("loss", runs_in_vm=True),
-    "tcp-loss": Entry("tcploss", runs_here=False, runs_in_vm=True),
-    "packet": Entry("packet"),
-    "throughput": Entry("throughput", runs_in_vm=True),
-    "control": Entry("control"),
-    "watch": Entry("watching"),
+    "bandwidth": Entry("bandwidth", "limits on the wire, beside tc's and the CNI plugin's", runs_in_vm=True),
+    "loss": Entry("loss", "packets lost of 100,000, beside iptables and netem", runs_in_vm=True),
+    "tcp-loss": Entry("tcploss", "what TCP makes of loss, beside netem", runs_here=False, runs_in_vm=True),
+    "packet": Entry("packet", "nanoseconds of a packet in each program"),
+    "throughput": Entry("throughput", "what a limit costs that does not bind, beside tc's", runs_in_vm=True),
+    "control": Entry("control", "apply, change, list and clean of 1 to 500 pods, beside shell loops"),
+    "watch": Entry("watching", "from an event to the program in force, on 110 pods of 1,000"),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--seconds", type=float, help="of one measurement")
-    parser.add_argument("--rounds", type=int, help="how often each is measured, in alternation")
-    parser.add_argument("--vm", action="store_true", help="in the virtual machine of the tests")
+    parser = _parser()
     asked = parser.parse_args(words)
     for name in asked.names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")
+    if os.geteuid() != 0:
+        print("error: benchmarks need root\ntip: sudo", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # what is open is put in order
     fitting = [
         name for name, entry in BENCHMARKS.items() if (entry.runs_in_vm if asked.vm else entry.runs_here)
     ]
+    effort = Effort(asked.seconds, asked.rounds)
+    are_met = [_is_met(name, effort, asked) for name in asked.names or fitting]
+    return 0 if all(are_met) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    summaries = "\n".join(f"  {name:11}{entry.summary}" for name, entry in BENCHMARKS.items())
+    made = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=f"{__doc__}\nNAME is one of\n{summaries}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("names", nargs="*", metavar="NAME")
+    made.add_argument("--seconds", type=_positive(float), help="of one measurement")
+    made.add_argument("--rounds", type=_positive(int), help="how often each is measured")
+    made.add_argument("--vm", action="store_true", help="in the virtual machine of the tests")
+    made.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
+    return made
+
+
+def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    def parse(text: str) -> _Number:
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError("must be more than 0")
+        return value
+
+    return parse
+
+
+def _is_met(name: str, effort: Effort, asked: argparse.Namespace) -> bool:
+    """Run one. What fails is told, and does not keep the others from running."""
     options = [
         word
-        for name in ("seconds", "rounds")
-        if (value := getattr(asked, name)) is not None
-        for word in (f"--{name}", f"{value:g}")
+        for option, value in (("--seconds", effort.seconds), ("--rounds", effort.rounds))
+        if value is not None
+        for word in (option, f"{value:g}")
     ]
-    is_met = True
-    for name in asked.names or fitting:
-        command = shlex.join(["python", "-m", "tests.bench", *options, *(["--vm"] * asked.vm), name])
-        if asked.vm:
-            report = _in_vm(name, options, command)
-        else:
-            report = _here(name, Effort(asked.seconds, asked.rounds), command)
-        is_met &= all(claim.is_met for claim in report.findings.claims)
-    return 0 if is_met else 1
+    command = shlex.join(["python", "-m", "tests.bench", *options, *(["--vm"] * asked.vm), name])
+    try:
+        report = _in_vm(name, options, command) if asked.vm else _here(name, effort, command)
+    except Exception:
+        traceback.print_exc()
+        return False
+    asked.results.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+    (asked.results / f"{name}{'-vm' * asked.vm}.json").write_text(text + "\n")
+    return all(claim.is_met for claim in report.findings.claims)
 
 
 def _here(name: str, asked: Effort, command: str) -> Report:
     module: Benchmark = importlib.import_module(f"tests.bench.{BENCHMARKS[name].module}")  # type: ignore[assignment]
-    date, started = datetime.now(UTC), time.monotonic()
+    date, started, described = datetime.now(UTC), time.monotonic(), machine.describe()
     findings = module.measure(asked.filled(module.EFFORT))
-    report = Report(
-        name, command, f"{date:%Y-%m-%d}", machine.describe(), time.monotonic() - started, findings
-    )
+    report = Report(name, command, f"{date:%Y-%m-%d}", described, time.monotonic() - started, findings)
     print(as_text(report), flush=True)
-    _keep(report, IN_GUEST if IN_GUEST.is_dir() else RESULTS, name)
     return report
 
 
 def _in_vm(name: str, options: Sequence[str], command: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="podmgr-bench-") as folder:
-        inside = ["python3", "-u", "-m", "tests.bench", *options, name]
+        inside = ["python3", "-u", "-m", "tests.bench", *options, "--results", "/results", name]
         words = ["--timeout", str(VM_SECONDS), "--results", folder, "--", *inside]
         run_in_vm(words)
         report = Report.from_json(json.loads((Path(folder) / f"{name}.json").read_text()))
     emulated = ("emulated", f"by qemu's tcg, on {machine.processor()}")
-    report = replace(report, command=command, machine=(*report.machine, emulated))
-    _keep(report, RESULTS, f"{name}-vm")
-    return report
-
-
-def _keep(report: Report, folder: Path, stem: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    return replace(report, command=command, machine=(*report.machine, emulated))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def measure(effort: Effort) -> Findings:
                 is_least=True,
             ),
             Claim(
-                "the same, of a loop that looks whether it is so",
+                f"{FULL_NODE} pods applied, changed and cleaned: shell loop that looks, too / podmgr",
                 ratio(
                     _sums(ways["bpftool loop that looks"], _ROUND_TRIP), _sums(ways["podmgr"], _ROUND_TRIP)
                 ).value,

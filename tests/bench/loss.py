@@ -99,7 +99,7 @@ def measure(_: Effort) -> Findings:
             _table(f"exponential, {DATAGRAMS:,} datagrams each", "T", exponential, []),
         ),
         charts=(_chart("uniform", "loss, %", uniform, peers), _chart("exponential", "T", exponential, [])),
-        claims=(Claim(f"points of {len(ours)} outside their interval", outside, 0),),
+        claims=(Claim(f"points outside their interval, of {len(ours)}", outside, 0),),
         notes=(f"Not on this kernel or machine: {', '.join(missing)}.",) if missing else (),
     )
 
@@ -199,7 +199,7 @@ def _statistic(made: Lab, percent: str) -> Iterator[None]:
         made.sh(made.node, f"{_IPTABLES} -D {rule}")
 
 
-_IPTABLES = "iptables-legacy"
+_IPTABLES = "iptables"
 _PEERS = (_Peer("netem", _netem), _Peer("iptables statistic", _statistic))
 
 

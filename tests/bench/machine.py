@@ -8,6 +8,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from podmgr import __version__
+
 TOOLS = {
     "clang": ("clang", "--version"),
     "bpftool": ("bpftool", "version"),
@@ -19,11 +21,23 @@ TOOLS = {
 def describe() -> tuple[tuple[str, str], ...]:
     """Label and text, line by line."""
     return (
+        ("podmgr", _revision()),
         ("kernel", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         ("processor", processor()),
         ("tools", ", ".join(f"{name} {_version(argv)}" for name, argv in TOOLS.items())),
         ("python", platform.python_version()),
+        ("load before", f"{os.getloadavg()[0]:.1f}"),
     )
+
+
+def _revision() -> str:
+    """The version and, in a checkout, the commit."""
+    argv = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return __version__
+    return f"{__version__} {done.stdout.strip()}".strip()
 
 
 def processor() -> str:

@@ -15,9 +15,10 @@ CHARTS = FOLDER / "charts"
 
 HEAD = """# Benchmarks
 
-Made by `make bench-report` from what `make bench` measured last. Each part begins with the command that
-measures it. Absolute figures are of one machine, with its moods: what is judged is a ratio or a share of
-what was asked for, and what is compared was measured in one run, in alternation.
+Made by `make bench-report` from what was measured last. Each part begins with the command that measures it,
+as root in the environment that `make` prepares; `-vm` in its name is the virtual machine of the tests.
+Absolute figures are of one machine, with its moods: what is judged is a share of what was asked for, or a
+ratio to what was measured in the same run.
 """
 
 

@@ -109,6 +109,16 @@ def test_a_bucket_never_passes_a_packet_that_is_larger_than_it(load: Load, tmp_p
     assert program.test(UDP, tmp_path) == 1
 
 
+@pytest.mark.parametrize("rate", ["3 mbps", "7 mbps", "11 mbps", "4.29 gbps", "5 gbps", "400 gbps"])
+def test_a_packet_as_large_as_the_bucket_passes(load: Load, tmp_path: Path, rate: str) -> None:
+    """However the rate divides: nothing is rounded to the packet's disadvantage."""
+    program = load(f"bandwidth={rate} egress burst=1514b")
+    frame = UDP + bytes(1514 - len(UDP))
+    program.test(frame, tmp_path)
+    time.sleep(0.02)
+    assert program.test(frame, tmp_path) == 1
+
+
 @pytest.mark.parametrize("rate", ["1 mbps", "4.2 gbps", "4.3 gbps", "100 gbps"])
 def test_a_full_bucket_holds_its_burst(load: Load, tmp_path: Path, rate: str) -> None:
     """After a long pause the whole burst passes and no more, on both sides of 2^32 bits/s."""
@@ -149,6 +159,6 @@ def test_no_packet_is_forgotten_when_all_cpus_send_at_once(load: Load, tmp_path:
             sender.kill()
             sender.wait()
     rate = (after.passed_bytes - before.passed_bytes) * 8 * 10**9 / (ended - begun)
-    assert rate == pytest.approx(
-        rule.rate_bits_per_second, rel=0.02
-    )  # what a busy machine may make of the clock
+    share = rate / rule.rate_bits_per_second
+    assert share <= 1.02  # what a busy machine may make of the clock
+    assert share >= 0.98 or rule.burst_bytes  # a small bucket forgets what is not used at once

@@ -18,14 +18,14 @@ def test_a_udp_frame_is_as_long_as_its_name_and_its_headers_say(size: int) -> No
 
 
 def test_a_gso_packet_has_headers_of_its_own_for_each_segment() -> None:
-    packet = tcp_of_two_segments(1_500)
-    assert packet.wire_bytes == 1_500 + 14 + 20 + 20
+    packet = tcp_of_two_segments()
+    assert packet.wire_bytes == 2 * len(packet.frame) == 2 * (14 + 20 + 32)
     assert packet.frame[14 + 9] == 6
-    assert packet.frame[14 + 20 + 12] >> 4 == 5  # words of header
+    assert packet.frame[14 + 20 + 12] >> 4 == 8  # words of header
 
 
 def test_the_context_says_how_many_segments_and_nothing_else() -> None:
-    (*zeros, segments) = struct.unpack("=42I", tcp_of_two_segments(1_500).context)
+    (*zeros, segments) = struct.unpack("=42I", tcp_of_two_segments().context)
     assert not any(zeros)
     assert segments == 2
 
