@@ -65,9 +65,11 @@ def pings_lost(made: Lab, percent: str, count: int) -> Lost:
     return Lost(sent - received, sent, float(percent) / 100)
 
 
-def datagrams_lost(made: Lab, probability: float, count: int, *, ingress: bool = False) -> Lost:
+def datagrams_lost(
+    made: Lab, probability: float, count: int, *, ingress: bool = False, host: str = WORLD
+) -> Lost:
     """Of UDP datagrams from the pod or to it; one that sendto(2) refused is an error and is lost."""
-    host, receiving = (POD, made.pod) if ingress else (WORLD, made.world)
+    host, receiving = (POD, made.pod) if ingress else (host, made.world)
     argv = inside(receiving, [*PROBE, "receive", str(PORT)])
     receiver = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
