@@ -20,10 +20,10 @@ lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: tools .venv/ready-to-test ## Measure podmgr beside its peers, as root (2 hours; ARGS='--seconds 10 bandwidth packet' chooses)
+bench: tools .venv/ready-to-test ## Measure podmgr beside its peers, as root (hours; ARGS='--seconds 10 bandwidth packet' chooses)
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-bench-vm: vm-image ## The same in a virtual machine that has fq and netem, as root (3 hours)
+bench-vm: vm-image ## The same in a virtual machine that has fq and netem, as root (hours)
 	@.venv/bin/python -m tests.bench --vm $(ARGS)
 
 bench-report: .venv/ready-to-test ## Write tests/bench/REPORT.md and its charts from the latest results

@@ -119,8 +119,8 @@ static __always_inline __u32 odd_header_bytes(struct __sk_buff *skb)
 }
 
 /*
- * Bytes of the IP and transport header at the front of each segment of a GSO packet. One load
- * where three would do costs a third. It ends at the byte of TCP that tells its header's length,
+ * Bytes of the IP and transport header at the front of each segment of a GSO packet, by one load
+ * where byte by byte there would be three. It ends at the byte of TCP that tells its header's length,
  * behind an IPv4 header without options: only headers can be loaded so, payload lies elsewhere.
  */
 static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)

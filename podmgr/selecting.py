@@ -40,11 +40,7 @@ def select(
     found = Selection()
     failed: list[Outcome] = []
     by_target = _by_target(rows)
-
-    @functools.cache
-    def root() -> Path:
-        return cgroups.find_root(settings.cgroup_root)
-
+    root = functools.cache(functools.partial(cgroups.find_root, settings.cgroup_root))
     for name in names:
         try:
             found |= (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 from podmgr import cgroups, manifests, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
@@ -35,11 +34,7 @@ def from_targets(
     sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []
-
-    @functools.cache
-    def root() -> Path:
-        return cgroups.find_root(settings.cgroup_root)
-
+    root = functools.cache(functools.partial(cgroups.find_root, settings.cgroup_root))
     for name in dict.fromkeys(names):
         try:
             wishes.append(Wish(targets.resolve(name, root()), sourced))

@@ -33,6 +33,7 @@ POD6, WORLD6 = "fd00:db8:0::2", "fd00:db8:1::2"
 _NODE_POD, _NODE_WORLD = "198.18.0.1", "198.18.1.1"
 _NODE_POD6, _NODE_WORLD6 = "fd00:db8:0::1", "fd00:db8:1::1"
 WINDOW_SECONDS = 0.2
+UDP_PAYLOAD_BYTES = 1448
 
 _labs = itertools.count()
 
@@ -176,7 +177,6 @@ class Transfer:
 
     bits_per_second: float
     retransmits: int
-    lost_packets: int = 0
     payload: tuple[tuple[float, int], ...] = ()  # what the client saw: start of each 100 ms, and bytes
 
 
@@ -210,7 +210,9 @@ def start_udp(
     """Payload of UDP that arrives, of so much that is sent."""
     words = ["-R"] if ingress else []
     rate = str(int(bits_per_second))
-    return _iperf(made, ["-u", "-b", rate, "-l", "1448", "-t", f"{seconds:g}", *words], WORLD, 5202)
+    return _iperf(
+        made, ["-u", "-b", rate, "-l", str(UDP_PAYLOAD_BYTES), "-t", f"{seconds:g}", *words], WORLD, 5202
+    )
 
 
 def _iperf(made: Lab, words: list[str], host: str, port: int) -> Callable[[], Transfer]:
@@ -234,15 +236,11 @@ def _iperf(made: Lab, words: list[str], host: str, port: int) -> Callable[[], Tr
         payload = tuple((item["sum"]["start"], item["sum"]["bytes"]) for item in document["intervals"])
         if "-u" in words:
             total = end.get("sum_received", end["sum"])
-            return Transfer(total["bits_per_second"], 0, end["sum"]["lost_packets"], payload)
+            return Transfer(total["bits_per_second"], 0, payload)
         retransmits = end["sum_sent"].get("retransmits", 0)
-        return Transfer(end["sum_received"]["bits_per_second"], retransmits, payload=payload)
+        return Transfer(end["sum_received"]["bits_per_second"], retransmits, payload)
 
     return finish
-
-
-WIRE_PER_TCP_PAYLOAD = 1514 / 1448
-WIRE_PER_UDP_PAYLOAD = 1490 / 1448
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,16 @@ fq, as in the virtual machine, `edt` is measured at all limits, else `tbf`.
 from __future__ import annotations
 
 import itertools
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from shutil import copy
 
+from podmgr.throwaway import WIRE_PER_PAYLOAD
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
+from tests.bench.ways import EDT, KERNEL, NO_LIMIT, TBF, Way, lacking, seed_programs, seed_way
 from tests.lab import (
-    WIRE_PER_TCP_PAYLOAD,
-    WIRE_PER_UDP_PAYLOAD,
+    UDP_PAYLOAD_BYTES,
     Arrivals,
     Lab,
     Transfer,
@@ -44,22 +41,11 @@ TCP_FLOWS = (1, 8)
 UDP_OVERLOAD = 5
 LARGEST_ERROR = 0.02
 CARRIED_SHARE = 0.7  # of what the machine carries without a limit: beyond it the machine is the limit
-UDP_MOST_MBPS = 1_000
 
 _TOLERANCE = 0.01
 _EDGE_SECONDS = 0.2  # at both ends, where the measurement begins and stops
+_WIRE_PER_UDP_PAYLOAD = (UDP_PAYLOAD_BYTES + 42) / UDP_PAYLOAD_BYTES  # Ethernet, IPv4 and UDP
 _DATA_BYTES = 1_000  # more than a handshake or iperf3's control connection sends at once
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of limiting a pod: `limiting(made, mbps, direction)` holds it while a block runs."""
-
-    name: str
-    parameters: str
-    limiting: Callable[[Lab, float, str], AbstractContextManager[None]]
-    drops_behind_the_interface: bool = False  # of what the pod receives
-    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,8 +84,8 @@ def shape_at_once(
         running = [_start(made, mbps, direction, flows, seconds) for made, mbps in limited]
         done = [finish() for finish in running]
     return [
-        _shaped(way, mbps, direction, flows, seconds, arrivals[0] if arrivals else None, transfer)
-        for (_, mbps), arrivals, transfer in zip(limited, seen, done, strict=True)
+        _shaped(way, mbps, direction, flows, seconds, view[0] if view else None, transfer)
+        for (_, mbps), view, transfer in zip(limited, seen, done, strict=True)
     ]
 
 
@@ -109,24 +95,16 @@ def _start(
     is_ingress = direction == "ingress"
     if flows:
         return start_tcp(made, seconds, flows=flows, ingress=is_ingress)
-    offered_mbps = min(UDP_OVERLOAD * limit_mbps, limit_mbps + UDP_MOST_MBPS)
-    return start_udp(made, seconds, offered_mbps * 1e6, ingress=is_ingress)
+    return start_udp(made, seconds, UDP_OVERLOAD * limit_mbps * 1e6, ingress=is_ingress)
 
 
-@contextmanager
-def _seen(made: Lab, way: Way, direction: str) -> Iterator[list[Arrivals]]:
+def _seen(made: Lab, way: Way, direction: str) -> AbstractContextManager[list[Arrivals]]:
     """Packets where they arrive; or what a rule that drops behind the interface lets pass, if it counts."""
-    view: AbstractContextManager[list[Arrivals]]
     if direction == "egress":
-        view = arrivals(made.world, "eth0")
-    elif not way.drops_behind_the_interface:
-        view = arrivals(made.pod, "eth0")
-    elif way.counts:
-        view = admissions(made)
-    else:
-        view = nullcontext([])
-    with view as found:
-        yield found
+        return arrivals(made.world, "eth0")
+    if not way.drops_behind_the_interface:
+        return arrivals(made.pod, "eth0")
+    return admissions(made) if way.counts else nullcontext([])
 
 
 def _shaped(
@@ -140,7 +118,7 @@ def _shaped(
 ) -> Shaped:
     least_bytes = _DATA_BYTES
     if seen is None:
-        seen = _delivered(done, WIRE_PER_TCP_PAYLOAD if flows else WIRE_PER_UDP_PAYLOAD)
+        seen = _delivered(done, WIRE_PER_PAYLOAD if flows else _WIRE_PER_UDP_PAYLOAD)
         least_bytes = 1
     shares = shares_of_limit(seen, limit_mbps * 1e6, seconds=seconds, least_bytes=least_bytes)
     return Shaped(way.name, limit_mbps, direction, flows, *shares, done.retransmits)
@@ -175,15 +153,15 @@ def _delivered(done: Transfer, wire_per_payload: float) -> Arrivals:
 
 def measure(effort: Effort) -> Findings:
     seconds = effort.seconds or 1
-    with ExitStack() as stack, _seed_programs() as programs:
+    with ExitStack() as stack, seed_programs() as programs:
         labs = [stack.enter_context(lab()) for _ in range(max(map(len, GROUPS_MBPS)))]
-        ways = (TBF, EDT, *KERNEL, _seed_way(programs))
-        lacking = {
+        ways = (TBF, EDT, *KERNEL, seed_way(programs))
+        missing = {
             (way.name, direction): why
             for way, direction in itertools.product(ways, DIRECTIONS)
-            if (why := _lacking(labs[0], way, direction))
+            if (why := lacking(labs[0], way, direction))
         }
-        own = TBF if (EDT.name, "egress") in lacking else EDT
+        own = TBF if (EDT.name, "egress") in missing else EDT
 
         carried = {
             (direction, flows): shape(labs[0], NO_LIMIT, 1, direction, flows, seconds=seconds).wire
@@ -196,7 +174,7 @@ def measure(effort: Effort) -> Findings:
             return [
                 found
                 for limits, direction, flows, way in itertools.product(groups, DIRECTIONS, loads, ways)
-                if (way.name, direction) not in lacking
+                if (way.name, direction) not in missing
                 for found in shape_at_once(
                     list(zip(labs, limits, strict=False)), way, direction, flows, seconds=seconds
                 )
@@ -204,114 +182,7 @@ def measure(effort: Effort) -> Findings:
 
         found = shapes(GROUPS_MBPS, TCP_FLOWS, [own]) + shapes(UDP_GROUPS_MBPS, (0,), [own])
         beside = shapes(PEER_GROUPS_MBPS, (1,), [way for way in ways if way is not own])
-    return _findings(own, found, beside, ways, lacking, carried)
-
-
-# The ways
-
-
-@contextmanager
-def _podmgr(options: str, made: Lab, mbps: float, direction: str) -> Iterator[None]:
-    with made.under(f"bandwidth={mbps:g} mbps {direction}{options}"):
-        yield
-
-
-NO_LIMIT = Way("no limit", "", lambda *_: nullcontext())
-TBF = Way("podmgr tbf", "bandwidth=RATE DIRECTION", partial(_podmgr, ""), drops_behind_the_interface=True)
-EDT = Way("podmgr edt", "bandwidth=RATE DIRECTION algorithm=edt", partial(_podmgr, " algorithm=edt"))
-
-
-@contextmanager
-def _seed(programs: Path, made: Lab, mbps: float, direction: str) -> Iterator[None]:
-    rule = f"ebpf-limit=seed {direction} -DRATE={int(mbps * 1e6)}ULL"
-    with made.under(rule, options=["--program-dir", str(programs)]):
-        yield
-
-
-def _seed_way(programs: Path) -> Way:
-    return Way(
-        "seed",
-        "a full bucket of 1 s, no lock, return 0",
-        partial(_seed, programs),
-        drops_behind_the_interface=True,
-        counts=False,
-    )
-
-
-@contextmanager
-def _seed_programs() -> Iterator[Path]:
-    """A program folder that holds the seed, as podmgr wants it: nobody else can write to it."""
-    with tempfile.TemporaryDirectory(prefix="podmgr-bench-") as folder:
-        copy(Path(__file__).with_name("seed.bpf.c"), folder)
-        yield Path(folder)
-
-
-@contextmanager
-def _qdisc(words: str, made: Lab, mbps: float, direction: str) -> Iterator[None]:
-    """As the root of the interface that sends: the pod's, or the node's towards the pod."""
-    pid, name = (made.node, "pod0") if direction == "ingress" else (made.pod, "eth0")
-    first, *others = words.format(rate=f"{mbps:g}mbit", dev=name).split("; ")
-    made.sh(pid, f"tc {first}")
-    try:
-        for line in others:
-            made.sh(pid, f"tc {line}")
-        yield
-    finally:
-        made.sh(pid, f"tc qdisc del dev {name} root")
-
-
-@contextmanager
-def _plugin(burst: str, made: Lab, mbps: float, direction: str) -> Iterator[None]:
-    """The CNI bandwidth plugin's way: all on the node's side, egress through an ifb."""
-    tbf = f"root tbf rate {mbps:g}mbit burst {burst} latency 25ms"
-    if direction == "ingress":
-        with _qdisc(f"qdisc add dev {{dev}} {tbf}", made, mbps, direction):
-            yield
-        return
-    with ExitStack() as stack:
-        made.sh(made.node, "ip link add bwp0 type ifb")
-        stack.callback(made.sh, made.node, "ip link del bwp0")
-        made.sh(made.node, "ip link set bwp0 up")
-        made.sh(made.node, f"tc qdisc add dev bwp0 {tbf}")
-        made.sh(made.node, "tc qdisc add dev pod0 clsact")
-        stack.callback(made.sh, made.node, "tc qdisc del dev pod0 clsact")
-        redirect = f"{_ALL} action mirred egress redirect dev bwp0"
-        made.sh(made.node, f"tc filter add dev pod0 ingress protocol all {redirect}")
-        yield
-
-
-_ALL = "u32 match u32 0 0"
-_TBF = "tbf rate {rate} burst 128kb latency 50ms"
-_HTB = (
-    "qdisc add dev {dev} root handle 1: htb default 1; "
-    "class add dev {dev} parent 1: classid 1:1 htb rate {rate}"
-)
-KERNEL = (
-    Way("kernel tbf", _TBF, partial(_qdisc, f"qdisc add dev {{dev}} root {_TBF}")),
-    Way("kernel htb", "htb default 1, class rate RATE", partial(_qdisc, _HTB)),
-    Way(
-        "CNI plugin",
-        "tbf rate RATE burst 536870911b latency 25ms: containerd's burst, 2^32 - 1 bits",
-        partial(_plugin, "536870911b"),
-    ),
-    Way("CNI plugin, 128 KiB", "tbf rate RATE burst 128kb latency 25ms", partial(_plugin, "128kb")),
-)
-
-
-def _lacking(made: Lab, way: Way, direction: str) -> str | None:
-    """What this kernel lacks for it. podmgr's own ways lack nothing but fq: they work, or it is an error."""
-    if way is TBF:
-        return None
-    try:
-        if way is EDT:
-            made.sh(made.world, "tc qdisc add dev eth0 root fq")
-            made.sh(made.world, "tc qdisc del dev eth0 root")
-        else:
-            with way.limiting(made, 10, direction):
-                pass
-    except AssertionError as error:
-        return " ".join(str(error.args[0][2]).split())
-    return None
+    return _findings(own, found, beside, ways, missing, carried)
 
 
 # What it shows
@@ -322,7 +193,7 @@ def _findings(
     found: Sequence[Shaped],
     beside: Sequence[Shaped],
     ways: Sequence[Way],
-    lacking: Mapping[tuple[str, str], str],
+    missing: Mapping[tuple[str, str], str],
     carried: Mapping[tuple[str, int], float],
 ) -> Findings:
     of_tcp = [item for item in found if item.flows]
@@ -374,7 +245,7 @@ def _findings(
         ),
         claims=tuple(claims),
         notes=tuple(
-            f"{name}, {direction}, is missing here: {why}" for (name, direction), why in lacking.items()
+            f"{name}, {direction}, is missing here: {why}" for (name, direction), why in missing.items()
         ),
     )
 

@@ -26,6 +26,13 @@ class Table:
     def texts(self) -> list[list[str]]:
         return [[self._text(value) for value in row] for row in self.rows]
 
+    def are_numbers(self) -> list[bool]:
+        """Column by column."""
+        return [
+            any(isinstance(row[column], int | float) for row in self.rows)
+            for column in range(len(self.headings))
+        ]
+
     def _text(self, value: Value) -> str:
         if value is None:
             return "–"

@@ -68,15 +68,11 @@ def _part(stem: str, report: Report, paths: list[Path]) -> str:
 
 
 def _markdown(table: Table) -> list[str]:
-    is_number = [
-        any(isinstance(row[column], int | float) for row in table.rows)
-        for column in range(len(table.headings))
-    ]
     lines = [
         f"**{table.title}**",
         "",
         f"| {' | '.join(table.headings)} |",
-        f"|{'|'.join('---:' if number else '---' for number in is_number)}|",
+        f"|{'|'.join('---:' if number else '---' for number in table.are_numbers())}|",
     ]
     lines += [f"| {' | '.join(texts)} |" for texts in table.texts()]
     return [*lines, *(["", table.note] if table.note else [])]

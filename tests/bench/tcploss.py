@@ -76,9 +76,9 @@ def _podmgr(compared: Sequence[Comparison]) -> Iterator[None]:
     for item in compared:
         targets[item.percent].append(item.made.target)
     first = compared[0].made
-    for percent, pods in targets.items():
-        first.podmgr("apply", *pods, "--rule", f"loss=uniform egress {percent}%")
     try:
+        for percent, pods in targets.items():
+            first.podmgr("apply", *pods, "--rule", f"loss=uniform egress {percent}%")
         yield
     finally:
         first.podmgr("clean", *(item.made.target for item in compared))

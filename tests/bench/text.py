@@ -18,14 +18,10 @@ def as_text(report: Report) -> str:
 def _table(table: Table) -> str:
     rows = [list(table.headings), *table.texts()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.headings))]
-    numeric = [
-        any(isinstance(row[column], int | float) for row in table.rows)
-        for column in range(len(table.headings))
-    ]
     lines = [
         "  ".join(
             text.rjust(width) if is_number else text.ljust(width)
-            for text, width, is_number in zip(row, widths, numeric, strict=True)
+            for text, width, is_number in zip(row, widths, table.are_numbers(), strict=True)
         ).rstrip()
         for row in rows
     ]

@@ -444,11 +444,11 @@ def test_loss_at_tc_of_an_empty_cgroup_is_refused_where_it_is_asked_for(
 
 # Every two rules on one pod and direction
 
-RATE_BITS_PER_SECOND = 1_000_000
+RATE_BITS_PER_SECOND = 8_000_000
 PORTS = (4200, 4201, 4202)
 PAIRED = {
-    "bandwidth at cgroup": "bandwidth=1 mbps {} hook=cgroup",
-    "bandwidth at tc": "bandwidth=1 mbps {} hook=tc",
+    "bandwidth at cgroup": "bandwidth=8 mbps {} hook=cgroup",
+    "bandwidth at tc": "bandwidth=8 mbps {} hook=tc",
     "loss": "loss=uniform {} 50%",
     "custom at cgroup": f"ebpf-limit=dropper {{}} -DPORT={PORTS[0]}",
     "custom at tc": f"ebpf-limit=tcdropper {{}} -DPORT={PORTS[1]}",
@@ -650,7 +650,7 @@ def test_interface_names_those_that_the_rule_acts_on(
 
 
 def test_two_interfaces_share_one_limit(pod: Pod, second: str, settings: Settings) -> None:
-    rule = "bandwidth=1 mbps egress interface=eth0,net1"
+    rule = "bandwidth=8 mbps egress interface=eth0,net1"
     with under(settings, pod.cgroup, rule) as listed:
         start = time.monotonic()
         for host in (WORLD_ADDRESS, second):

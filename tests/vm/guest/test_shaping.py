@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from podmgr.intervals import binomial_interval
-from tests.bench.bandwidth import EDT as BY_EDT
 from tests.bench.bandwidth import Shaped, shape
 from tests.bench.loss import PORT, datagrams_lost
+from tests.bench.ways import EDT as BY_EDT
 from tests.lab import WORLD, WORLD6, Lab, lab, tcp
 
 SECONDS = 4
