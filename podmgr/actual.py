@@ -19,6 +19,7 @@ from podmgr.settings import Settings
 from podmgr.tc import Filter
 
 _Side = tuple[str, Direction]
+_OnCgroup = tuple[int, Direction, int | None]
 
 
 def pin_of(settings: Settings, row: Attachment) -> Pin:
@@ -73,7 +74,8 @@ class Sight:
         for namespace in {link.namespace for row in lacking for link in row.links} - self._names.keys():
             self._names[namespace] = self._interfaces(namespace)
         self._look_at(lacking)  # by the names that the interfaces have now
-        return [row for row in rows if row.program_id is not None and self._has(row)]
+        on_cgroups = _on_cgroups(row for row in rows if not row.links)
+        return [row for row in rows if row.program_id is not None and self._has(row, on_cgroups)]
 
     def is_attached(self, row: Attachment) -> bool:
         """The same for one row."""
@@ -105,11 +107,7 @@ class Sight:
         explained = {row.program_id for row in healthy}
         if unknown_pins(self.settings, healthy, near):
             return True
-        return any(
-            not explained.issuperset(_attached_to(cgroup, direction))
-            for cgroup in near.values()
-            for direction in Direction
-        )
+        return any(not explained.issuperset(_all_attached_to(cgroup)) for cgroup in near.values())
 
     def unknown_attachments(
         self, rows: Sequence[Attachment], near: Mapping[str, Cgroup] | None = None
@@ -130,8 +128,8 @@ class Sight:
         found = [
             _unknown_row(root, cgroup, direction, program_id, orphans[program_id])
             for cgroup in cgroups.walk_everywhere(root)
-            for direction in Direction
-            for program_id in _attached_to(cgroup, direction)
+            for direction, program_ids in _attached_to(cgroup).items()
+            for program_id in program_ids
             if program_id in orphans
         ]
         left = {key: pin for key, pin in orphans.items() if key not in {row.program_id for row in found}}
@@ -166,9 +164,9 @@ class Sight:
         found = tc.interfaces(fd, runner=self.runner) if fd is not None else []
         return {item.index: item.name for item in found}
 
-    def _has(self, row: Attachment) -> bool:
+    def _has(self, row: Attachment, on_cgroups: Collection[_OnCgroup]) -> bool:
         if not row.links:
-            return row.program_id in _attached_to(cgroup_of(row), row.direction)
+            return (row.cgroup_id, row.direction, row.program_id) in on_cgroups
         held = {link for link, _, _ in self._held(row)}
         gone = {link for link in row.links if link.index not in self._names.get(link.namespace, {link.index})}
         return bool(held) and held | gone == set(row.links)
@@ -209,10 +207,31 @@ class Sight:
             self._filters[namespace] |= found
 
 
-def _attached_to(cgroup: Cgroup, direction: Direction) -> Collection[int]:
+def _on_cgroups(rows: Iterable[Attachment]) -> set[_OnCgroup]:
+    """What hangs now on the cgroups of the rows, in their directions; each is looked at once."""
+    directions: dict[tuple[int, str], set[Direction]] = {}
+    for row in rows:
+        directions.setdefault((row.cgroup_id, row.cgroup_path), set()).add(row.direction)
+    return {
+        (cgroup_id, direction, program_id)
+        for (cgroup_id, path), sides in directions.items()
+        for direction, program_ids in _attached_to(Cgroup(Path(path), cgroup_id), sides).items()
+        for program_id in program_ids
+    }
+
+
+def _attached_to(
+    cgroup: Cgroup, directions: Iterable[Direction] = Direction
+) -> dict[Direction, Sequence[int]]:
     """What hangs on the cgroup now; nothing if it has vanished."""
     with cgroups.opened(cgroup) as fd:
-        return () if fd is None else bpf_syscall.attached_programs(fd, direction).program_ids
+        if fd is None:
+            return {}
+        return {side: bpf_syscall.attached_programs(fd, side).program_ids for side in directions}
+
+
+def _all_attached_to(cgroup: Cgroup) -> set[int]:
+    return {program_id for program_ids in _attached_to(cgroup).values() for program_id in program_ids}
 
 
 def _unknown_row(root: Path, cgroup: Cgroup, direction: Direction, program_id: int, pin: Pin) -> Attachment:

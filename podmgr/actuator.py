@@ -20,6 +20,7 @@ from podmgr.errors import PodmgrError, ToolTimeoutError
 from podmgr.filters import Filters
 from podmgr.ledger import State
 from podmgr.objects import StoredObject
+from podmgr.pins import Pin
 from podmgr.plan import Attachment
 from podmgr.proc import Runner
 from podmgr.rules import Custom
@@ -71,20 +72,19 @@ class Actuator:
     ) -> tuple[list[Attachment], Failures]:
         if not rows:
             return [], []
+        for owner in {row.owner for row in rows}:
+            pins.make_owner(self.settings.bpffs, owner)
         for row in rows:
             pins.remove(pin_of(self.settings, row))  # a crash may have left half of one
-            pins.make_owner(self.settings.bpffs, row.owner)
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
             folder = f"/proc/self/fd/{self.state.fd}/{objects[rows[0].object_digest].path.parent.name}"
             commands = []
             for row in rows:
-                pin = pin_of(self.settings, row)
-                owner = f"/proc/self/fd/{bpffs}/{row.owner}"
+                pin = Pin(Path(f"/proc/self/fd/{bpffs}"), row.owner, row.digest)
                 path = f"{folder}/{objects[row.object_digest].path.name}"
-                place = f"{owner}/{pin.program.name}", f"{owner}/{pin.maps.name}"
-                commands.append(bpftool.load(path, *place, row.hook))
-            results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
+                commands.append(bpftool.load(path, pin.program, pin.maps, row.hook))
+            results = bpftool.batches(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
         loaded: list[Attachment] = []
         failures: Failures = []
         for row, failure in zip(rows, results, strict=True):
@@ -106,7 +106,7 @@ class Actuator:
 
         Returns those that do not ask, on interfaces that are also others'.
         """
-        asking = [row for row in rows if pin_of(self.settings, row).scope.exists()]
+        asking = [row for row in rows if os.path.exists(pin_of(self.settings, row).scope)]
         failures: Failures = [
             (row, _unscoped(row))
             for row in rows
@@ -118,9 +118,8 @@ class Actuator:
             bpffs = self._open_bpffs(stack)
             commands = []
             for row in asking:
-                scope = pin_of(self.settings, row).scope.relative_to(self.settings.bpffs)
-                level = cgroups.level(cgroup_of(row))
-                commands.append(bpftool.set_scope(f"/proc/self/fd/{bpffs}/{scope}", row.cgroup_id, level))
+                pin = Pin(Path(f"/proc/self/fd/{bpffs}"), row.owner, row.digest)
+                commands.append(bpftool.set_scope(pin.scope, row.cgroup_id, cgroups.level(cgroup_of(row))))
             results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
         failed = zip(asking, results, strict=True)
         return failures + [(row, _refused(row, failure)) for row, failure in failed if failure is not None]
@@ -154,10 +153,9 @@ class Actuator:
                 commands, runner=self.runner, pass_fds=[self.state.fd, bpffs, *_open(handles)]
             )
             said = dict(zip((row.identity for row in present), results, strict=True))
+        attached = {row.identity for row in self.sight.attached(rows)}
         return [
-            (row, self._why_not(row, said.get(row.identity)))
-            for row in rows
-            if not self.sight.is_attached(row)
+            (row, self._why_not(row, said.get(row.identity))) for row in rows if row.identity not in attached
         ]
 
     def remove(self, rows: Sequence[Attachment]) -> Failures:
@@ -166,12 +164,13 @@ class Actuator:
         return [failure for some in _chunks(rows) for failure in self._detach(some)]
 
     def _detach(self, rows: Sequence[Attachment]) -> Failures:
+        at_pin = {(row.owner, row.digest): pinned_id(self.settings, row) for row in rows}
         with ExitStack() as stack:
             attached = [row for row in self.sight.attached(rows) if not row.links]
             if attached:
                 handles = _open_cgroups(attached, stack)
                 fds = [self.state.fd, *_open(handles)]
-                pinned = [row for row in attached if pinned_id(self.settings, row) == row.program_id]
+                pinned = [row for row in attached if at_pin[row.owner, row.digest] == row.program_id]
                 bpffs = self._open_bpffs(stack) if pinned else -1
                 fds += [bpffs] if pinned else []
                 programs = {
@@ -189,7 +188,7 @@ class Actuator:
         still = self.sight.attached(rows)
         kept = {(row.owner, row.digest) for row in still}
         for row in rows:
-            is_its_own = row.program_id is None or pinned_id(self.settings, row) in (None, row.program_id)
+            is_its_own = row.program_id is None or at_pin[row.owner, row.digest] in (None, row.program_id)
             if is_its_own and (row.owner, row.digest) not in kept:
                 pins.remove(pin_of(self.settings, row))
         return [(row, _still_attached(row)) for row in still]

@@ -88,7 +88,7 @@ def attached_programs(cgroup_fd: int, direction: Direction) -> AttachedPrograms:
     return AttachedPrograms(tuple(ids[:count]), flags)
 
 
-def pinned_program_id(pin: Path) -> int | None:
+def pinned_program_id(pin: str | Path) -> int | None:
     """The id of the program pinned at `pin`; None if nothing is pinned there."""
     fd = _open_pin(pin)
     if fd is None:
@@ -100,7 +100,7 @@ def pinned_program_id(pin: Path) -> int | None:
         os.close(fd)
 
 
-def pinned_counters(pin: Path) -> Counters | None:
+def pinned_counters(pin: str | Path) -> Counters | None:
     """The sums of a pinned counter map; None if there is none or its layout is not the shared one."""
     fd = _open_pin(pin)
     if fd is None:
@@ -138,7 +138,7 @@ def is_available() -> bool:
     return True
 
 
-def _open_pin(pin: Path) -> int | None:
+def _open_pin(pin: str | Path) -> int | None:
     path = ctypes.create_string_buffer(os.fsencode(pin))
     attr = bytearray(_ATTR_BYTES)
     struct.pack_into("=QII", attr, 0, ctypes.addressof(path), 0, 0)

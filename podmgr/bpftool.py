@@ -8,6 +8,7 @@ is attached is read back by the caller; this module only reports what bpftool sa
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from podmgr.errors import PodmgrError
-from podmgr.proc import Runner
+from podmgr.proc import Runner, each
 from podmgr.rules import Direction, Hook
 
 # Words that a batch file would split or take for a comment never get into one.
 _BATCH_WORD = re.compile(r"[A-Za-z0-9_./:@%+,=-]+", re.ASCII)
+
+_LEAST_SHARE = 16  # commands that a further process is worth
 
 Command = tuple[str, ...]
 
@@ -73,6 +76,16 @@ def batch(
             raise PodmgrError("bpftool did not answer", tip="podmgr doctor")
         results.extend(answers)
     return results
+
+
+def batches(
+    commands: Sequence[Command], *, runner: Runner, pass_fds: Sequence[int] = ()
+) -> list[Failure | None]:
+    """The same in several processes at once, for what takes a CPU's time: loading. In no order."""
+    share = max(_LEAST_SHARE, -(-len(commands) // (os.cpu_count() or 1)))
+    parts = [commands[start : start + share] for start in range(0, len(commands), share)]
+    done = each(lambda part: batch(part, runner=runner, pass_fds=pass_fds), parts)
+    return [result for results in done for result in results]
 
 
 def _send(commands: Sequence[Command], runner: Runner, pass_fds: Sequence[int]) -> list[Failure | None]:

@@ -26,24 +26,28 @@ class Compiled:
 
 
 class SpecMaker:
-    """Makes specs; each program is looked up and each compiler asked for once."""
+    """Makes specs, each once; each program is looked up and each compiler asked for once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sources: dict[str, ProgramSource] = {}
+        self._specs: dict[tuple[Rule, bool, Hook | None, bool], ProgramSpec] = {}
         self._compiler: str | None = None
 
     def spec(
         self, rule: Rule, *, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
     ) -> ProgramSpec:
         """The spec of a rule. Raises PodmgrError if its program cannot be had or used."""
+        wanted = (rule, counts_loopback, hook, is_scoped)
+        if wanted in self._specs:
+            return self._specs[wanted]
         name = recipe(rule).program
         if name not in self._sources:
             self._sources[name] = programs.find(name, self._settings)
         source = self._sources[name]
         if not source.is_object and self._compiler is None:
             self._compiler = clang.identity()
-        return make_spec(
+        self._specs[wanted] = make_spec(
             rule,
             source,
             self._compiler or "",
@@ -51,6 +55,7 @@ class SpecMaker:
             hook=hook,
             is_scoped=is_scoped,
         )
+        return self._specs[wanted]
 
 
 def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:

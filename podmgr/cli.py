@@ -32,8 +32,8 @@ from podmgr.render import (
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
-    from podmgr.plan import Selection
-    from podmgr.reconcile import Observed, Outcome
+    from podmgr.plan import Attachment, Selection
+    from podmgr.reconcile import Outcome
     from podmgr.rules import Rule
     from podmgr.targets import Scope
 
@@ -236,7 +236,8 @@ def list_(
         live.watch(settings, output)
         return EXIT_DONE
     observed, unknown = reconcile.observe(settings, runner=proc.run)
-    selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
+    rows = [item.attachment for item in observed]
+    selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     if selection is not None:
         observed = [item for item in observed if selection.covers(item.attachment)]
     if output in (Format.JSON, Format.YAML):
@@ -280,8 +281,8 @@ def clean(
     selection: Selection | None = None
     failed: list[Outcome] = []
     if targets or scope != Scope():
-        observed = reconcile.observe(settings, runner=proc.run)[0]
-        selection, failed = _select(targets, scope, observed, settings, kubeconfig, kube_context)
+        rows = reconcile.recorded(settings)
+        selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     outcomes = list(failed)
     if selection is None or selection.cgroup_ids:
         outcomes += reconcile.clean(selection, settings, runner=proc.run, report=_report)
@@ -507,7 +508,7 @@ def _parse_rules(texts: list[str] | None) -> list[Rule]:
 def _select(
     targets: list[str] | None,
     scope: Scope,
-    observed: Sequence[Observed],
+    rows: Sequence[Attachment],
     settings: Settings,
     kubeconfig: str | None,
     kube_context: str | None,
@@ -518,7 +519,6 @@ def _select(
     from podmgr.targets import read
 
     names, scope = read(targets or [], scope)
-    rows = [item.attachment for item in observed]
     return selecting.select(names, scope, rows, settings, lambda: Api(find_access(kubeconfig, kube_context)))
 
 

@@ -104,6 +104,8 @@ def printable(text: str) -> str:
 
     Annotations are written by strangers; their escape sequences must not reach the screen.
     """
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "·" for character in text)
 
 

@@ -8,7 +8,6 @@ lasts until the last bpftool of it has ended.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import functools
 import json
@@ -201,7 +200,15 @@ def write(state: State, attachments: Sequence[Attachment]) -> None:
 @functools.lru_cache(maxsize=4096)
 def _to_json(row: Attachment) -> str:
     """One line of the ledger."""
-    return json.dumps(dataclasses.asdict(row))
+    fields = _fields(row)
+    fields["pod"] = row.pod and _fields(row.pod)
+    fields["links"] = [_fields(link) for link in row.links]
+    return json.dumps(fields)
+
+
+def _fields(item: Attachment | PodRef | Link) -> dict[str, Any]:
+    """Not `dataclasses.asdict`, which copies every text: for a full node that took 50 ms."""
+    return {name: getattr(item, name) for name in item.__slots__}
 
 
 def _from_json(row: dict[str, Any]) -> Attachment:

@@ -27,28 +27,28 @@ _MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Where one program is pinned."""
+    """Where one program is pinned. Its paths are text: a node has hundreds, looked at many times."""
 
     bpffs: Path
     owner: str
     digest: str
 
     @property
-    def program(self) -> Path:
-        return self.bpffs / self.owner / self.digest
+    def program(self) -> str:
+        return f"{self.bpffs}/{self.owner}/{self.digest}"
 
     @property
-    def maps(self) -> Path:
-        return self.bpffs / self.owner / (self.digest + _MAPS_SUFFIX)
+    def maps(self) -> str:
+        return self.program + _MAPS_SUFFIX
 
     @property
-    def counters(self) -> Path:
-        return self.maps / _COUNTERS_MAP
+    def counters(self) -> str:
+        return f"{self.maps}/{_COUNTERS_MAP}"
 
     @property
-    def scope(self) -> Path:
+    def scope(self) -> str:
         """There if the program asks whose packets it may touch."""
-        return self.maps / SCOPE_MAP
+        return f"{self.maps}/{SCOPE_MAP}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -147,14 +147,11 @@ def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:
 def remove(pin: Pin) -> None:
     """Unpin the program and its maps. What is gone already is fine."""
     with suppress(FileNotFoundError):
-        pin.program.unlink()
-    for folder, folders, names in os.walk(pin.maps, topdown=False):
-        for name in names:
-            (Path(folder) / name).unlink(missing_ok=True)
-        for name in folders:
-            (Path(folder) / name).rmdir()
+        os.unlink(pin.program)
     with suppress(FileNotFoundError):
-        pin.maps.rmdir()
+        for name in os.listdir(pin.maps):
+            os.unlink(f"{pin.maps}/{name}")
+        os.rmdir(pin.maps)
 
 
 def remove_empty_folders(bpffs: Path) -> None:

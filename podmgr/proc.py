@@ -111,8 +111,12 @@ def each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Resu
     """Do a work that runs commands for each item, several at a time; the results in order."""
     if len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count(), initializer=_hold_back_interrupts)
+    try:
         return list(pool.map(work, items))
+    finally:
+        with uninterrupted():  # also after Ctrl-C: what was begun has ended before we go on
+            pool.shutdown(cancel_futures=True)
 
 
 def find(name: str) -> str | None:
@@ -159,11 +163,16 @@ def start(
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C and its like, from us and our children, until the block has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    before = _hold_back_interrupts()
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hold_back_interrupts() -> set[signal.Signals | int]:
+    """From this thread; the mask before."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
 
 
 def die_with_parent() -> None:

@@ -99,6 +99,12 @@ def observe(settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]
     return observed, unknown
 
 
+def recorded(settings: Settings) -> list[Attachment]:
+    """What the ledger says is attached. Raises as `observe` does."""
+    _require_sight(settings)
+    return ledger.read(settings.state_dir)
+
+
 def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     _require_sight(settings)
@@ -109,7 +115,7 @@ def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> li
         store = ObjectStore(settings.state_dir)
         desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
         desired.require_fq()
-        plan = _plan(desired, sight, rows, _unknown(desired, sight, rows))
+        plan = make_plan(desired.rows, _actual(desired, sight, rows, _unknown(desired, sight, rows)))
     return [*_failures(desired), *_outcomes(plan, desired)]
 
 
@@ -208,8 +214,9 @@ class _Transaction:
         desired.require_one_cgroup_each([*self.rows, *unknown])
         objects = self._build(desired)
         desired.settle({digest: stored.hook for digest, stored in objects.items()})
-        plan = _plan(desired, self._sight, self.rows, unknown)
-        half_there = self._keep(plan, desired)
+        actual = _actual(desired, self._sight, self.rows, unknown)
+        plan = make_plan(desired.rows, actual)
+        half_there = self._keep(plan, desired, frozenset(actual))
         loaded = self._attach_new(plan, objects, desired)
         # Only now, with the new rules in force, may the old ones go.
         old = [row for row in [*plan.detach, *half_there] if desired.may_go(row)]
@@ -218,16 +225,15 @@ class _Transaction:
         self._unpin_unknown({wish.target.owner for wish in desired.wishes.values()}, failures)
         return [*_failures(desired), *_outcomes(_done(plan, loaded, desired), desired)]
 
-    def _keep(self, plan: Plan, desired: Desired) -> list[Attachment]:
+    def _keep(self, plan: Plan, desired: Desired, healthy: Collection[Attachment]) -> list[Attachment]:
         """Make the unchanged rows ours, forget what is neither attached nor wanted to be.
 
         Returns the rows whose program is attached but has lost its pin: others take their place.
         """
         kept = {row.program_id for row in plan.unchanged}  # what else a row says of them is wrong
         others = [row for row in self.rows if row.program_id not in kept]
-        close = [row for row in others if row.cgroup_id in desired.cgroup_ids]
-        healthy = set(self._sight.healthy(close))
-        broken = [row for row in close if row not in healthy]
+        ids = desired.cgroup_ids
+        broken = [row for row in others if row.cgroup_id in ids and row not in healthy]
         attached = self._sight.attached(broken)
         self.rows = [*others, *plan.unchanged]
         self._remove([row for row in broken if row not in attached])
@@ -340,12 +346,15 @@ def _unknown(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list
     return sight.unknown_attachments(rows, near) if sight.has_unknown_near(rows, near) else []
 
 
-def _plan(desired: Desired, sight: Sight, rows: Sequence[Attachment], unknown: Sequence[Attachment]) -> Plan:
-    """Wanted minus actual, over all targets that have not failed."""
+def _actual(
+    desired: Desired, sight: Sight, rows: Sequence[Attachment], unknown: Sequence[Attachment]
+) -> list[Attachment]:
+    """What is healthy on the targets that have not failed."""
     ids = desired.cgroup_ids
-    actual = [row for row in unknown if row.cgroup_id in ids]
-    actual += sight.healthy([row for row in rows if row.cgroup_id in ids])
-    return make_plan(desired.rows, actual)
+    return [
+        *(row for row in unknown if row.cgroup_id in ids),
+        *sight.healthy([row for row in rows if row.cgroup_id in ids]),
+    ]
 
 
 def _require_sight(settings: Settings) -> None:

@@ -228,7 +228,7 @@ class Loaded:
 
     def ns(self, runs: int = RUNS) -> int:
         """Of one run, on average."""
-        argv = ["bpftool", "-j", "prog", "run", "pinned", str(self.pin.program), "repeat", str(runs)]
+        argv = ["bpftool", "-j", "prog", "run", "pinned", self.pin.program, "repeat", str(runs)]
         argv += ["data_in", str(self.frame), "ctx_in", str(self.context)]
         return int(json.loads(checked(proc.run(argv)))["duration"])
 
@@ -293,12 +293,12 @@ def _loaded(cases: Sequence[Case], settings: Settings) -> Iterator[list[Loaded]]
 
 
 def _load(path: Path, pin: Pin, hook: Hook) -> None:
-    command = bpftool.load(str(path), str(pin.program), str(pin.maps), hook)
+    command = bpftool.load(str(path), pin.program, pin.maps, hook)
     checked(proc.run(["bpftool", *command]))
-    if pin.scope.exists():  # the packet's socket is bpftool's, which is in some cgroup below the root
+    if Path(pin.scope).exists():  # the packet's socket is bpftool's, which is in some cgroup below the root
         root = cgroups.find_root(None)
         cgroup = cgroups.Cgroup(root, root.stat().st_ino)
-        scope = bpftool.set_scope(str(pin.scope), cgroup.id, cgroups.level(cgroup))
+        scope = bpftool.set_scope(pin.scope, cgroup.id, cgroups.level(cgroup))
         checked(proc.run(["bpftool", *scope]))
 
 

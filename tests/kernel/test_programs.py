@@ -25,17 +25,17 @@ from tests.kernel.conftest import run
 class Loaded:
     """A program that hangs nowhere, to be run on packets of our making."""
 
-    pin: Path
+    pin: str
 
     def test(self, packet: bytes, folder: Path, *, repeat: int = 1) -> int:
         """The verdict on a packet, the last of `repeat` runs."""
         data = folder / "packet"
         data.write_bytes(packet)
-        argv = ["bpftool", "-j", "prog", "run", "pinned", str(self.pin), "data_in", str(data)]
+        argv = ["bpftool", "-j", "prog", "run", "pinned", self.pin, "data_in", str(data)]
         return int(json.loads(run(*argv, "repeat", str(repeat)))["retval"])
 
     def counters(self) -> bpf_syscall.Counters:
-        found = bpf_syscall.pinned_counters(Path(f"{self.pin}-maps/podmgr_counters"))
+        found = bpf_syscall.pinned_counters(f"{self.pin}-maps/podmgr_counters")
         assert found is not None
         return found
 
@@ -53,7 +53,7 @@ def load(settings: Settings, tmp_path: Path) -> Iterator[Load]:
         pins.make_owner(settings.bpffs, "test")
         pin = pins.Pin(settings.bpffs, "test", str(len(loaded)))
         loaded.append(pin)
-        run("bpftool", "prog", "load", str(path), str(pin.program), "pinmaps", str(pin.maps))
+        run("bpftool", "prog", "load", str(path), pin.program, "pinmaps", pin.maps)
         return Loaded(pin.program)
 
     yield load

@@ -39,9 +39,9 @@ class Kernel:
     def attached_programs(self, fd: int, direction: Direction) -> AttachedPrograms:
         return AttachedPrograms(self.attached.get((fd, direction), ()), 0)
 
-    def pinned_program_id(self, pin: Path) -> int | None:
+    def pinned_program_id(self, pin: str) -> int | None:
         """The file at the pin holds the program's id."""
-        return int(pin.read_text()) if pin.exists() else None
+        return int(Path(pin).read_text()) if Path(pin).exists() else None
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def there(
 
 def pinned(settings: Settings, owner: str, digest: str, program_id: int) -> Pin:
     pin = Pin(settings.bpffs, owner, digest)
-    pin.program.parent.mkdir(exist_ok=True)
-    pin.program.write_text(str(program_id))
+    Path(pin.program).parent.mkdir(exist_ok=True)
+    Path(pin.program).write_text(str(program_id))
     return pin
 
 
@@ -124,7 +124,7 @@ def test_row_without_its_pin_is_attached_but_not_healthy(
     pinned(settings, "7", "abc", 6)
     assert look.is_attached(row)
     assert not is_healthy(look, row)
-    Pin(settings.bpffs, "7", "abc").program.unlink()
+    Path(Pin(settings.bpffs, "7", "abc").program).unlink()
     assert not is_healthy(look, row)
 
 
@@ -340,7 +340,7 @@ def test_row_that_lost_its_pin_is_attached_but_not_healthy(
     machine: Machine, settings: Settings, kernel: Kernel, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
-    Pin(settings.bpffs, "7", "d5").program.unlink()
+    Path(Pin(settings.bpffs, "7", "d5").program).unlink()
     assert (sight.is_attached(row), sight.healthy([row])) == (True, [])
     assert kernel.looked_at == set()
 
@@ -419,7 +419,7 @@ def test_whose_program_it_is_the_folder_of_its_pin_says(
     machine: Machine, settings: Settings, kernel: Kernel, tree: Path, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
-    Pin(settings.bpffs, "7", "d5").program.unlink()
+    Path(Pin(settings.bpffs, "7", "d5").program).unlink()
     pinned(settings, "u-1", "d5", 5)
     (found,) = sight.unknown_attachments([row], near("u-1", cgroup_id=8))
     assert (found.target, found.owner, found.cgroup_id) == ("pod/u-1", "u-1", 8)

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+from pytest_mock import MockerFixture
 
 from podmgr import bpftool
 from podmgr.bpftool import Command, Failure
@@ -67,6 +68,25 @@ def test_every_command_may_fail() -> None:
         "cannot prog load c d",
         "cannot prog load e f",
     ]
+
+
+@pytest.mark.parametrize(("count", "cpus", "processes"), [(16, 4, 1), (17, 4, 2), (330, 2, 2), (330, 64, 21)])
+def test_many_commands_are_shared_among_as_many_processes_as_are_worth_it(
+    mocker: MockerFixture, count: int, cpus: int, processes: int
+) -> None:
+    mocker.patch("podmgr.bpftool.os.cpu_count", return_value=cpus)
+    runner = like_bpftool()
+    commands: list[Command] = [("prog", "load", str(number)) for number in range(count)]
+    assert bpftool.batches(commands, runner=runner) == [None] * count
+    asked = [text.decode().splitlines() for text in runner.inputs]
+    assert len(asked) == processes
+    assert sorted(line for lines in asked for line in lines) == sorted(map(" ".join, commands))
+
+
+def test_what_fails_in_one_of_many_processes_is_told_at_its_place() -> None:
+    commands: list[Command] = [("prog", "load", str(number)) for number in range(50)]
+    results = bpftool.batches(commands, runner=like_bpftool("7", "16", "49"))
+    assert [number for number, result in enumerate(results) if result] == [7, 16, 49]
 
 
 def test_code_255_after_all_went_well_is_no_failure() -> None:

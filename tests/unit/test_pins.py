@@ -21,21 +21,21 @@ FAILING = Script(said("", code=1))
 
 def pinned(pin: Pin, *, program: bool = True, maps: Sequence[str] = ("podmgr_counters",)) -> Pin:
     """A pin, all of it or half."""
-    pin.program.parent.mkdir(parents=True, exist_ok=True)
+    Path(pin.program).parent.mkdir(parents=True, exist_ok=True)
     if program:
-        pin.program.write_text("")
+        Path(pin.program).write_text("")
     if maps:
-        pin.maps.mkdir()
+        Path(pin.maps).mkdir()
     for name in maps:
-        (pin.maps / name).write_text("")
+        Path(pin.maps, name).write_text("")
     return pin
 
 
 def test_pin_carries_owner_and_digest_in_its_path() -> None:
     pin = Pin(Path("/bpf/podmgr"), "owner", "abc")
-    assert pin.program == Path("/bpf/podmgr/owner/abc")
-    assert pin.maps == Path("/bpf/podmgr/owner/abc-maps")
-    assert pin.counters == Path("/bpf/podmgr/owner/abc-maps/podmgr_counters")
+    assert pin.program == "/bpf/podmgr/owner/abc"
+    assert pin.maps == "/bpf/podmgr/owner/abc-maps"
+    assert pin.counters == "/bpf/podmgr/owner/abc-maps/podmgr_counters"
 
 
 def test_pins_are_found_whole_and_halfway(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_removing_a_pin_removes_all_there_is_of_it(tmp_path: Path, program: bool
     other = pinned(Pin(tmp_path, "owner", "other"))
     pins.remove(pinned(Pin(tmp_path, "owner", "abc"), program=program, maps=maps))
     assert list(pins.pinned(tmp_path)) == [other]
-    assert other.program.exists() and other.counters.exists()
+    assert Path(other.program).exists() and Path(other.counters).exists()
 
 
 def test_removing_a_pin_that_is_gone_is_fine(tmp_path: Path) -> None:
@@ -226,4 +226,4 @@ def test_marks_keep_the_folder_until_the_last_one_goes(tmp_path: Path) -> None:
 
 
 def test_scope_of_a_program_is_one_of_its_maps() -> None:
-    assert Pin(Path("/bpf"), "owner", "abc").scope == Path("/bpf/owner/abc-maps/podmgr_scope")
+    assert Pin(Path("/bpf"), "owner", "abc").scope == "/bpf/owner/abc-maps/podmgr_scope"

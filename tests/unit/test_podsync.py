@@ -129,8 +129,8 @@ class Node:
 
     def pin(self, owner: str, digest: str = "abc") -> None:
         pin = Pin(self.settings.bpffs, owner, digest)
-        pin.program.parent.mkdir(parents=True, exist_ok=True)
-        pin.program.write_text("")
+        Path(pin.program).parent.mkdir(parents=True, exist_ok=True)
+        Path(pin.program).write_text("")
 
     def bring(self, *uids: str) -> Synced:
         """As `watch` does for these pods."""

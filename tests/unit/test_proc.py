@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,33 @@ def test_tools_are_also_looked_for_in_the_sbin_beside_a_bin(
     assert proc.run(["tool"]).stdout == "found\n"
     monkeypatch.setenv("PATH", str(tmp_path / "other"))
     assert proc.find("tool") is None
+
+
+def test_each_gives_results_in_order() -> None:
+    assert proc.each(lambda number: proc.run(["echo", str(number)]).stdout, range(20)) == [
+        f"{number}\n" for number in range(20)
+    ]
+
+
+def test_each_that_is_interrupted_twice_goes_on_when_what_was_begun_has_ended(tmp_path: Path) -> None:
+    """What is left running would make pins after all have been removed."""
+
+    def work(name: str) -> None:
+        if name == "interrupt":
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+        else:
+            proc.run(["sh", "-c", f"sleep 0.5; touch {tmp_path}/{name}"])
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            proc.each(work, ["slow", "interrupt", *map(str, range(500))])
+        made = sorted(path.name for path in tmp_path.iterdir())
+        assert "slow" in made
+        time.sleep(0.6)
+        assert sorted(path.name for path in tmp_path.iterdir()) == made
+        assert len(made) < 100
+    finally:
+        signal.signal(signal.SIGINT, before)
