@@ -9,6 +9,7 @@ cgroup is exchanged for another of the same name in between.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from podmgr.settings import Settings
 Failures = list[tuple[Attachment, PodmgrError]]
 
 _LOG_LINES = 15
-_CGROUPS_AT_ONCE = 32
+_MOST_CGROUPS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -268,13 +269,15 @@ def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
 
 
 def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:
-    """Rows of so many cgroups at a time that their descriptors fit into a small limit of open files."""
+    """Rows of so many cgroups at a time that their descriptors take a quarter of what we may open."""
+    may_open, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    at_once = max(1, min(may_open // 4, _MOST_CGROUPS_AT_ONCE)) if may_open > 0 else _MOST_CGROUPS_AT_ONCE
     by_cgroup: dict[int, list[Attachment]] = {}
     for row in rows:
         by_cgroup.setdefault(row.cgroup_id, []).append(row)
     groups = list(by_cgroup.values())
-    for start in range(0, len(groups), _CGROUPS_AT_ONCE):
-        yield [row for group in groups[start : start + _CGROUPS_AT_ONCE] for row in group]
+    for start in range(0, len(groups), at_once):
+        yield [row for group in groups[start : start + at_once] for row in group]
 
 
 def _open_cgroups(rows: Sequence[Attachment], stack: ExitStack) -> dict[int, int | None]:

@@ -19,7 +19,6 @@ from typer.exceptions import TyperException
 
 from podmgr import __version__
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError, UsageError, printable
-from podmgr.journal import LogFormat
 from podmgr.render import (
     Format,
     attachments_document,
@@ -29,7 +28,7 @@ from podmgr.render import (
     outcomes_document,
     outcomes_text,
 )
-from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
+from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, LogFormat, Settings
 
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.plan import Attachment, Selection

@@ -11,19 +11,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TextIO
 
 from podmgr.errors import printable
+from podmgr.settings import LogFormat
 
 _MOST_LINES = 10_000
-
-
-class LogFormat(StrEnum):
-    """The values of --log-format."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class Journal:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -111,6 +110,8 @@ def each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Resu
     """Do a work that runs commands for each item, several at a time; the results in order."""
     if len(items) < 2:
         return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # 3 ms, and few commands need it
+
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=_hold_back_interrupts)
     try:
         return list(pool.map(work, items))

@@ -1,13 +1,21 @@
-"""Where podmgr keeps and finds things. Every path can be moved for tests and odd hosts."""
+"""Where podmgr keeps and finds things, and how it logs. Every path can be moved for tests and odd hosts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 DEFAULT_STATE_DIR = Path("/run/podmgr")
 DEFAULT_BPFFS = Path("/sys/fs/bpf/podmgr")
 DEFAULT_PROGRAM_DIR = Path("/etc/podmgr/programs")
+
+
+class LogFormat(StrEnum):
+    """The values of --log-format."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)

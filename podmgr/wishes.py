@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from podmgr import cgroups, manifests, targets
+from podmgr import cgroups, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.manifests import ManifestPod
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import KEYS, Rule, collision_key
 from podmgr.settings import Settings
+
+if TYPE_CHECKING:
+    from podmgr.manifests import ManifestPod
 
 
 def from_targets(
@@ -64,6 +67,8 @@ def from_manifest(
     places = [*names, *([f"cgroup/{cgroup}"] if cgroup is not None else [])]
     if len(places) > 1:
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
+    from podmgr import manifests  # 3 ms, and only -f needs it
+
     pod = manifests.read_pod(path, namespace)
     for error in pod.rules.errors:
         raise error

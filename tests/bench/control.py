@@ -41,6 +41,8 @@ LIMITS = {"apply 110, warm": 1.0, "list 110": 0.4, "--help": 0.25}
 
 EFFORT = Effort(rounds=3)
 
+_BPFTOOL_LOOP, _TC_LOOP = (str(Path(__file__).with_name(f"{tool}_loop.sh")) for tool in ("bpftool", "tc"))
+
 _GROWING = ("apply, cold", "apply", "unchanged", "change, cold", "change", "list", "list, table", "clean")
 _ROUND_TRIP = ("apply", "change", "clean")
 _COLD_ROUND_TRIP = ("apply, cold", "change, cold", "clean")
@@ -198,11 +200,10 @@ class Networked:
 
 @dataclass(frozen=True)
 class Objects:
-    """Folders: of the objects of RULES, of those of CHANGED, of scripts, and of pins."""
+    """Folders: of the objects of RULES, of those of CHANGED, and of pins."""
 
     rules: Path
     changed: Path
-    scripts: Path
     pins: Path
 
 
@@ -272,12 +273,10 @@ def _networked(node: Node, count: int) -> Iterator[Networked]:
 def _objects(node: Node) -> Iterator[Objects]:
     """What the loops need, made before: podmgr's own objects, all for the cgroup hook."""
     pins = Path(f"{node.environment['PODMGR_BPFFS']}-loop")
-    objects = Objects(node.folder / "rules", node.folder / "changed", node.folder, pins)
+    objects = Objects(node.folder / "rules", node.folder / "changed", pins)
     for folder, rules in ((objects.rules, RULES), (objects.changed, CHANGED)):
         at_cgroup = [f"{rule} hook=cgroup" if rule.startswith("loss") else rule for rule in rules]
         node.podmgr("compile", "--output-dir", str(folder), *at_cgroup)
-    for name, script in (("bpftool.sh", _BPFTOOL_LOOP), ("tc.sh", _TC_LOOP)):
-        (objects.scripts / name).write_text(script)
     pins.mkdir()
     try:
         yield objects
@@ -356,74 +355,6 @@ def _options(rules: Sequence[str]) -> list[str]:
 
 # Peers
 
-# TOOL is bpftool, or echo, whose lines then are one batch. Objects are called KIND-DIRECTION-DIGEST.bpf.o.
-_BPFTOOL_LOOP = """
-set -eu
-action=$1 tool=$2 look=$3 pins=$4 old=$5 new=$6
-shift 6
-
-put() {
-    for object in "$1"/*; do
-        name=${object##*/} name=${name%.bpf.o} direction=${name#*-} direction=${direction%%-*}
-        "$tool" prog load "$object" "$pod/$name" pinmaps "$pod/$name-maps"
-        "$tool" cgroup attach "$cgroup" "$direction" pinned "$pod/$name" multi
-    done
-}
-
-detach() {
-    for object in "$1"/*; do
-        name=${object##*/} name=${name%.bpf.o} direction=${name#*-} direction=${direction%%-*}
-        "$tool" cgroup detach "$cgroup" "$direction" pinned "$pod/$name"
-    done
-}
-
-each() {
-    for cgroup; do
-        pod=$pins/${cgroup##*/}
-        case $action in
-            apply) put "$old" ;;
-            change) put "$new"; detach "$old" ;;
-            clean) detach "$new" ;;
-        esac
-        [ "$look" = no ] || bpftool cgroup show "$cgroup" > /dev/null
-    done
-}
-
-[ "$action" != apply ] || mkdir "${@/#*\\//$pins/}"
-case $tool in
-    bpftool) each "$@" ;;
-    # bpftool 7.1 ends a batch with an error that it found in errno, though all went well.
-    echo) each "$@" | bpftool batch file - || true ;;
-esac
-case $action in
-    change)
-        for object in "$old"/*; do
-            name=${object##*/} name=${name%.bpf.o}
-            rm -r "$pins"/*/"$name" "$pins"/*/"$name-maps"
-        done ;;
-    clean) rm -r "$pins"/* ;;
-esac
-"""
-
-# VERB is add, replace or del.
-_TC_LOOP = """
-set -eu
-verb=$1 egress=$2 ingress=$3
-shift 3
-number=0
-for pid; do
-    if [ "$verb" = del ]; then
-        nsenter "--net=/proc/$pid/ns/net" tc qdisc del dev eth0 root
-        tc qdisc del dev "pod$number" root
-    else
-        nsenter "--net=/proc/$pid/ns/net" \\
-            tc qdisc "$verb" dev eth0 root tbf rate "$egress" burst 128kb latency 25ms
-        tc qdisc "$verb" dev "pod$number" root tbf rate "$ingress" burst 128kb latency 25ms
-    fi
-    number=$((number + 1))
-done
-"""
-
 
 def _peers(pods: Pods, networked: Networked, objects: Objects) -> dict[str, Callable[[], Round]]:
     return {
@@ -431,7 +362,7 @@ def _peers(pods: Pods, networked: Networked, objects: Objects) -> dict[str, Call
         "bpftool loop that looks": partial(_bpftool_loop, "bpftool", "yes", pods, objects),
         "bpftool batch": partial(_bpftool_loop, "echo", "no", pods, objects),
         "podmgr, with interfaces": partial(_cycle, networked.pods),
-        "tc loop": partial(_tc_loop, networked, objects),
+        "tc loop": partial(_tc_loop, networked),
     }
 
 
@@ -441,7 +372,7 @@ def _bpftool_loop(tool: str, look: str, pods: Pods, objects: Objects) -> Round:
     places = [str(place.path) for place in pods.places]
     costs = {}
     for action in _ROUND_TRIP:
-        argv = ["bash", str(objects.scripts / "bpftool.sh"), action, tool, look, *folders, *places]
+        argv = ["bash", _BPFTOOL_LOOP, action, tool, look, *folders, *places]
         costs[action] = _timed(argv, os.environ)
         wanted = 0 if action == "clean" else len(RULES)
         assert {_attached(place) for place in pods.places} == {wanted}, (tool, action)
@@ -455,14 +386,13 @@ def _attached(place: Cgroup) -> int:
         return sum(len(bpf_syscall.attached_programs(fd, side).program_ids) for side in Direction)
 
 
-def _tc_loop(networked: Networked, objects: Objects) -> Round:
+def _tc_loop(networked: Networked) -> Round:
     """Both limits of each pod as tc has them: tbf at the pod's end, and at the host's for ingress."""
-    script = str(objects.scripts / "tc.sh")
     pids = [str(pid) for pid in networked.pids]
     costs = {}
     verbs = (("add", RATES), ("replace", CHANGED_RATES), ("del", CHANGED_RATES))
     for action, (verb, rates) in zip(_ROUND_TRIP, verbs, strict=True):
-        argv = ["bash", script, verb, *rates, *pids]
+        argv = ["bash", _TC_LOOP, verb, *rates, *pids]
         costs[action] = _timed(argv, os.environ, networked.host_pid)
     return costs
 

@@ -385,6 +385,16 @@ def test_closed_descriptors_do_no_harm(podmgr: Cli, cgroup: Cgroup, closed: str)
     assert [row["state"] for row in podmgr.listed()] == ["active"]
 
 
+def test_a_small_limit_of_open_files_is_enough_for_many_cgroups(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
+    """It holds for bpftool, too, which gets a descriptor of each cgroup."""
+    targets = " ".join(f"cgroup/{make_cgroup(f'many{number}').path}" for number in range(40))
+    for words in (f"apply --rule '{BANDWIDTH}' {targets}", f"clean {targets}"):
+        argv = f"ulimit -n 32; {sys.executable} -m podmgr {words}"
+        done = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 40)
+        assert len(podmgr.listed()) == (40 if words.startswith("apply") else 0)
+
+
 def test_a_result_that_cannot_be_written_is_an_ordinary_failure(podmgr: Cli, cgroup: Cgroup) -> None:
     podmgr("apply", f"cgroup/{cgroup.path}", "--rule", BANDWIDTH)
     argv = f"{sys.executable} -m podmgr list > /dev/full"

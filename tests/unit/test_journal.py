@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.journal import Journal, LogFormat
+from podmgr.journal import Journal
+from podmgr.settings import LogFormat
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 

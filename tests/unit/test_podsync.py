@@ -20,12 +20,12 @@ from podmgr.cgroups import Cgroup
 from podmgr.cluster import Cluster, Pod
 from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.journal import Journal, LogFormat
+from podmgr.journal import Journal
 from podmgr.pins import Pin
 from podmgr.plan import Attachment, PodRef, Selection
 from podmgr.podsync import MISSING_SECONDS, MOST_LINES, PodSync, Synced, Wanted
 from podmgr.reconcile import Action, Outcome
-from podmgr.settings import Settings
+from podmgr.settings import LogFormat, Settings
 from tests.unit.samples import Script, attachment, said
 
 SLOW = {"bandwidth": "1 mbps egress"}

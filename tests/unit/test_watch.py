@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from podmgr import watch
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.journal import Journal, LogFormat
+from podmgr.journal import Journal
 from podmgr.kube import Access, Api
-from podmgr.settings import Settings
+from podmgr.settings import LogFormat, Settings
 from podmgr.watch import Options, Watch, parse_address
 from tests.kube.apiserver import ApiServer
 from tests.unit.samples import Script, said
@@ -121,7 +121,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from podmgr import watch
-from podmgr.settings import Settings
+from podmgr.settings import LogFormat, Settings
 with watch._only_one(Settings(state_dir=Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
