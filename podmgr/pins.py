@@ -148,9 +148,13 @@ def remove(pin: Pin) -> None:
     """Unpin the program and its maps. What is gone already is fine."""
     with suppress(FileNotFoundError):
         os.unlink(pin.program)
+    for folder, folders, names in os.walk(pin.maps, topdown=False):  # also what others put there
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
+        for name in folders:
+            os.rmdir(f"{folder}/{name}")
     with suppress(FileNotFoundError):
-        for name in os.listdir(pin.maps):
-            os.unlink(f"{pin.maps}/{name}")
         os.rmdir(pin.maps)
 
 

@@ -140,10 +140,10 @@ def _here(name: str, asked: Effort, command: str) -> Report:
 def _in_vm(name: str, options: Sequence[str], command: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="podmgr-bench-") as folder:
         inside = ["python3", "-u", "-m", "tests.bench", *options, "--results", "/results", name]
-        words = ["--timeout", str(VM_SECONDS), "--results", folder, "--", *inside]
-        run_in_vm(words)
+        machine_options = ["--icount", "--cpus", "1", "--timeout", str(VM_SECONDS), "--results", folder]
+        run_in_vm([*machine_options, "--", *inside])
         report = Report.from_json(json.loads((Path(folder) / f"{name}.json").read_text()))
-    emulated = ("emulated", f"by qemu's tcg, on {machine.processor()}")
+    emulated = ("emulated", "by qemu's tcg; its clock counts instructions, a nanosecond each (icount)")
     return replace(report, command=command, machine=(*report.machine, emulated))
 
 

@@ -40,6 +40,7 @@ DIRECTIONS = ("egress", "ingress")
 TCP_FLOWS = (1, 8)
 UDP_OVERLOAD = 5
 LARGEST_ERROR = 0.02
+LEAST_PACKETS = 100  # of 64 KiB: one more or less must not show
 CARRIED_SHARE = 0.7  # of what the machine carries without a limit: beyond it the machine is the limit
 
 _TOLERANCE = 0.01
@@ -168,6 +169,9 @@ def measure(effort: Effort) -> Findings:
             for direction, flows in itertools.product(DIRECTIONS, TCP_FLOWS)
         }
 
+        def long_enough(limits: Sequence[float]) -> float:
+            return max(seconds, LEAST_PACKETS * 65_536 * 8 / (1e6 * min(limits)))
+
         def shapes(
             groups: Sequence[Sequence[float]], loads: Sequence[int], ways: Sequence[Way]
         ) -> list[Shaped]:
@@ -176,7 +180,11 @@ def measure(effort: Effort) -> Findings:
                 for limits, direction, flows, way in itertools.product(groups, DIRECTIONS, loads, ways)
                 if (way.name, direction) not in missing
                 for found in shape_at_once(
-                    list(zip(labs, limits, strict=False)), way, direction, flows, seconds=seconds
+                    list(zip(labs, limits, strict=False)),
+                    way,
+                    direction,
+                    flows,
+                    seconds=long_enough(limits),
                 )
             ]
 

@@ -23,6 +23,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kernel", choices=sorted(kernel.SUITES), default=kernel.DEFAULT)
     made.add_argument("--cpus", type=int, default=Machine.cpus)
     made.add_argument("--accel", default=Machine.accelerator, help="qemu's -accel (default: %(default)s)")
+    made.add_argument(
+        "--icount",
+        action="store_true",
+        help="its clock counts instructions, a nanosecond each: what else the host does is not measured",
+    )
     made.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
     made.add_argument("--results", type=Path, metavar="DIR", help="receives what the guest has in /results")
     made.add_argument("command", nargs="+")
@@ -33,7 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(words)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
-    machine = Machine(asked.kernel, cpus=asked.cpus, accelerator=asked.accel)
+    machine = Machine(
+        asked.kernel, cpus=asked.cpus, accelerator=asked.accel, counts_instructions=asked.icount
+    )
     try:
         return run(
             asked.command,

@@ -42,25 +42,31 @@ KERNEL_VARIABLE = "PODMGR_VM_KERNEL"
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine is like."""
+    """What a machine is like.
+
+    `counts_instructions`: its clock is what it has computed, a nanosecond for each instruction, and leaps
+    over idle time. Other work on the host then makes it slower, and changes nothing that it measures.
+    """
 
     kernel: str
     cpus: int = 2
     memory_mib: int = 2048
     accelerator: str = "tcg"
+    counts_instructions: bool = False
 
 
 def qemu_argv(machine: Machine, files: Image, job: Path) -> list[str]:
     """The machine's command line. `job` holds job.tar; logs and answers are written beside it."""
     boot = ["-kernel", str(files.vmlinuz), "-initrd", str(files.initramfs), "-append", KERNEL_ARGUMENTS]
     size = ["-m", str(machine.memory_mib), "-smp", str(machine.cpus), "-cpu", PROCESSOR]
+    clock = ["-icount", "shift=0,sleep=off"] if machine.counts_instructions else []
     bare = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     console = ["-chardev", f"file,id=console,path={job}/console.log", "-serial", "chardev:console"]
     disks = [*_disk(files.root, "snapshot=on"), *_disk(files.modules), *_disk(job / "job.tar")]
     ports = ["-device", "virtio-serial-pci", *_port("output", "stdio,signal=off")]
     ports += _port("booted", f"file,path={job}/booted")
     ports += [*_port("results", f"file,path={job}/results.tar"), *_port("status", f"file,path={job}/status")]
-    return [QEMU, "-accel", machine.accelerator, *size, *bare, *boot, *console, *disks, *ports]
+    return [QEMU, "-accel", machine.accelerator, *size, *clock, *bare, *boot, *console, *disks, *ports]
 
 
 def _disk(path: Path, mode: str = "readonly=on") -> list[str]:

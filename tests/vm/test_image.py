@@ -104,6 +104,7 @@ def test_qemu_writes_to_no_disk_that_machines_share() -> None:
     argv = qemu_argv(Machine("6.1", cpus=1), files, Path("/tmp/a,b"))
     assert argv[:3] == [QEMU, "-accel", "tcg"]
     assert argv[argv.index("-smp") + 1] == "1"
+    assert "-icount" not in argv
     assert [word for word in argv if word.startswith("file=")] == [
         "file=/cache/root.img,format=raw,if=virtio,snapshot=on",
         "file=/cache/modules.img,format=raw,if=virtio,readonly=on",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,3 +91,16 @@ def test_the_tests_of_a_file_pass_in_the_machine(report: Report, file: str) -> N
         pytest.fail(
             "\n\n".join(what.text or what.get("message") or what.tag for what in wrong), pytrace=False
         )
+
+
+def test_a_machine_that_counts_instructions_leaps_over_idle_time(tmp_path: Path) -> None:
+    """What it measures is what it computes: the host's seconds are not in it."""
+    if shutil.which(QEMU) is None and not os.environ.get("CI"):
+        pytest.skip(f"no {QEMU}: sudo make tools-vm")
+    script = "import time; start = time.monotonic(); time.sleep(1000); print(time.monotonic() - start)"
+    machine = Machine(kernel.DEFAULT, cpus=1, counts_instructions=True)
+    start = time.monotonic()
+    with (tmp_path / "printed").open("wb") as output:
+        assert run(["python3", "-c", script], machine, output=output, timeout_seconds=500) == 0
+    assert float((tmp_path / "printed").read_text()) == pytest.approx(1000, abs=0.1)
+    assert time.monotonic() - start < 500
