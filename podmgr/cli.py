@@ -32,6 +32,7 @@ from podmgr.render import (
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, LogFormat, Settings
 
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
+    from podmgr.kube import Api
     from podmgr.plan import Attachment, Selection
     from podmgr.reconcile import Outcome
     from podmgr.rules import Rule
@@ -517,11 +518,15 @@ def _select(
 ) -> tuple[Selection | None, list[Outcome]]:
     """What list and clean are for; a cluster is asked only if it must be."""
     from podmgr import selecting
-    from podmgr.kube import Api, find_access
     from podmgr.targets import read
 
+    def connect() -> Api:
+        from podmgr.kube import Api, find_access
+
+        return Api(find_access(kubeconfig, kube_context))
+
     names, scope = read(targets or [], scope)
-    return selecting.select(names, scope, rows, settings, lambda: Api(find_access(kubeconfig, kube_context)))
+    return selecting.select(names, scope, rows, settings, connect)
 
 
 def _print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: bool = False) -> None:

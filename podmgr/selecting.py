@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from podmgr import cgroups, targets, workloads
-from podmgr.cluster import pod_of
+from podmgr import cgroups, targets
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.kube import Api
 from podmgr.plan import Attachment, Selection
 from podmgr.reconcile import Action, Outcome
 from podmgr.settings import Settings
 from podmgr.targets import Scope
+
+if TYPE_CHECKING:  # 10 ms, and only what a cluster must be asked for needs it
+    from podmgr.kube import Api
 
 _IN_LEDGER = ("pod", "namespace")
 
@@ -82,8 +84,10 @@ def _in_cluster(name: str, scope: Scope, rows: Sequence[Attachment], connect: Ca
     if kind != "namespace" and len(spaces) > 1:
         raise UsageError(f"{name} is in the namespaces {', '.join(spaces)}", tip="say which: -n NAMESPACE")
     if not known and kind not in _IN_LEDGER:
+        from podmgr import workloads
+
         api = connect()
-        uids = _uids(workloads.pods_of(api, kind, plain, scope.namespace or api.namespace))
+        uids = workloads.uids(workloads.pods_of(api, kind, plain, scope.namespace or api.namespace))
         known = [row for row in rows if row.holder in uids]
     if not known:
         raise PodmgrError(f"nothing of podmgr's is on {name}", tip="podmgr list shows what there is")
@@ -94,15 +98,13 @@ def _in_scope(scope: Scope, rows: Sequence[Attachment], connect: Callable[[], Ap
     """All pods with rules, of a namespace or of all, that have the labels asked for."""
     known = [row for row in rows if row.pod and scope.namespace in (None, row.pod.namespace)]
     if scope.labels:
+        from podmgr import workloads
+
         api = connect()
         namespace = None if scope.all_namespaces else scope.namespace or api.namespace
-        uids = _uids(workloads.pods_with(api, namespace, scope.labels))
+        uids = workloads.uids(workloads.pods_with(api, namespace, scope.labels))
         known = [row for row in known if row.holder in uids]
     return _of(known)
-
-
-def _uids(items: Iterable[workloads.Item]) -> set[str]:
-    return {pod.ref.uid for pod in map(pod_of, items) if pod is not None}
 
 
 def _is_called(row: Attachment, kind: str, plain: str, namespace: str | None) -> bool:

@@ -6,9 +6,10 @@ a cron job is its jobs; a namespace is all its pods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from podmgr.cluster import pod_of
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, require_name
 
@@ -54,6 +55,11 @@ def pods_with(api: Api, namespace: str | None, labels: str) -> list[Item]:
     """The pods with these labels (kubectl's -l; "" is all) in a namespace, or in all (None)."""
     path = "/api/v1/pods" if namespace is None else _folder("pod", require_name(namespace))
     return api.list(path, {"labelSelector": labels} if labels else {})[0]
+
+
+def uids(items: Iterable[Item]) -> set[str]:
+    """Of these pods, as the ledger has them."""
+    return {pod.ref.uid for pod in map(pod_of, items) if pod is not None}
 
 
 def _folder(kind: str, namespace: str) -> str:
