@@ -3,7 +3,8 @@
 Each arm is a pod of its own, a veth pair away from a world of its own, so that arms take turns
 within seconds. What is judged is the median over turns of an arm's throughput as a share of that of
 the pod without a rule in the same turn. A second pod without a rule shows how much of a difference
-is chance. CPU time is the machine's: in the network, most of it is not the process's own.
+is chance. One rule is judged, not two together; edt works through the kernel's fq and is judged by
+what it adds to that. CPU time is the machine's: in the network, most of it is not the process's own.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ class Arm:
 
 NO_RULE = Arm("no rule")
 BANDWIDTH = Arm("bandwidth, cgroup", ("bandwidth=400 gbps egress",))
+EDT = Arm("edt, tc", ("bandwidth=400 gbps egress algorithm=edt",))
 LOSS = Arm("loss, tc", ("loss=uniform egress 0%",))
 TBF = Arm("kernel tbf", commands=("tc qdisc add dev eth0 root tbf rate 300gbit burst 64mb limit 512mb",))
+FQ = Arm("kernel fq", commands=("tc qdisc add dev eth0 root fq",))
 NETEM = Arm("kernel netem", commands=("tc qdisc add dev eth0 root netem loss 0% limit 100000",))
 ARMS = (
     NO_RULE,
     Arm("no rule, again"),
     BANDWIDTH,
     Arm("bandwidth, tc", ("bandwidth=400 gbps egress hook=tc",)),
-    Arm("edt, tc", ("bandwidth=400 gbps egress algorithm=edt",)),
+    EDT,
+    FQ,
     Arm("loss, cgroup", ("loss=uniform egress 0% hook=cgroup",)),
     LOSS,
     Arm("bandwidth and loss", (*BANDWIDTH.rules, *LOSS.rules)),
@@ -255,24 +259,19 @@ def _chart(shares: Sequence[Share]) -> Chart:
 
 
 def _claims(transfers: Sequence[Transfer], there: Collection[Arm]) -> tuple[Claim, ...]:
-    claims = [
-        Claim(
-            f"{arm.name}: share of no rule, one flow",
-            share(transfers, arm.name, 1).throughput.value,
-            LEAST_SHARE,
-            is_least=True,
-        )
-        for arm in there
-        if arm.rules
+    judged = [
+        *((arm, NO_RULE, LEAST_SHARE) for arm in there if len(arm.rules) == 1 and arm is not EDT),
+        (EDT, FQ, LEAST_SHARE),
+        (BANDWIDTH, TBF, 1.0),
+        (LOSS, NETEM, 1.0),
     ]
-    claims += [
+    return tuple(
         Claim(
             f"{ours.name}: share of {theirs.name}, one flow",
             share(transfers, ours.name, 1, of=theirs.name).throughput.value,
-            1.0,
+            least,
             is_least=True,
         )
-        for ours, theirs in ((BANDWIDTH, TBF), (LOSS, NETEM))
-        if theirs in there
-    ]
-    return tuple(claims)
+        for ours, theirs, least in judged
+        if ours in there and theirs in there
+    )
