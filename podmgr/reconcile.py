@@ -86,8 +86,7 @@ def observe(settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]
     Raises PermissionDeniedError if we may not look, DamagedLedgerError if the ledger cannot be
     read. Takes no lock, and starts a process only for each network namespace with attachments.
     """
-    _require_sight(settings)
-    rows = ledger.read(settings.state_dir)
+    rows = recorded(settings)
     observed = []
     with Namespaces() as namespaces:
         attached = set(Sight(settings, namespaces, runner).attached(rows))
@@ -107,8 +106,7 @@ def recorded(settings: Settings) -> list[Attachment]:
 
 def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
-    _require_sight(settings)
-    rows = ledger.read(settings.state_dir)
+    rows = recorded(settings)
     with Namespaces() as namespaces:
         sight = Sight(settings, namespaces, runner)
         desired = Desired(wishes, settings, rows, Networks(namespaces, runner=runner))
