@@ -12,7 +12,7 @@ import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from podmgr import bpf_syscall, bpftool, cgroups, elf, pins
@@ -91,7 +91,7 @@ class Actuator:
         for row, failure in zip(rows, results, strict=True):
             program_id = pinned_id(self.settings, row)
             if failure is None and program_id is not None:
-                loaded.append(replace(row, program_id=program_id))
+                loaded.append(row._replace(program_id=program_id))
                 continue
             pins.remove(pin_of(self.settings, row))
             failures.append((row, _refused(row, failure)))

@@ -9,7 +9,7 @@ and stops no other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from podmgr.errors import RuleError
 from podmgr.grammar import parse_value
@@ -21,8 +21,7 @@ CLI = "cli"
 POD = "pod"
 
 
-@dataclass(frozen=True, slots=True)
-class SourcedRule:
+class SourcedRule(NamedTuple):
     """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
 
     An enforced rule holds beside a colliding one of another source.
@@ -41,8 +40,7 @@ def strength(source: str) -> int:
     return _STRENGTHS.get(source.partition("/")[0], 0)
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatedService:
+class AnnotatedService(NamedTuple):
     """What of a Service matters here. `created` sorts as text (RFC 3339); "" is unknown."""
 
     name: str
@@ -55,8 +53,7 @@ class AnnotatedService:
         return bool(self.selector) and all(labels.get(name) == value for name, value in self.selector.items())
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatedNamespace:
+class AnnotatedNamespace(NamedTuple):
     """What of a Namespace matters here."""
 
     name: str
@@ -79,8 +76,7 @@ class AnnotatedNamespace:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class PodRules:
+class PodRules(NamedTuple):
     """The rules that hold, what could not be read, and what was overruled (one line each).
 
     `unreadable` names by (source, bare key) where rules may be that could not be read,
@@ -96,8 +92,7 @@ class PodRules:
     beaten: frozenset[tuple[str, Rule]] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     source: str
     where: str
     annotations: Mapping[str, str]

@@ -13,8 +13,8 @@ import functools
 import os
 import platform
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.rules import Direction
@@ -49,8 +49,7 @@ _COUNTERS = struct.Struct("=4Q")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedPrograms:
+class AttachedPrograms(NamedTuple):
     """What hangs on one cgroup in one direction. `flags` 0 or 1 with a program: exclusive."""
 
     program_ids: tuple[int, ...]
@@ -61,8 +60,7 @@ class AttachedPrograms:
         return bool(self.program_ids) and not self.flags & BPF_F_ALLOW_MULTI
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(NamedTuple):
     """Packets and bytes on the wire, summed over all CPUs."""
 
     passed_packets: int

@@ -12,8 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from podmgr.errors import PodmgrError
 from podmgr.proc import Runner, each
@@ -27,8 +26,7 @@ _LEAST_SHARE = 16  # commands that a further process is worth
 Command = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """What bpftool says of a command that failed, and libbpf's lines, which hold the verifier's."""
 
     error: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from podmgr import clang, elf, programs
 from podmgr.bpf_syscall import possible_cpus
@@ -17,8 +17,7 @@ from podmgr.settings import Settings
 from podmgr.spec import ProgramSource, ProgramSpec, make_spec
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(NamedTuple):
     """An object in memory, checked."""
 
     content: bytes

@@ -6,9 +6,9 @@ Pure. A new kind of rule is one entry here plus one file in bpf/.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import NamedTuple
 
 from podmgr.rules import (
     Algorithm,
@@ -40,8 +40,7 @@ _HORIZON_CEILING_NS = 8_000_000_000  # fq drops what departs more than 10 s ahea
 _NS_PER_SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(NamedTuple):
     """Which template in bpf/ or program folder, with which macros; `order` is the place in a chain."""
 
     program: str
@@ -80,8 +79,7 @@ def _recipe(rule: Rule) -> Recipe:
             return Recipe("bandwidth", macros, _BANDWIDTH)
 
 
-@dataclass(frozen=True, slots=True)
-class _Default:
+class _Default(NamedTuple):
     """The hook of a rule that names none: on interfaces of the pod's own, and on shared ones."""
 
     own: Hook

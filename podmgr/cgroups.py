@@ -14,8 +14,8 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import mounts
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
@@ -31,8 +31,7 @@ _IS_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ELOOP
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Cgroup:
+class Cgroup(NamedTuple):
     """A directory of the cgroup2 hierarchy. `id` is its inode number: never reused while it lives."""
 
     path: Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
@@ -22,8 +22,7 @@ from podmgr.spec import ProgramSpec
 _AT_CGROUP = Placement(Hook.CGROUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback.
 
     `starts_here`: what will live in the cgroup is started by podmgr.
@@ -46,8 +45,7 @@ class Target:
         return Selection(frozenset({self.cgroup.id}), frozenset({self.owner}))
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """All the rules that one target shall have, and no others: done whole, or not at all.
 
     A standing wish is one that nobody waits for, of rules that several people wrote. Each of
@@ -176,7 +174,7 @@ class Desired:
                 )
                 if spec.digest == row.object_digest:
                     self.specs[spec.digest] = spec
-                    self._rows[row.cgroup_id].append(replace(row, program_id=None))
+                    self._rows[row.cgroup_id].append(row._replace(program_id=None))
 
     @property
     def cgroup_ids(self) -> Collection[int]:
@@ -318,4 +316,4 @@ def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec, place: 
 
 
 def _placed(row: Attachment, place: Placement) -> Attachment:
-    return replace(row, hook=place.hook.value, links=place.links, is_scoped=place.is_scoped)
+    return row._replace(hook=place.hook.value, links=place.links, is_scoped=place.is_scoped)

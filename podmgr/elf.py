@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from podmgr.errors import PodmgrError
 from podmgr.rules import Direction
@@ -44,8 +43,7 @@ _BUCKET_BYTES = 32  # 16, and up to twice as many buckets as entries
 _MAPS_OF_MAPS = frozenset({12, 13})
 
 
-@dataclass(frozen=True, slots=True)
-class MapInfo:
+class MapInfo(NamedTuple):
     """A map as the object defines it; `size_bytes` is what the kernel will set aside at most."""
 
     name: str
@@ -56,8 +54,7 @@ class MapInfo:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """A sound object. `direction` None: decided by where the program is attached."""
 
     section: str

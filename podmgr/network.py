@@ -6,7 +6,7 @@ Looks at the network of the target's processes, and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from podmgr import cgroups, tc
 from podmgr.catalog import chosen_hook, recipe
@@ -19,8 +19,7 @@ from podmgr.rules import ANYWHERE, Direction, Hook, Rule
 from podmgr.tc import Interface
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """A hook, and at tc the sides of interfaces. `is_scoped`: others use these interfaces too.
 
     `note` says why it is not where such a rule would otherwise act.
@@ -32,8 +31,7 @@ class Placement:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Network:
+class _Network(NamedTuple):
     """The network of one target. No namespaces: nobody lives there yet."""
 
     namespaces: tuple[int, ...]

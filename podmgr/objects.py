@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
 
@@ -19,8 +19,7 @@ SPARE_OBJECTS = 64
 _SUFFIX = ".bpf.o"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """An object that has been checked."""
 
     path: Path

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import mounts
 from podmgr.errors import PermissionDeniedError, PodmgrError
@@ -25,8 +26,7 @@ _MARKS = "qdiscs"
 _MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(NamedTuple):
     """Where one program is pinned. Its paths are text: a node has hundreds, looked at many times."""
 
     bpffs: Path

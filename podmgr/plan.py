@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from podmgr.grammar import parse_rule_option
 from podmgr.rules import Direction, collision_key
@@ -16,8 +17,7 @@ def slot_of(cgroup_id: int, rule: str) -> Slot:
     return (cgroup_id, *collision_key(parse_rule_option(rule)[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class PodRef:
+class PodRef(NamedTuple):
     """A pod's names. `uid` is "" when a manifest was applied that no API server has seen."""
 
     namespace: str
@@ -39,8 +39,7 @@ class Link:
     name: str = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(NamedTuple):
     """One program on one cgroup, or for it on interfaces (`links`, at the tc hook).
 
     The rows of the ledger; with `program_id` None, a wish.
@@ -85,8 +84,7 @@ class Attachment:
         return slot_of(self.cgroup_id, self.rule) if self.rule else self.identity
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What to do. `unchanged` are the wanted rows with the program ids that they already have.
 
     `replaced` are the slots that change hands: what is attached there takes the place of what
@@ -113,8 +111,7 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
         attach=attach,
         detach=detach,
         unchanged=tuple(
-            replace(
-                row,
+            row._replace(
                 owner=have[identity].owner,  # where its pin is, whatever the target is called now
                 program_id=have[identity].program_id,
             )
@@ -125,8 +122,7 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Whose attachments are meant: by cgroup id, and by holder (pod UID, or cgroup id as text)."""
 
     cgroup_ids: frozenset[int] = frozenset()
@@ -138,4 +134,4 @@ class Selection:
         return is_meant and row.source not in self.spared
 
     def __or__(self, other: Selection) -> Selection:
-        return replace(self, cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)
+        return self._replace(cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)

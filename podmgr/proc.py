@@ -12,8 +12,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
 
@@ -37,8 +36,7 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A command that has ended. `code` is negative for a signal; `output` is what it printed."""
 
     argv: tuple[str, ...]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from podmgr import bpf_syscall, cgroups, ledger, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, unknown_pins
@@ -46,8 +46,7 @@ class Action(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one rule on one target. `pod` is None for a plain cgroup.
 
     `note` says why the rule is not at the hook where it would otherwise be.
@@ -69,8 +68,7 @@ class Outcome:
         return (self.pod.namespace if self.pod else "", self.target)
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """An attachment as the kernel has it now."""
 
     attachment: Attachment
@@ -367,10 +365,9 @@ def _require_sight(settings: Settings) -> None:
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired) -> Plan:
     """The part of the plan that was carried out, with the program ids that came of it."""
     ids = {row.identity: row.program_id for row in loaded}
-    return replace(
-        plan,
+    return plan._replace(
         attach=tuple(
-            replace(row, program_id=ids[row.identity]) for row in plan.attach if desired.is_alive(row)
+            row._replace(program_id=ids[row.identity]) for row in plan.attach if desired.is_alive(row)
         ),
         detach=tuple(row for row in plan.detach if desired.may_go(row)),
         unchanged=tuple(row for row in plan.unchanged if desired.is_alive(row)),
@@ -386,7 +383,7 @@ def _failures(desired: Desired) -> list[Outcome]:
 
 def _outcomes(plan: Plan, desired: Desired) -> list[Outcome]:
     def outcome(row: Attachment, action: Action) -> Outcome:
-        return replace(_outcome(row, action), note=desired.note(row))
+        return _outcome(row, action)._replace(note=desired.note(row))
 
     outcomes = [outcome(row, Action.UNCHANGED) for row in plan.unchanged]
     outcomes += [

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
+from typing import NamedTuple
 
 from podmgr import cgroups, proc, scratch
 from podmgr.annotations import SourcedRule
@@ -34,8 +34,7 @@ _MAX_ID = 2**32 - 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Whom a command runs as."""
 
     uid: int

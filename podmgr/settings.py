@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 DEFAULT_STATE_DIR = Path("/run/podmgr")
 DEFAULT_BPFFS = Path("/sys/fs/bpf/podmgr")
@@ -18,8 +18,7 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """`cgroup_root` None: the cgroup2 mount is looked up in the mount table.
 
     `trusts_invoker` is true when the program folder was named on the command line: then the

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
 from podmgr.errors import PodmgrError
@@ -16,8 +17,7 @@ from podmgr.rules import RESERVED_MACROS, Custom, Direction, Hook, Rule
 _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
 
 
-@dataclass(frozen=True)
-class ProgramSource:
+class ProgramSource(NamedTuple):
     """A program as found: a C source of which its headers are part, or a ready object.
 
     `macros` are those that the source, without its headers, offers to be set.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import cgroups
 from podmgr.desired import Target
@@ -29,8 +29,7 @@ KUBERNETES_KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What kubectl's -n, -A and -l say. `labels` "" is any; `has_all`: all pods of the scope are meant."""
 
     namespace: str | None = None
@@ -54,7 +53,7 @@ def read(words: Sequence[str], scope: Scope) -> tuple[list[str], Scope]:
         kind = KUBERNETES_KINDS[words[0]]
         if len(words) == 1 and kind != "pod":
             raise UsageError(f"which {kind}?", tip=f"podmgr ... {kind}/NAME")
-        scope = replace(scope, has_all=len(words) == 1)
+        scope = scope._replace(has_all=len(words) == 1)
         words = [f"{kind}/{name}" for name in words[1:]]
     names = list(dict.fromkeys(word if word.startswith("cgroup/") else canonical(word) for word in words))
     in_cluster = [name for name in names if not name.startswith("cgroup/")]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from podmgr import mounts
 from podmgr.errors import PodmgrError
@@ -45,8 +45,7 @@ class Interface:
     peer_namespace_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Qdisc:
+class Qdisc(NamedTuple):
     """`handle` "0:" is the kernel's own default."""
 
     kind: str
@@ -55,8 +54,7 @@ class Qdisc:
     is_root: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """A filter of clsact; `program_id` None if it runs no BPF program."""
 
     priority: int

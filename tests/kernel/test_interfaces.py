@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +105,7 @@ def the_pods_interfaces_are_as_before(pod: Pod) -> Iterator[None]:
 def with_programs(settings: Settings, tmp_path: Path) -> Settings:
     """`dropper`, for the cgroup hook; `tcdropper`, and `bare`, which knows nothing of podmgr.h."""
     folder = program_folder(tmp_path / "programs", tcdropper=TC_DROPPER, bare=BARE_DROPPER)
-    return replace(settings, program_dir=folder)
+    return settings._replace(program_dir=folder)
 
 
 def in_pod(pod: Pod) -> Place:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,8 +314,8 @@ def test_a_state_folder_of_another_podmgr_is_no_reason_to_touch_its_rules(
     """Two podmgr with state and pins of their own, on one pod: each takes away what is its own."""
     before = tc_state(pod.pid)
     (tmp_path / "other").mkdir(mode=0o700)
-    other = replace(
-        settings, state_dir=tmp_path / "other", bpffs=settings.bpffs.with_name(settings.bpffs.name + "-other")
+    other = settings._replace(
+        state_dir=tmp_path / "other", bpffs=settings.bpffs.with_name(settings.bpffs.name + "-other")
     )
     _apply(pod.cgroup, settings, RULES[0])
     first = programs(pod.pid)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -285,8 +285,7 @@ def live_through_a_partition(beside: Beside) -> None:
     and the kernel then probes for ever whether the other end is alive.
     """
     cluster, watch = beside.cluster, beside.watch
-    wall = replace(
-        cluster.settings,
+    wall = cluster.settings._replace(
         state_dir=cluster.settings.state_dir.with_name("wall"),
         bpffs=cluster.settings.bpffs.with_name(cluster.settings.bpffs.name + "-wall"),
         cgroup_root=beside.root,

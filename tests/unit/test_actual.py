@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -112,7 +112,7 @@ def test_row_whose_program_is_not_attached_is_not_healthy(
     kernel: Kernel, settings: Settings, look: Sight
 ) -> None:
     row = there(kernel, settings)
-    for other in (replace(row, program_id=6), replace(row, program_id=None), replace(row, direction=INGRESS)):
+    for other in (row._replace(program_id=6), row._replace(program_id=None), row._replace(direction=INGRESS)):
         assert not look.is_attached(other)
         assert not is_healthy(look, other)
 
@@ -312,8 +312,8 @@ def test_program_on_the_other_side_is_not_it(machine: Machine, settings: Setting
 def test_row_without_a_program_is_not_attached(machine: Machine, settings: Settings, sight: Sight) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].filters["egress"] = [Filter(1, 1, None)]
-    assert not sight.is_attached(replace(row, program_id=None))
-    assert sight.filters_of(replace(row, program_id=None)) == []
+    assert not sight.is_attached(row._replace(program_id=None))
+    assert sight.filters_of(row._replace(program_id=None)) == []
 
 
 def test_interface_that_is_gone_is_no_reason_as_long_as_another_is_left(

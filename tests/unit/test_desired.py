@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,14 +39,14 @@ def sourced(rule: str, source: str = "pod", *, is_enforced: bool = False) -> Sou
 def present(rule: str, source: str) -> Attachment:
     """A row of the ledger."""
     direction = parse_rule_option(rule)[0].direction
-    return replace(attachment(rule, direction=direction, owner="u-1", program_id=5), source=source)
+    return attachment(rule, direction=direction, owner="u-1", program_id=5)._replace(source=source)
 
 
 def by_command_line(rule: str, *, counts_loopback: bool = False) -> Attachment:
     """A row as `podmgr apply` makes it, with the program that the rule has today."""
-    target = replace(TARGET, counts_loopback=counts_loopback)
+    target = TARGET._replace(counts_loopback=counts_loopback)
     (row,) = Desired([Wish(target, (sourced(rule, CLI),))], Settings(), (), Network()).rows
-    return replace(row, program_id=5)
+    return row._replace(program_id=5)
 
 
 def wish(*rules: SourcedRule, unreadable: Sequence[tuple[str, str]] = (), is_standing: bool = True) -> Wish:
@@ -115,7 +114,7 @@ def test_rule_becomes_a_row_of_its_target() -> None:
 
 @pytest.mark.parametrize("is_scoped", [False, True])
 def test_rule_at_tc_becomes_a_row_with_its_interfaces(is_scoped: bool) -> None:
-    found = made(replace(wish(sourced(LOSS)), target=replace(TARGET, counts_loopback=is_scoped)))
+    found = made(wish(sourced(LOSS))._replace(target=TARGET._replace(counts_loopback=is_scoped)))
     (row,) = found.rows
     (spec,) = found.specs.values()
     assert (row.hook, row.is_scoped) == ("tc", is_scoped)
@@ -127,8 +126,8 @@ def test_rule_at_tc_becomes_a_row_with_its_interfaces(is_scoped: bool) -> None:
 @pytest.mark.parametrize("starts_here", [False, True])
 def test_network_is_asked_for_the_target(starts_here: bool) -> None:
     network = Network()
-    target = replace(TARGET, counts_loopback=True, starts_here=starts_here)
-    made(replace(wish(sourced(LOSS)), target=target), network=network)
+    target = TARGET._replace(counts_loopback=True, starts_here=starts_here)
+    made(wish(sourced(LOSS))._replace(target=target), network=network)
     assert network.asked == [(LOSS, True, starts_here, None)]
 
 
@@ -204,11 +203,11 @@ def test_enforced_rule_that_the_command_line_has_too_holds_once() -> None:
 @pytest.mark.parametrize("counts_loopback", [True, False])
 def test_what_the_command_line_put_there_stays_as_it_was_made(counts_loopback: bool) -> None:
     """Also where a rule of the pod's would be made otherwise, and would have another owner."""
-    row = replace(
-        by_command_line(SLOW, counts_loopback=counts_loopback), owner="7", target="cgroup/a", pod=None
+    row = by_command_line(SLOW, counts_loopback=counts_loopback)._replace(
+        owner="7", target="cgroup/a", pod=None
     )
     found = made(wish(), row)
-    assert found.rows == [replace(row, program_id=None)]
+    assert found.rows == [row._replace(program_id=None)]
     assert found.specs[row.object_digest].counts_loopback is counts_loopback
 
 
@@ -222,12 +221,12 @@ def test_program_of_the_command_line_that_cannot_be_made_again_is_left_where_it_
 
 
 def test_row_on_another_cgroup_does_not_matter() -> None:
-    elsewhere = replace(present(FAST, CLI), cgroup_id=8)
+    elsewhere = present(FAST, CLI)._replace(cgroup_id=8)
     assert wanted(made(wish(sourced(SLOW)), elsewhere)) == [(SLOW, "pod")]
 
 
 def test_row_that_only_a_pin_tells_of_is_not_kept() -> None:
-    assert wanted(made(wish(sourced(SLOW)), replace(present(LOSS, CLI), rule=""))) == [(SLOW, "pod")]
+    assert wanted(made(wish(sourced(SLOW)), present(LOSS, CLI)._replace(rule=""))) == [(SLOW, "pod")]
 
 
 def test_key_that_cannot_be_read_leaves_in_force_what_it_was() -> None:
@@ -397,13 +396,12 @@ def test_rule_that_fails_leaves_in_force_what_it_would_replace_and_no_more() -> 
     assert not found.may_go(present(FAST, "pod"))
     assert found.may_go(present(LOSS, "pod"))
     assert found.may_go(present("bandwidth=1 mbps ingress", "pod"))
-    assert found.may_go(replace(present(FAST, "pod"), cgroup_id=8))
+    assert found.may_go(present(FAST, "pod")._replace(cgroup_id=8))
 
 
 def test_rule_that_fails_leaves_in_force_those_that_it_beats() -> None:
-    wished = replace(
-        wish(sourced(SLOW), sourced(LOSS)),
-        beaten=frozenset({("service/front", sourced(FAST).rule), ("service/back", sourced(LOSS).rule)}),
+    wished = wish(sourced(SLOW), sourced(LOSS))._replace(
+        beaten=frozenset({("service/front", sourced(FAST).rule), ("service/back", sourced(LOSS).rule)})
     )
     found = made(wished)
     assert found.may_go(present(FAST, "service/front"))
@@ -417,10 +415,9 @@ def test_rule_that_fails_leaves_in_force_those_that_it_beats() -> None:
 def test_rule_that_fails_holds_nobody_to_what_a_namespace_has_enforced() -> None:
     """Who loosens a limit is not to find the old one beside a rule of the pod's that fails."""
     shop = "namespace/shop"
-    wished = replace(
-        wish(sourced(NONE_SUCH), sourced(FAST), sourced("bandwidth=9 mbps egress", shop, is_enforced=True)),
-        enforcing=frozenset({shop}),
-    )
+    wished = wish(
+        sourced(NONE_SUCH), sourced(FAST), sourced("bandwidth=9 mbps egress", shop, is_enforced=True)
+    )._replace(enforcing=frozenset({shop}))
     found = made(wished)
     found.fail(7, FAST, PodmgrError("it failed"))
     assert found.may_go(present(SLOW, shop))
@@ -429,7 +426,7 @@ def test_rule_that_fails_holds_nobody_to_what_a_namespace_has_enforced() -> None
 
 
 def test_two_targets_that_are_one_cgroup_both_fail() -> None:
-    other = Wish(replace(TARGET, name="pod/other", pod=PodRef("default", "other", "u-2")), (sourced(FAST),))
+    other = Wish(TARGET._replace(name="pod/other", pod=PodRef("default", "other", "u-2")), (sourced(FAST),))
     for wishes in ([wish(sourced(SLOW)), other], [other, wish(sourced(SLOW))]):
         found = Desired(wishes, Settings(), [present(LOSS, "pod")], Network())
         assert (found.rows, found.all_failed()) == ([], True)
@@ -476,7 +473,7 @@ def test_rules_of_a_standing_wish_fail_each_with_its_own_reason() -> None:
 
 
 def test_one_wish_that_fails_leaves_the_others() -> None:
-    other = replace(wish(sourced(SLOW)), target=replace(TARGET, cgroup=Cgroup(Path("/cgroups/8"), 8)))
+    other = wish(sourced(SLOW))._replace(target=TARGET._replace(cgroup=Cgroup(Path("/cgroups/8"), 8)))
     found = Desired([wish(sourced(SLOW)), other], Settings(), [], Network())
     found.fail(7, "", PodmgrError("it failed"))
     assert [row.cgroup_id for row in found.rows] == [8]
@@ -487,7 +484,7 @@ def test_pods_uid_stands_for_one_cgroup_only() -> None:
     found = made(wish(sourced(SLOW)))
     found.require_one_cgroup_each([present(LOSS, "pod"), attachment(owner="u-2", cgroup_id=9)])
     assert not found.all_failed()
-    found.require_one_cgroup_each([replace(present(LOSS, "pod"), cgroup_id=8, cgroup_path="/cgroups/8")])
+    found.require_one_cgroup_each([present(LOSS, "pod")._replace(cgroup_id=8, cgroup_path="/cgroups/8")])
     ((_, _, error),) = found.failures()
     assert error.message == "the pod u-1 is already on /cgroups/8"
     assert found.all_failed()
@@ -532,8 +529,8 @@ def test_custom_program_for_the_cgroup_hook_stays_there(tmp_path: Path) -> None:
 def test_custom_program_is_made_for_shared_interfaces_where_the_target_has_no_others(
     tmp_path: Path, counts_loopback: bool
 ) -> None:
-    target = replace(TARGET, counts_loopback=counts_loopback)
-    found = made(replace(wish(sourced(DROPPER)), target=target), folder=own_program(tmp_path))
+    target = TARGET._replace(counts_loopback=counts_loopback)
+    found = made(wish(sourced(DROPPER))._replace(target=target), folder=own_program(tmp_path))
     (spec,) = found.specs.values()
     assert (spec.hook, spec.is_scoped) == (None, counts_loopback)
 
@@ -582,7 +579,7 @@ def test_what_the_command_line_put_somewhere_stays_there(rule: str, counts_loopb
     found = made(wish(), row, network=network)
     found.settle({row.object_digest: "cgroup"})
     found.require_fq()
-    assert found.rows == [replace(row, program_id=None)]
+    assert found.rows == [row._replace(program_id=None)]
     assert (found.failures(), network.asked) == ([], [])
 
 
@@ -592,7 +589,7 @@ def test_custom_program_of_the_command_line_stays_where_it_is(tmp_path: Path) ->
     first = made(wished, folder=folder)
     first.settle({row.object_digest: "tc" for row in first.rows})
     (row,) = first.rows
-    found = made(wish(), replace(row, program_id=5), folder=folder, network=Network(errors=[DROPPER]))
+    found = made(wish(), row._replace(program_id=5), folder=folder, network=Network(errors=[DROPPER]))
     found.settle({row.object_digest: "tc"})
     assert found.rows == [row]
     assert not found.failures()

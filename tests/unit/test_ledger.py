@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -399,7 +398,7 @@ def test_lock_that_is_never_free_is_an_error(folder: Path, monkeypatch: pytest.M
 
 
 def test_rows_of_a_pod_keep_its_names(folder: Path) -> None:
-    row = replace(ROWS[1], pod=PodRef("default", "web", ""))
+    row = ROWS[1]._replace(pod=PodRef("default", "web", ""))
     written(folder, [row])
     assert ledger.read(folder)[0].pod == PodRef("default", "web", "")
 

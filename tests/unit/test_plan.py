@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -51,15 +50,15 @@ def actuals(draw: st.DrawFn) -> list[Attachment]:
     known = draw(st.lists(ROWS, unique_by=lambda row: row.identity))
     orphans = draw(st.lists(ROWS, unique_by=lambda row: row.identity, max_size=3))
     taken = {row.identity for row in known}
-    rows = known + [replace(row, rule="", kind="unknown") for row in orphans if row.identity not in taken]
-    return [replace(row, program_id=100 + number, hook="cgroup") for number, row in enumerate(rows)]
+    rows = known + [row._replace(rule="", kind="unknown") for row in orphans if row.identity not in taken]
+    return [row._replace(program_id=100 + number, hook="cgroup") for number, row in enumerate(rows)]
 
 
 def carried_out(plan: Plan, actual: Iterable[Attachment]) -> list[Attachment]:
     """What is attached after the plan, each new row with the id of its program."""
     gone = {row.identity for row in plan.detach}
     left = [row for row in actual if row.identity not in gone]
-    return left + [replace(row, program_id=1000 + number) for number, row in enumerate(plan.attach)]
+    return left + [row._replace(program_id=1000 + number) for number, row in enumerate(plan.attach)]
 
 
 def identities(rows: Iterable[Attachment]) -> list[str]:
@@ -151,7 +150,7 @@ def test_attachment_that_only_its_pin_tells_of_is_recognised_by_its_digest() -> 
     wanted = row(RULES[0])
     plan = make_plan([wanted], [unknown(7, wanted.digest, 9)])
     assert plan.is_empty
-    assert plan.unchanged == (replace(wanted, program_id=9),)
+    assert plan.unchanged == (wanted._replace(program_id=9),)
 
 
 def test_unwanted_attachment_that_only_its_pin_tells_of_is_detached() -> None:
@@ -162,9 +161,9 @@ def test_unwanted_attachment_that_only_its_pin_tells_of_is_detached() -> None:
 
 
 def test_source_and_target_name_do_not_make_a_row_new() -> None:
-    wanted = replace(row(RULES[0]), source="service/web", target="pod/web")
+    wanted = row(RULES[0])._replace(source="service/web", target="pod/web")
     plan = make_plan([wanted], [row(RULES[0], program_id=5)])
-    assert plan.unchanged == (replace(wanted, program_id=5),)
+    assert plan.unchanged == (wanted._replace(program_id=5),)
 
 
 def test_identity_and_slot_tell_the_directions_apart() -> None:
@@ -215,11 +214,11 @@ def test_selection_covers_by_cgroup_or_by_owner(cgroup_id: int, owner: str, is_c
     [("cli", False), ("pod", True), ("service/cli", True), ("namespace/shop", True), ("unknown", True)],
 )
 def test_selection_spares_what_one_source_has_put_there(source: str, is_covered: bool) -> None:
-    assert SPARING_CLI.covers(replace(attachment(cgroup_id=7), source=source)) is is_covered
+    assert SPARING_CLI.covers(attachment(cgroup_id=7)._replace(source=source)) is is_covered
 
 
 def test_sparing_a_source_widens_no_selection() -> None:
-    assert not SPARING_CLI.covers(replace(attachment(cgroup_id=8), source="pod"))
+    assert not SPARING_CLI.covers(attachment(cgroup_id=8)._replace(source="pod"))
 
 
 def test_empty_selection_covers_nothing() -> None:

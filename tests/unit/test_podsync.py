@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +160,11 @@ class Node:
 
 def row(uid: str, source: str = "pod", rule: str = LIMIT) -> Attachment:
     pod = PodRef("shop", "web", uid)
-    return replace(attachment(rule, owner=uid, pod=pod, program_id=5, target="pod/web"), source=source)
+    return attachment(rule, owner=uid, pod=pod, program_id=5, target="pod/web")._replace(source=source)
 
 
 def on(cgroup: Cgroup, row: Attachment) -> Attachment:
-    return replace(row, cgroup_path=str(cgroup.path), cgroup_id=cgroup.id)
+    return row._replace(cgroup_path=str(cgroup.path), cgroup_id=cgroup.id)
 
 
 def failure(message: str, uid: str = ONE) -> Outcome:
@@ -347,7 +347,7 @@ def test_mirror_pod_that_is_made_anew_is_not_cleaned_up_after(node: Node) -> Non
     mirror = {"kubernetes.io/config.hash": HASH, "kubernetes.io/config.mirror": HASH}
     node.pod(TWO, SLOW, more=mirror)
     cgroup = node.cgroup(HASH)
-    node.rows(replace(on(cgroup, row(TWO)), owner=ONE))
+    node.rows(on(cgroup, row(TWO))._replace(owner=ONE))
     assert node.sync.traces() == {TWO}
     node.bring(ONE, TWO)
     assert (node.wished(), node.kernel.cleaned) == ({TWO: [LIMIT]}, [])

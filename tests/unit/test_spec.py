@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 
@@ -66,7 +64,7 @@ def test_podmgr_tells_the_program_whether_others_use_its_interfaces(is_scoped: b
     ],
 )
 def test_built_in_program_is_told_its_hook(option: str, program: str, hook: Hook | None, macro: str) -> None:
-    made = spec(option, replace(SOURCE, name=program), hook=hook)
+    made = spec(option, SOURCE._replace(name=program), hook=hook)
     assert dict(made.macros)["PODMGR_TC"] == macro
 
 
@@ -76,7 +74,7 @@ def test_other_programs_are_not_told_their_hook() -> None:
 
 def test_macros_of_the_rule_follow_podmgrs_own() -> None:
     assert spec("ebpf-limit=dropper egress -DPORT=80").macros[4:] == (("PORT", "80"),)
-    loss = spec("loss=uniform egress 50%", replace(SOURCE, name="loss"), hook=Hook.TC)
+    loss = spec("loss=uniform egress 50%", SOURCE._replace(name="loss"), hook=Hook.TC)
     assert loss.macros[4:] == (("PODMGR_TC", "1"), ("THRESHOLD", "2147483648ULL"))
 
 
@@ -84,7 +82,7 @@ def test_macros_of_the_rule_follow_podmgrs_own() -> None:
     ("source", "tip"),
     [
         (SOURCE, "its source tests with #ifndef: PORT"),
-        (replace(SOURCE, macros=frozenset()), "its source tests with #ifndef: none"),
+        (SOURCE._replace(macros=frozenset()), "its source tests with #ifndef: none"),
         (READY, "a ready object takes no macros"),
     ],
 )
@@ -110,12 +108,12 @@ VARIANTS = {
     "another compiler": spec(compiler="clang 2"),
     "loopback": spec(counts_loopback=True),
     "scoped": spec(is_scoped=True),
-    "a built-in": spec(source=replace(SOURCE, name="loss")),
-    "a built-in at tc": spec(source=replace(SOURCE, name="loss"), hook=Hook.TC),
-    "another source": spec(source=replace(SOURCE, content=SOURCE.content + b"\n")),
+    "a built-in": spec(source=SOURCE._replace(name="loss")),
+    "a built-in at tc": spec(source=SOURCE._replace(name="loss"), hook=Hook.TC),
+    "another source": spec(source=SOURCE._replace(content=SOURCE.content + b"\n")),
     "a ready object": spec(source=READY),
     "a ready object, another direction": spec("ebpf-limit=dropper ingress", READY),
-    "another ready object": spec(source=replace(READY, content=b"\x7fELF2")),
+    "another ready object": spec(source=READY._replace(content=b"\x7fELF2")),
 }
 
 
