@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +30,13 @@ def pin_of(settings: Settings, row: Attachment) -> Pin:
 
 def cgroup_of(row: Attachment) -> Cgroup:
     """The row's cgroup, which may have vanished."""
-    return Cgroup(Path(row.cgroup_path), row.cgroup_id)
+    return _cgroup(row.cgroup_path, row.cgroup_id)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cgroup(path: str, cgroup_id: int) -> Cgroup:
+    """A path is taken to pieces when it is made, and a node's are looked at many times."""
+    return Cgroup(Path(path), cgroup_id)
 
 
 def pinned_id(settings: Settings, row: Attachment) -> int | None:
@@ -209,13 +216,13 @@ class Sight:
 
 def _on_cgroups(rows: Iterable[Attachment]) -> set[_OnCgroup]:
     """What hangs now on the cgroups of the rows, in their directions; each is looked at once."""
-    directions: dict[tuple[int, str], set[Direction]] = {}
+    directions: dict[Cgroup, set[Direction]] = {}
     for row in rows:
-        directions.setdefault((row.cgroup_id, row.cgroup_path), set()).add(row.direction)
+        directions.setdefault(cgroup_of(row), set()).add(row.direction)
     return {
-        (cgroup_id, direction, program_id)
-        for (cgroup_id, path), sides in directions.items()
-        for direction, program_ids in _attached_to(Cgroup(Path(path), cgroup_id), sides).items()
+        (cgroup.id, direction, program_id)
+        for cgroup, sides in directions.items()
+        for direction, program_ids in _attached_to(cgroup, sides).items()
         for program_id in program_ids
     }
 

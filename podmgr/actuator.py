@@ -80,9 +80,9 @@ class Actuator:
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
             folder = f"/proc/self/fd/{self.state.fd}/{objects[rows[0].object_digest].path.parent.name}"
-            commands = []
+            commands, opened = [], Path(f"/proc/self/fd/{bpffs}")
             for row in rows:
-                pin = Pin(Path(f"/proc/self/fd/{bpffs}"), row.owner, row.digest)
+                pin = Pin(opened, row.owner, row.digest)
                 path = f"{folder}/{objects[row.object_digest].path.name}"
                 commands.append(bpftool.load(path, pin.program, pin.maps, row.hook))
             results = bpftool.batches(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
@@ -117,9 +117,9 @@ class Actuator:
             return failures
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
-            commands = []
+            commands, opened = [], Path(f"/proc/self/fd/{bpffs}")
             for row in asking:
-                pin = Pin(Path(f"/proc/self/fd/{bpffs}"), row.owner, row.digest)
+                pin = Pin(opened, row.owner, row.digest)
                 commands.append(bpftool.set_scope(pin.scope, row.cgroup_id, cgroups.level(cgroup_of(row))))
             results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
         failed = zip(asking, results, strict=True)
@@ -282,11 +282,8 @@ def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:
 
 def _open_cgroups(rows: Sequence[Attachment], stack: ExitStack) -> dict[int, int | None]:
     """A descriptor for each cgroup of the rows; None for one that has vanished."""
-    distinct = {row.cgroup_id: Path(row.cgroup_path) for row in rows}
-    return {
-        cgroup_id: stack.enter_context(cgroups.opened(cgroups.Cgroup(path, cgroup_id)))
-        for cgroup_id, path in distinct.items()
-    }
+    distinct = {row.cgroup_id: cgroup_of(row) for row in rows}
+    return {key: stack.enter_context(cgroups.opened(cgroup)) for key, cgroup in distinct.items()}
 
 
 def _open(handles: Mapping[int, int | None]) -> list[int]:

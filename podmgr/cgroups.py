@@ -69,11 +69,15 @@ def locate(root: Path, path: str) -> Cgroup:
     """
     shown = printable(path)
     try:
-        found = (root / path).resolve(strict=True)
-        status = found.stat()
-    except (OSError, ValueError, RuntimeError) as error:
+        fd = os.open(os.path.join(root, path), os.O_PATH | os.O_CLOEXEC)
+        try:
+            status, found = os.fstat(fd), Path(os.readlink(f"/proc/self/fd/{fd}"))
+        finally:
+            os.close(fd)
+        is_cgroup = status.st_dev == os.stat(root).st_dev and os.path.exists(found / "cgroup.procs")
+    except (OSError, ValueError) as error:
         raise _cannot_use(f"cgroup {shown}", error, root) from error
-    if status.st_dev != root.stat().st_dev or not (found / "cgroup.procs").exists():
+    if not is_cgroup:
         raise PodmgrError(f"{shown} is not a cgroup of {root}", tip=f"ls {root}")
     if not found.is_relative_to(root):
         raise PodmgrError(f"cgroup {shown} is outside {root}", tip=f"ls {root}")

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from podmgr import cgroups, pins, proc
 from podmgr.catalog import DRAWS, drop_threshold
@@ -28,8 +28,7 @@ _UDP_PORT, _DROPPED_PORT = 4444, 5353
 _FREED_SECONDS = 5.0  # the kernel frees programs some time after they are let go
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One line of the demo's table."""
 
     rule: str

@@ -7,9 +7,9 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import bpf_syscall, cgroups, mounts, proc, scratch
 from podmgr.annotations import SourcedRule
@@ -48,8 +48,7 @@ class Status(StrEnum):
     LACKING = "lacking"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One line: what was looked at, what was found, and what to do."""
 
     name: str

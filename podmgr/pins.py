@@ -148,14 +148,19 @@ def remove(pin: Pin) -> None:
     """Unpin the program and its maps. What is gone already is fine."""
     with suppress(FileNotFoundError):
         os.unlink(pin.program)
-    for folder, folders, names in os.walk(pin.maps, topdown=False):  # also what others put there
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{folder}/{name}")
-        for name in folders:
-            os.rmdir(f"{folder}/{name}")
     with suppress(FileNotFoundError):
-        os.rmdir(pin.maps)
+        _remove_folder(pin.maps)
+
+
+def _remove_folder(folder: str) -> None:
+    """With all that is in it, also what others put there."""
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            if entry.is_dir(follow_symlinks=False):
+                _remove_folder(entry.path)
+            else:
+                os.unlink(entry.path)
+    os.rmdir(folder)
 
 
 def remove_empty_folders(bpffs: Path) -> None:

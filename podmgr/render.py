@@ -5,7 +5,6 @@ Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -178,7 +177,7 @@ class DemoTable:
 
     def end(self) -> None:
         if self._is_document:
-            rows = [dataclasses.asdict(row) for row in self._rows]
+            rows = [row._asdict() for row in self._rows]
             print(document({"version": 1, "rows": rows}, self._form), end="")
 
     @property
@@ -208,7 +207,7 @@ class FindingList:
 
     def end(self) -> None:
         if self._is_document:
-            rows = [dataclasses.asdict(finding) for finding in self._findings]
+            rows = [finding._asdict() for finding in self._findings]
             print(document({"version": 1, "findings": rows}, self._form), end="")
 
     @property

@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import cgroups, proc, scratch
 from podmgr.cgroups import Cgroup
@@ -30,8 +30,7 @@ PROBE = (sys.executable, "-I", str(Path(__file__).with_name("probe.py")))  # whe
 _READY_SECONDS = 30.0  # an emulated machine is slow
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(NamedTuple):
     """The throw-away pod and the world outside it, each with the process that holds its namespace."""
 
     cgroup: Cgroup

@@ -186,7 +186,7 @@ def test_missing_cgroup_of_the_real_mount_is_an_error() -> None:
 
 
 def test_not_being_allowed_to_look_is_not_being_absent(root: Path, mocker: MockerFixture) -> None:
-    mocker.patch.object(Path, "resolve", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    mocker.patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
     with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup web"):
         cgroups.locate(root, "web")
 
