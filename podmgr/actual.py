@@ -104,16 +104,19 @@ class Sight:
         found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
         return {name: [item for side in Direction for item in found.get((name, side), ())] for name in names}
 
-    def has_unknown_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> bool:
-        """Whether a look at some cgroups alone, by owner, shows what their rows do not explain.
+    def healthy_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> list[Attachment]:
+        """The healthy rows of these cgroups, and of their owners."""
+        ids = {cgroup.id for cgroup in near.values()}
+        return self.healthy([row for row in rows if row.cgroup_id in ids or row.owner in near])
+
+    def has_unknown_near(self, healthy: Sequence[Attachment], near: Mapping[str, Cgroup]) -> bool:
+        """Whether a look at some cgroups alone, by owner, shows what their healthy rows do not explain.
 
         Programs of others on these cgroups count too: whose they are is seen by a look at all pins.
         """
-        ids = {cgroup.id for cgroup in near.values()}
-        healthy = self.healthy([row for row in rows if row.cgroup_id in ids or row.owner in near])
-        explained = {row.program_id for row in healthy}
         if unknown_pins(self.settings, healthy, near):
             return True
+        explained = {row.program_id for row in healthy}
         return any(not explained.issuperset(_all_attached_to(cgroup)) for cgroup in near.values())
 
     def unknown_attachments(

@@ -73,10 +73,10 @@ class Actuator:
     ) -> tuple[list[Attachment], Failures]:
         if not rows:
             return [], []
-        for owner in {row.owner for row in rows}:
-            pins.make_owner(self.settings.bpffs, owner)
+        new = {owner for owner in {row.owner for row in rows} if pins.make_owner(self.settings.bpffs, owner)}
         for row in rows:
-            pins.remove(pin_of(self.settings, row))  # a crash may have left half of one
+            if row.owner not in new:
+                pins.remove(pin_of(self.settings, row))  # a crash may have left half of one
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
             folder = f"/proc/self/fd/{self.state.fd}/{objects[rows[0].object_digest].path.parent.name}"

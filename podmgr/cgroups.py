@@ -257,6 +257,9 @@ def is_populated(cgroup: Cgroup) -> bool:
 def processes(cgroup: Cgroup) -> list[int]:
     """The processes in the cgroup and below it."""
     found: list[int] = []
+    with suppress(OSError):  # the root has no such file
+        if "populated 0" in (cgroup.path / "cgroup.events").read_text():
+            return found
     for folder, _, _ in os.walk(cgroup.path):
         with suppress(OSError):
             found += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]

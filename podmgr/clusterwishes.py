@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from podmgr import ledger, workloads
 from podmgr.cgroups import Cgroup, PodIndex, find_root
 from podmgr.cluster import Cluster, Pod, pod_of
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, StatusError, find_node
 from podmgr.ledger import DamagedLedgerError
+from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import Rule
 from podmgr.settings import Settings

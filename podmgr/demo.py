@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from podmgr import cgroups, pins, proc
 from podmgr.catalog import DRAWS, drop_threshold
-from podmgr.desired import Target
 from podmgr.grammar import parse_rule_option
 from podmgr.intervals import binomial_interval
+from podmgr.plan import Target
 from podmgr.programs import shipped_folder
 from podmgr.reconcile import Outcome, Report, apply, clean, observe
 from podmgr.rules import Bandwidth, ExponentialLoss, Rule, UniformLoss

@@ -10,39 +10,15 @@ from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
 from podmgr.catalog import chosen_hook, recipe
-from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.network import Networks, Placement
-from podmgr.plan import Attachment, PodRef, Selection, Slot, slot_of
+from podmgr.plan import Attachment, Slot, Target, slot_of
 from podmgr.rules import Hook, Rule, collision_key
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
 _AT_CGROUP = Placement(Hook.CGROUP)
-
-
-class Target(NamedTuple):
-    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback.
-
-    `starts_here`: what will live in the cgroup is started by podmgr.
-    """
-
-    name: str
-    cgroup: Cgroup
-    pod: PodRef | None = None
-    counts_loopback: bool = True
-    starts_here: bool = False
-
-    @property
-    def owner(self) -> str:
-        """Names the folder of its pins."""
-        return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
-
-    @property
-    def selection(self) -> Selection:
-        """Everything on it."""
-        return Selection(frozenset({self.cgroup.id}), frozenset({self.owner}))
 
 
 class Wish(NamedTuple):

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from podmgr import bpf_syscall, cgroups, mounts, proc, scratch
 from podmgr.annotations import SourcedRule
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.proc import Runner, find
 from podmgr.reconcile import apply, clean, observe
 from podmgr.rules import Direction

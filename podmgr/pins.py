@@ -110,9 +110,13 @@ def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
     return mounted
 
 
-def make_owner(bpffs: Path, owner: str) -> None:
-    """Make the owner's folder."""
-    (bpffs / owner).mkdir(mode=0o700, exist_ok=True)
+def make_owner(bpffs: Path, owner: str) -> bool:
+    """Make the owner's folder; whether it was not there yet."""
+    try:
+        os.mkdir(bpffs / owner, 0o700)
+    except FileExistsError:
+        return False
+    return True
 
 
 def pinned(bpffs: Path, of: Collection[str] | None = None) -> Iterator[Pin]:

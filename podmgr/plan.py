@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from podmgr.grammar import parse_rule_option
 from podmgr.rules import Direction, collision_key
+
+if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
+    from podmgr.cgroups import Cgroup
 
 Slot = tuple[object, ...]
 
@@ -135,3 +138,26 @@ class Selection(NamedTuple):
 
     def __or__(self, other: Selection) -> Selection:
         return self._replace(cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)
+
+
+class Target(NamedTuple):
+    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback.
+
+    `starts_here`: what will live in the cgroup is started by podmgr.
+    """
+
+    name: str
+    cgroup: Cgroup
+    pod: PodRef | None = None
+    counts_loopback: bool = True
+    starts_here: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Names the folder of its pins."""
+        return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
+
+    @property
+    def selection(self) -> Selection:
+        """Everything on it."""
+        return Selection(frozenset({self.cgroup.id}), frozenset({self.owner}))

@@ -16,11 +16,11 @@ from podmgr import actual, cgroups, ledger, pins, reconcile
 from podmgr.annotations import CLI, PodRules
 from podmgr.cgroups import Cgroup, PodIndex
 from podmgr.cluster import Pod
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.journal import Journal
 from podmgr.ledger import DamagedLedgerError
-from podmgr.plan import Attachment, PodRef, Selection
+from podmgr.plan import Attachment, PodRef, Selection, Target
 from podmgr.proc import Runner
 from podmgr.reconcile import Action, Outcome
 from podmgr.settings import Settings

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from podmgr import cgroups, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import UsageError, printable
+from podmgr.plan import Target
 from podmgr.proc import Runner
 from podmgr.reconcile import Action, Report, apply, clean, observe, remarks
 from podmgr.rules import Rule

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podmgr import cgroups
-from podmgr.desired import Target
 from podmgr.errors import UsageError, printable
+from podmgr.plan import Target
 
 # kubectl's names and short names, to the name that `list` shows.
 KUBERNETES_KINDS = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from podmgr import cgroups, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, UsageError
+from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import KEYS, Rule, collision_key
 from podmgr.settings import Settings

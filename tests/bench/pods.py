@@ -10,8 +10,9 @@ from pathlib import Path
 
 from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.reconcile import apply, clean
 from podmgr.settings import Settings
 from podmgr.throwaway import Pod, throw_away_pod

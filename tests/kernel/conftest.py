@@ -19,9 +19,10 @@ import pytest
 from podmgr import bpf_syscall, cgroups, pins, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.reconcile import Action, Observed, Outcome, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings

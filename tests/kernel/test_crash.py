@@ -11,8 +11,9 @@ import pytest
 from podmgr import bpf_syscall, cgroups, ledger, pins, proc, reconcile
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.killing import is_killed, kill_everywhere

@@ -15,9 +15,10 @@ import pytest
 from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.errors import ToolTimeoutError
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.proc import Completed
 from podmgr.reconcile import apply
 from tests.kernel.conftest import (

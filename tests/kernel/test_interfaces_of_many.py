@@ -20,8 +20,9 @@ import pytest
 from podmgr import cgroups, ledger, pins, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.desired import Target
+from podmgr.plan import Target
 from podmgr.reconcile import Action, clean
 from podmgr.settings import Settings
 from podmgr.throwaway import WORLD_ADDRESS, Pod, throw_away_pod

@@ -11,8 +11,9 @@ from pathlib import Path
 from podmgr import cgroups, proc
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target, Wish
+from podmgr.desired import Wish
 from podmgr.grammar import parse_rule_option
+from podmgr.plan import Target
 from podmgr.reconcile import Action, apply
 from podmgr.rules import Direction
 from podmgr.settings import Settings

@@ -150,23 +150,23 @@ def test_rows_explain_all_that_is_there(kernel: Kernel, settings: Settings, look
         there(kernel, settings, 6, digest="def"),
         there(kernel, settings, 7, digest="ghi", direction=INGRESS),
     ]
-    assert not look.has_unknown_near(rows, near("7"))
+    assert not look.has_unknown_near(look.healthy_near(rows, near("7")), near("7"))
 
 
 def test_pods_pins_may_be_under_its_uid(kernel: Kernel, settings: Settings, look: Sight) -> None:
     row = there(kernel, settings, owner="u-1")
-    assert not look.has_unknown_near([row], near("u-1"))
+    assert not look.has_unknown_near(look.healthy_near([row], near("u-1")), near("u-1"))
 
 
 def test_cgroup_may_be_called_otherwise_today(kernel: Kernel, settings: Settings, look: Sight) -> None:
     """By its pod's UID yesterday, by its number now: its row speaks for it all the same."""
     row = there(kernel, settings, owner="u-1")
-    assert not look.has_unknown_near([row], near("7"))
+    assert not look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
 def test_pod_may_be_on_another_cgroup_today(kernel: Kernel, settings: Settings, look: Sight) -> None:
     row = there(kernel, settings, owner="u-1", cgroup_id=8)
-    assert not look.has_unknown_near([row], near("u-1"))
+    assert not look.has_unknown_near(look.healthy_near([row], near("u-1")), near("u-1"))
     assert look.has_unknown_near([], near("u-1"))
 
 
@@ -176,13 +176,13 @@ def test_program_without_a_row_is_unknown(
 ) -> None:
     row = there(kernel, settings)
     kernel.attached[7, direction] = (*kernel.attached.get((7, direction), ()), 9)
-    assert look.has_unknown_near([row], near("7"))
+    assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
 def test_pin_without_a_row_is_unknown(kernel: Kernel, settings: Settings, look: Sight) -> None:
     row = there(kernel, settings)
     pinned(settings, "7", "orphan", 9)
-    assert look.has_unknown_near([row], near("7"))
+    assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
 def test_pin_that_the_rows_program_has_lost_to_another_is_unknown(
@@ -190,17 +190,17 @@ def test_pin_that_the_rows_program_has_lost_to_another_is_unknown(
 ) -> None:
     row = there(kernel, settings)
     pinned(settings, "7", "abc", 9)
-    assert look.has_unknown_near([row], near("7"))
+    assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
 def test_row_that_is_not_attached_explains_no_pin(kernel: Kernel, settings: Settings, look: Sight) -> None:
     row = there(kernel, settings)
     kernel.attached.clear()
-    assert look.has_unknown_near([row], near("7"))
+    assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
 def test_row_that_lost_pin_and_program_hides_nothing(kernel: Kernel, look: Sight) -> None:
-    assert not look.has_unknown_near([attachment(program_id=5)], near("7"))
+    assert not look.has_unknown_near(look.healthy_near([attachment(program_id=5)], near("7")), near("7"))
     assert kernel.looked_at == {7}
 
 
@@ -209,7 +209,7 @@ def test_row_on_another_cgroup_does_not_explain_what_is_here(
 ) -> None:
     elsewhere = there(kernel, settings, 9, cgroup_id=8, owner="8")
     kernel.attached[7, EGRESS] = (9,)
-    assert look.has_unknown_near([elsewhere], near("7"))
+    assert look.has_unknown_near(look.healthy_near([elsewhere], near("7")), near("7"))
 
 
 def test_far_away_nothing_is_looked_at(kernel: Kernel, settings: Settings, look: Sight) -> None:
@@ -219,7 +219,7 @@ def test_far_away_nothing_is_looked_at(kernel: Kernel, settings: Settings, look:
     kernel.attached[30, INGRESS] = (99,)
     pinned(settings, "30", "orphan", 98)
     kernel.looked_at.clear()
-    assert not look.has_unknown_near(rows, near("7"))
+    assert not look.has_unknown_near(look.healthy_near(rows, near("7")), near("7"))
     assert kernel.looked_at == {7}
 
 

@@ -13,12 +13,12 @@ from podmgr import desired
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.catalog import chosen_hook
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Desired, Target, Wish
+from podmgr.desired import Desired, Wish
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.netns import Namespaces
 from podmgr.network import Networks, Placement
-from podmgr.plan import Attachment, Link, PodRef, Selection
+from podmgr.plan import Attachment, Link, PodRef, Selection, Target
 from podmgr.rules import Direction, Hook, Rule, collision_key
 from podmgr.settings import Settings
 from tests.unit.samples import Script, attachment, said

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from podmgr.cgroups import Cgroup
-from podmgr.desired import Target
 from podmgr.errors import PodmgrError
-from podmgr.plan import PodRef
+from podmgr.plan import PodRef, Target
 from podmgr.reconcile import Action, Outcome, exit_code, remarks
 
 CGROUP = Cgroup(Path("/cgroups/a"), 77)
