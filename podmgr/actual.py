@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from podmgr import bpf_syscall, cgroups, pins, tc
@@ -52,18 +51,18 @@ def unknown_pins(
     return [pin for pin in pins.pinned(settings.bpffs, owners) if (pin.owner, pin.digest) not in known]
 
 
-@dataclass
 class Sight:
     """A look at the kernel. tc is asked once for each namespace, until `forget` is called.
 
     Cgroups are looked at anew each time: that costs a system call.
     """
 
-    settings: Settings
-    namespaces: Namespaces
-    runner: Runner
-    _filters: dict[int, dict[_Side, list[Filter]]] = field(default_factory=dict)
-    _names: dict[int, dict[int, str]] = field(default_factory=dict)
+    def __init__(self, settings: Settings, namespaces: Namespaces, runner: Runner) -> None:
+        self.settings = settings
+        self.namespaces = namespaces
+        self.runner = runner
+        self._filters: dict[int, dict[_Side, list[Filter]]] = {}
+        self._names: dict[int, dict[int, str]] = {}
 
     def forget(self, namespaces: Iterable[int]) -> None:
         """Something was changed there."""

@@ -12,8 +12,8 @@ import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from podmgr import bpf_syscall, bpftool, cgroups, elf, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, pinned_id
@@ -33,8 +33,7 @@ _LOG_LINES = 15
 _MOST_CGROUPS_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class Actuator:
+class Actuator(NamedTuple):
     """Acts within one transaction, whose lock all child processes inherit."""
 
     settings: Settings

@@ -41,6 +41,7 @@ BPF_F_ALLOW_MULTI = 2
 MAX_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS: what a cgroup and a direction can hold
 
 _ATTR_BYTES = 64
+_Attr = ctypes.c_char * _ATTR_BYTES
 _PROG_INFO_BYTES = 8  # struct bpf_prog_info begins with u32 type, u32 id
 _MAP_INFO_BYTES = 24  # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags
 _BPF_MAP_TYPE_PERCPU_ARRAY = 6
@@ -164,7 +165,7 @@ def _bpf(command: int, attr: bytearray, purpose: str) -> int:
             f"no bpf system call number known for {platform.machine()}",
             tip="report the machine type; podmgr knows " + ", ".join(_SYSCALL_NUMBERS),
         )
-    buffer = (ctypes.c_char * len(attr)).from_buffer(attr)
+    buffer = _Attr.from_buffer(attr)
     result = int(_libc.syscall(number, command, buffer, len(attr)))
     if result >= 0:
         return result

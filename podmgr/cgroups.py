@@ -75,11 +75,12 @@ def locate(root: Path, path: str) -> Cgroup:
         finally:
             os.close(fd)
         is_cgroup = status.st_dev == os.stat(root).st_dev and os.path.exists(found / "cgroup.procs")
+        is_here = os.stat(found).st_ino == status.st_ino  # and not by way of another mount namespace
     except (OSError, ValueError) as error:
         raise _cannot_use(f"cgroup {shown}", error, root) from error
     if not is_cgroup:
         raise PodmgrError(f"{shown} is not a cgroup of {root}", tip=f"ls {root}")
-    if not found.is_relative_to(root):
+    if not is_here or not found.is_relative_to(root):
         raise PodmgrError(f"cgroup {shown} is outside {root}", tip=f"ls {root}")
     if found == root:
         raise UsageError("the root cgroup is the whole machine", tip=f"name a cgroup below {root}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from podmgr import pins, qdiscs, tc
 from podmgr.actual import Sight, cgroup_of
@@ -29,13 +29,13 @@ _DELAYING_PRIORITY = FIRST_PRIORITY + DELAYING
 Complaints = dict[Attachment, PodmgrError]
 
 
-@dataclass
 class _Batch:
     """What is sent to tc for one namespace, and for which rows each command is."""
 
-    commands: list[Command] = field(default_factory=list)
-    rows: list[Collection[Attachment]] = field(default_factory=list)
-    marks: dict[Command, Mark] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.rows: list[Collection[Attachment]] = []
+        self.marks: dict[Command, Mark] = {}
 
     def add(self, command: Command, rows: Collection[Attachment]) -> None:
         self.commands.append(command)
@@ -49,8 +49,7 @@ class _Batch:
             self.add(command, rows)
 
 
-@dataclass(frozen=True)
-class Filters:
+class Filters(NamedTuple):
     """Acts within one transaction, whose lock all child processes inherit (`lock_fd`)."""
 
     settings: Settings

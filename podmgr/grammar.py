@@ -10,7 +10,6 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from decimal import Decimal
 
 from podmgr.errors import RuleError, UsageError, printable
@@ -341,11 +340,11 @@ def _placed(place: Place, name: str, text: str, fail: _Fail) -> Place:
     """`place` with one more option of it."""
     if name == "hook":
         try:
-            place = replace(place, hook=Hook(text.lower()))
+            place = place._replace(hook=Hook(text.lower()))
         except ValueError:
             raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
     else:
-        place = replace(place, interfaces=_interfaces(text, fail))
+        place = place._replace(interfaces=_interfaces(text, fail))
     if place.hook is Hook.CGROUP and place.interfaces:
         raise fail("the cgroup hook knows no interfaces", "interface=NAME with hook=tc, or without hook=")
     return place

@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +45,11 @@ class State(NamedTuple):
 _Signature = tuple[int, ...]
 
 
-@dataclass(slots=True)
 class _Cache:
     """The rows of the file that was last read or written; each write makes another file."""
 
-    content: tuple[_Signature, tuple[Attachment, ...]] = ((), ())
+    def __init__(self) -> None:
+        self.content: tuple[_Signature, tuple[Attachment, ...]] = ((), ())
 
     def remember(self, signature: _Signature, rows: Sequence[Attachment]) -> None:
         self.content = (signature, tuple(rows))  # at once: other threads read too

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,12 +50,11 @@ class Pin(NamedTuple):
         return f"{self.maps}/{SCOPE_MAP}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Mark:
+class Mark(NamedTuple):
     """A qdisc that podmgr made: on which interface of which network namespace, and its kind."""
 
     namespace: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method of that name is not missed
     kind: str
 
     def __str__(self) -> str:
@@ -107,7 +105,22 @@ def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
         bpffs.mkdir(mode=0o700, parents=True, exist_ok=True)
     except PermissionError as error:
         raise _not_allowed(bpffs) from error
+    require_own(bpffs)
     return mounted
+
+
+def require_own(bpffs: Path) -> None:
+    """Raise PermissionDeniedError if others may write to the pins' folder, should it be there.
+
+    Anybody may make folders in many a /sys/fs/bpf, and would choose what is unpinned, and as what.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = os.lstat(bpffs)
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise PermissionDeniedError(
+                f"others may write to the pins' folder {bpffs}",
+                tip=f"see whose it is: ls -ld {bpffs}; remove it, or name another with --bpffs",
+            )
 
 
 def make_owner(bpffs: Path, owner: str) -> bool:
@@ -157,7 +170,10 @@ def remove(pin: Pin) -> None:
 
 
 def _remove_folder(folder: str) -> None:
-    """With all that is in it, also what others put there."""
+    """With all that is in it, also what others put there. A link is removed, not followed."""
+    if os.path.islink(folder):
+        os.unlink(folder)
+        return
     for entry in os.scandir(folder):
         with suppress(FileNotFoundError):
             if entry.is_dir(follow_symlinks=False):

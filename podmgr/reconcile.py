@@ -113,7 +113,8 @@ def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> li
         store = ObjectStore(settings.state_dir)
         desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
         desired.require_fq()
-        actual = _actual(desired, sight, rows)
+        gone = set(_without_cgroup(rows))
+        actual = _actual(desired, sight, [row for row in rows if row not in gone])
         plan = make_plan(desired.rows, actual)
     return [*_failures(desired), *_outcomes(plan, desired)]
 
@@ -148,6 +149,7 @@ def clean(
     Also what a crash left, and what a lost ledger no longer knows.
     """
     _require_sight(settings)
+    pins.require_own(settings.bpffs)
     if not (settings.state_dir.exists() or pins.owners(settings.bpffs) or pins.marks(settings.bpffs)):
         return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
@@ -346,7 +348,8 @@ def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
 def _actual(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list[Attachment]:
     """What is healthy on the targets that have not failed, and what only pins tell of.
 
-    For the latter all is looked at only if a look at the targets alone shows cause.
+    Fails targets whose pins are another living cgroup's. For what only pins tell of all is looked at
+    only if a look at the targets alone shows cause.
     """
     near = {wish.target.owner: wish.target.cgroup for wish in desired.wishes.values()}
     healthy = sight.healthy_near(rows, near)

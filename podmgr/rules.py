@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from podmgr.units import format_number, format_rate, format_size
 
@@ -46,8 +46,7 @@ class Algorithm(StrEnum):
     EDT = "edt"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a rule is to act, as far as the user says. `interfaces` () is all that lead out."""
 
     hook: Hook | None = None

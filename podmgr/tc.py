@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +27,13 @@ _FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)
 Command = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(NamedTuple):
     """An interface. `peer_index` and `peer_namespace_id` are a veth's other end, or what lies below.
 
     `peer_namespace_id` is None if that is in the same namespace, or nothing.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method of that name is not missed
     name: str
     kind: str
     is_up: bool

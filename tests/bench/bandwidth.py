@@ -17,17 +17,8 @@ from podmgr.throwaway import WIRE_PER_PAYLOAD
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
 from tests.bench.ways import EDT, KERNEL, NO_LIMIT, TBF, Way, lacking, seed_programs, seed_way
-from tests.lab import (
-    UDP_PAYLOAD_BYTES,
-    Arrivals,
-    Lab,
-    Transfer,
-    admissions,
-    arrivals,
-    lab,
-    start_tcp,
-    start_udp,
-)
+from tests.capture import Arrivals, arrivals
+from tests.lab import UDP_PAYLOAD_BYTES, Lab, Transfer, admissions, lab, start_tcp, start_udp
 
 EFFORT = Effort(seconds=60, rounds=1)
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from json import loads
 from pathlib import Path
 from statistics import median
@@ -26,14 +25,30 @@ from podmgr import bpf_syscall, cgroups, proc
 from podmgr.cgroups import Cgroup
 from podmgr.rules import Direction
 from podmgr.throwaway import hold_namespace, inside
+from tests.bench.control_findings import (
+    CHANGED,
+    CHANGED_RATES,
+    FULL_NODE,
+    RATES,
+    ROUND_TRIP,
+    RULES,
+    SIZES,
+    Round,
+    compile_table,
+    growth_chart,
+    growth_table,
+    memory_table,
+    seconds_of,
+    slope_table,
+    start_table,
+    sums,
+    ways_chart,
+    ways_table,
+)
 from tests.bench.effort import Effort
-from tests.bench.findings import Chart, Claim, Findings, Series, Table, ratio, spread
+from tests.bench.findings import Claim, Findings, ratio
+from tests.bench.stopwatch import Cost, timed
 
-SIZES = (1, 10, 110, 500)
-FULL_NODE = 110  # pods that a kubelet runs by default
-RULES = ("bandwidth=10 mbps egress", "bandwidth=20 mbps ingress", "loss=uniform egress 1%")
-CHANGED = ("bandwidth=11 mbps egress", "bandwidth=21 mbps ingress", "loss=uniform egress 2%")
-RATES, CHANGED_RATES = ("10mbit", "20mbit"), ("11mbit", "21mbit")  # of the same limits, for tc
 LEAST_ADVANTAGE = 5.0  # over a shell loop of bpftool
 
 # What the work must take at most, in seconds.
@@ -42,26 +57,6 @@ LIMITS = {"apply 110, warm": 1.0, "list 110": 0.4, "--help": 0.25}
 EFFORT = Effort(rounds=3)
 
 _BPFTOOL_LOOP, _TC_LOOP = (str(Path(__file__).with_name(f"{tool}_loop.sh")) for tool in ("bpftool", "tc"))
-
-_GROWING = ("apply, cold", "apply", "unchanged", "change, cold", "change", "list", "list, table", "clean")
-_ROUND_TRIP = ("apply", "change", "clean")
-_COLD_ROUND_TRIP = ("apply, cold", "change, cold", "clean")
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one command took, with all that it started.
-
-    The peak is of the largest process among them, as the kernel counts it.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_mib: float
-    output: str
-
-
-Round = Mapping[str, Cost]  # by operation
 
 
 def measure(effort: Effort) -> Findings:
@@ -81,14 +76,14 @@ def measure(effort: Effort) -> Findings:
     ways = {"podmgr": growth[FULL_NODE], **ways}
     return Findings(
         tables=(
-            _growth_table(growth),
-            _slope_table(growth),
-            _ways_table(ways),
-            _compile_table(compilations),
-            _start_table(starts),
-            _memory_table(growth),
+            growth_table(growth),
+            slope_table(growth),
+            ways_table(ways),
+            compile_table(compilations),
+            start_table(starts),
+            memory_table(growth),
         ),
-        charts=(_growth_chart(growth), _ways_chart(ways)),
+        charts=(growth_chart(growth), ways_chart(ways)),
         claims=(
             *(
                 Claim(name, median(seconds), LIMITS[name], " s")
@@ -96,7 +91,7 @@ def measure(effort: Effort) -> Findings:
             ),
             Claim(
                 f"{FULL_NODE} pods applied, changed and cleaned: shell loop of bpftool / podmgr",
-                ratio(_sums(ways["bpftool loop"], _ROUND_TRIP), _sums(ways["podmgr"], _ROUND_TRIP)).value,
+                ratio(sums(ways["bpftool loop"], ROUND_TRIP), sums(ways["podmgr"], ROUND_TRIP)).value,
                 LEAST_ADVANTAGE,
                 "×",
                 is_least=True,
@@ -104,7 +99,7 @@ def measure(effort: Effort) -> Findings:
             Claim(
                 f"{FULL_NODE} pods applied, changed and cleaned: shell loop that looks, too / podmgr",
                 ratio(
-                    _sums(ways["bpftool loop that looks"], _ROUND_TRIP), _sums(ways["podmgr"], _ROUND_TRIP)
+                    sums(ways["bpftool loop that looks"], ROUND_TRIP), sums(ways["podmgr"], ROUND_TRIP)
                 ).value,
                 LEAST_ADVANTAGE,
                 "×",
@@ -124,46 +119,13 @@ def measure_limited(rounds: int) -> dict[str, list[float]]:
 
 def _limited(starts: Sequence[Round], full_node: Sequence[Round]) -> dict[str, list[float]]:
     return {
-        f"apply {FULL_NODE}, warm": _seconds(full_node, "apply"),
-        f"list {FULL_NODE}": _seconds(full_node, "list"),
-        "--help": _seconds(starts, "--help"),
+        f"apply {FULL_NODE}, warm": seconds_of(full_node, "apply"),
+        f"list {FULL_NODE}": seconds_of(full_node, "list"),
+        "--help": seconds_of(starts, "--help"),
     }
 
 
 # Commands
-
-# A process of its own, so that its child's peak is not that of a large benchmark it was forked from.
-# It lives through Ctrl-C, which reaches the child itself.
-_STOPWATCH = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-started = time.monotonic()
-child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsigdef=[signal.SIGINT])
-_, status, used = os.wait4(child, 0)
-seconds = time.monotonic() - started
-print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr)
-sys.exit(abs(os.waitstatus_to_exitcode(status)))
-"""
-
-
-def _timed(argv: Sequence[str], environment: Mapping[str, str], network: int | None = None) -> Cost:
-    """Run a command, in the network of a process if one is given. It must succeed."""
-    watched = [sys.executable, "-I", "-S", "-c", _STOPWATCH, *argv]
-    if network is not None:
-        watched = inside(network, watched)
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(watched, stdout=output, stderr=errors, env=dict(environment))
-        try:
-            process.wait()
-        finally:
-            process.wait()  # also on Ctrl-C: what it puts in order must have ended before we do
-        output.seek(0)
-        errors.seek(0)
-        said = errors.read()
-        assert process.returncode == 0, (argv[:6], said[-1000:])
-        seconds, cpu_seconds, peak_mib = map(float, said.splitlines()[-1].split())
-        return Cost(seconds, cpu_seconds, peak_mib, output.read())
-
 
 # What the installed `podmgr` does, which need not be installed in the virtual machine.
 _SCRIPT = "from podmgr.__main__ import main; main()"
@@ -178,7 +140,7 @@ class Node:
     environment: Mapping[str, str]
 
     def podmgr(self, *words: str, network: int | None = None) -> Cost:
-        return _timed([sys.executable, "-c", _SCRIPT, *words], self.environment, network)
+        return timed([sys.executable, "-c", _SCRIPT, *words], self.environment, network)
 
 
 @dataclass(frozen=True)
@@ -215,7 +177,8 @@ class Objects:
 def _node() -> Iterator[Node]:
     name = f"podmgr-bench-control-{os.getpid()}"
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podmgr-bench-")))
+        in_memory = tempfile.TemporaryDirectory(prefix="podmgr-bench-", dir="/dev/shm")  # as a node's /run
+        folder = Path(stack.enter_context(in_memory))
         own = {
             "PODMGR_STATE_DIR": str(folder / "state"),
             "PODMGR_BPFFS": f"/sys/fs/bpf/{name}",
@@ -344,7 +307,7 @@ def _starts(node: Node) -> Round:
         "doctor": ("doctor",),
     }
     return {
-        "python -c pass": _timed([sys.executable, "-c", "pass"], node.environment),
+        "python -c pass": timed([sys.executable, "-c", "pass"], node.environment),
         **{name: node.podmgr(*words) for name, words in commands.items()},
     }
 
@@ -375,9 +338,9 @@ def _bpftool_loop(tool: str, look: str, pods: Pods, objects: Objects) -> Round:
     folders = [str(folder) for folder in (objects.pins, objects.rules, objects.changed)]
     places = [str(place.path) for place in pods.places]
     costs = {}
-    for action in _ROUND_TRIP:
+    for action in ROUND_TRIP:
         argv = ["bash", _BPFTOOL_LOOP, action, tool, look, *folders, *places]
-        costs[action] = _timed(argv, os.environ)
+        costs[action] = timed(argv, os.environ)
         wanted = 0 if action == "clean" else len(RULES)
         assert {_attached(place) for place in pods.places} == {wanted}, (tool, action)
     return costs
@@ -395,163 +358,7 @@ def _tc_loop(networked: Networked) -> Round:
     pids = [str(pid) for pid in networked.pids]
     costs = {}
     verbs = (("add", RATES), ("replace", CHANGED_RATES), ("del", CHANGED_RATES))
-    for action, (verb, rates) in zip(_ROUND_TRIP, verbs, strict=True):
+    for action, (verb, rates) in zip(ROUND_TRIP, verbs, strict=True):
         argv = ["bash", _TC_LOOP, verb, *rates, *pids]
-        costs[action] = _timed(argv, os.environ, networked.host_pid)
+        costs[action] = timed(argv, os.environ, networked.host_pid)
     return costs
-
-
-# Findings
-
-
-def _seconds(rounds: Sequence[Round], operation: str) -> list[float]:
-    return [costs[operation].seconds for costs in rounds]
-
-
-def _sums(rounds: Sequence[Round], operations: Sequence[str]) -> list[float]:
-    """Of each round, what these operations took together."""
-    return [sum(costs[operation].seconds for operation in operations) for costs in rounds]
-
-
-def _text(values: Sequence[float], digits: int = 2) -> str:
-    """The median, with least and most where there are several."""
-    middle, least, most = spread(values)
-    ends = f" ({least:.{digits}f}–{most:.{digits}f})" if len(values) > 1 else ""
-    return f"{middle:.{digits}f}{ends}"
-
-
-def _milliseconds(seconds: Sequence[float]) -> str:
-    return _text([1000 * value for value in seconds], 0)
-
-
-def _growth_table(growth: Mapping[int, Sequence[Round]]) -> Table:
-    return Table(
-        f"Seconds for so many pods, {len(RULES)} rules each: median (least–most)",
-        ("pods", *_GROWING),
-        tuple(
-            (str(size), *(_text(_seconds(rounds, operation)) for operation in _GROWING))
-            for size, rounds in growth.items()
-        ),
-        note="cold: the programs must be compiled; else they are known. change: all rules are replaced. "
-        "list is -o json. All is read back from the kernel.",
-    )
-
-
-def _slope_table(growth: Mapping[int, Sequence[Round]]) -> Table:
-    pairs = list(pairwise(SIZES))
-
-    def slope_ms(operation: str, less: int, more: int) -> float:
-        seconds = [median(_seconds(growth[size], operation)) for size in (less, more)]
-        return 1000 * (seconds[1] - seconds[0]) / (more - less)
-
-    return Table(
-        "Milliseconds for each further pod",
-        ("operation", *(f"{less} to {more}" for less, more in pairs)),
-        tuple((operation, *(slope_ms(operation, *pair) for pair in pairs)) for operation in _GROWING),
-        note="The work is linear where the last two columns are alike.",
-    )
-
-
-def _growth_chart(growth: Mapping[int, Sequence[Round]]) -> Chart:
-    return Chart(
-        "growth",
-        f"{len(RULES)} rules on each pod",
-        "pods",
-        "seconds",
-        tuple(_series(operation, growth, operation) for operation in _GROWING if operation != "list, table"),
-        log_x=True,
-        log_y=True,
-    )
-
-
-def _series(
-    name: str, rounds_by_x: Mapping[int, Sequence[Round]] | Mapping[str, Sequence[Round]], operation: str
-) -> Series:
-    spreads = [spread(_seconds(rounds, operation)) for rounds in rounds_by_x.values()]
-    middle, least, most = zip(*spreads, strict=True)
-    return Series(name, tuple(rounds_by_x), middle, least, most)
-
-
-def _ways_table(ways: Mapping[str, Sequence[Round]]) -> Table:
-    podmgr = _sums(ways["podmgr"], _ROUND_TRIP)
-
-    def row(name: str, way: str, operations: Sequence[str], rules: int) -> tuple[str | int, ...]:
-        sums = _sums(ways[way], operations)
-        cpu = [sum(costs[operation].cpu_seconds for operation in operations) for costs in ways[way]]
-        each = (_text(_seconds(ways[way], operation)) for operation in operations)
-        return (name, rules, *each, _text(sums), _text(cpu), str(ratio(sums, podmgr)))
-
-    return Table(
-        f"{FULL_NODE} pods, seconds: median (least–most)",
-        ("way", "rules a pod", *_ROUND_TRIP, "all three", "of a CPU", "all three / podmgr's (95 %)"),
-        (
-            row("podmgr, programs known", "podmgr", _ROUND_TRIP, len(RULES)),
-            row("podmgr, programs to compile", "podmgr", _COLD_ROUND_TRIP, len(RULES)),
-            row("shell loop of bpftool", "bpftool loop", _ROUND_TRIP, len(RULES)),
-            row("  that looks", "bpftool loop that looks", _ROUND_TRIP, len(RULES)),
-            row("one bpftool batch", "bpftool batch", _ROUND_TRIP, len(RULES)),
-            row("podmgr, pods with interfaces", "podmgr, with interfaces", _ROUND_TRIP, len(RULES)),
-            row("  programs to compile", "podmgr, with interfaces", _COLD_ROUND_TRIP, len(RULES)),
-            row("shell loop of tc qdisc, same pods", "tc loop", _ROUND_TRIP, len(RATES)),
-        ),
-        note="The loops are bash scripts. One asks the kernel for each pod whether it is so, as podmgr "
-        "does; the others are content that no command failed. Those of bpftool load podmgr's own objects, "
-        "compiled before; the batch sends all of a script's commands to one bpftool, which is the floor. "
-        "tc has the two limits alone, as tbf at both ends of the pod's veth: no netem is here for the loss.",
-    )
-
-
-def _ways_chart(ways: Mapping[str, Sequence[Round]]) -> Chart:
-    return Chart(
-        "ways",
-        f"{FULL_NODE} pods",
-        "",
-        "seconds",
-        tuple(_series(operation, ways, operation) for operation in _ROUND_TRIP),
-    )
-
-
-def _compile_table(compilations: Sequence[Mapping[str, Round]]) -> Table:
-    operations = ("compile", "apply, cold", "apply")
-    return Table(
-        "Milliseconds until a rule is compiled, and until it is on one pod: median (least–most)",
-        ("rule", "compile", "apply, to compile", "apply, known"),
-        tuple(
-            (
-                name,
-                *(
-                    _milliseconds(_seconds([found[name] for found in compilations], each))
-                    for each in operations
-                ),
-            )
-            for name in compilations[0]
-        ),
-        note="compile compiles anew each time; apply compiles a program once, and several at a time.",
-    )
-
-
-def _start_table(starts: Sequence[Round]) -> Table:
-    return Table(
-        "Start-up: median (least–most)",
-        ("command", "ms", "peak, MiB"),
-        tuple(
-            (name, _milliseconds(_seconds(starts, name)), median(costs[name].peak_mib for costs in starts))
-            for name in starts[0]
-        ),
-        digits=0,
-        note="The peak is of podmgr or a tool that it started, whichever is the largest.",
-    )
-
-
-def _memory_table(growth: Mapping[int, Sequence[Round]]) -> Table:
-    operations = ("apply", "list", "list, table", "clean")
-    return Table(
-        "Memory at most, MiB",
-        ("pods", *operations),
-        tuple(
-            (str(size), *(median(costs[each].peak_mib for costs in rounds) for each in operations))
-            for size, rounds in growth.items()
-        ),
-        digits=1,
-        note="As the kernel counts it: the largest of podmgr and the tools that it started; programs known.",
-    )

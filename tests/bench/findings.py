@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -167,3 +168,11 @@ def spread(values: Iterable[float]) -> tuple[float, float, float]:
     """Median, least and most."""
     found = sorted(values)
     return median(found), found[0], found[-1]
+
+
+def above(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """What our least is above the least of the base, and the range of that over thirds of the rounds."""
+    bounds = [len(ours) * third // 3 for third in range(4)]
+    found = [min(ours[start:end]) - min(base[start:end]) for start, end in pairwise(bounds)]
+    whole = min(ours) - min(base)
+    return whole, min(whole, *found), max(whole, *found)

@@ -1,4 +1,4 @@
-"""Nanoseconds that a packet costs in a program, and in the programs of a pod that has many.
+"""Nanoseconds that a packet costs in a program; `chains` adds what it costs a pod that has many.
 
 The kernel runs each program on one packet of ours, many times in a row (BPF_PROG_TEST_RUN).
 Programs are compiled as `apply` compiles them, but for a target whose loopback counts, since that
@@ -12,14 +12,10 @@ round or not, and the least of many short rounds hardly does.
 
 from __future__ import annotations
 
-import itertools
 import json
-import struct
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +24,17 @@ from podmgr.build import SpecMaker, compile_spec
 from podmgr.grammar import parse_rule_option
 from podmgr.pins import Pin
 from podmgr.programs import shipped_folder
-from podmgr.reconcile import observe
 from podmgr.rules import Hook
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, Pod, checked, inside
+from podmgr.throwaway import checked
+from tests.bench import chains
 from tests.bench.effort import Effort
-from tests.bench.findings import Chart, Claim, Findings, Series, Table
-from tests.bench.pods import own_settings, pods, put_under
+from tests.bench.findings import Chart, Claim, Findings, Series, Table, above
+from tests.bench.frames import GSO, LARGE, SMALL, Packet
+from tests.bench.pods import own_settings
 
 EFFORT = Effort(rounds=30)
 RUNS = 100_000  # of a program in a round, in a row
-DATAGRAMS = 20_000  # from a pod in a round, in a row
-RULE_COUNTS = (1, 2, 4, 8, 16)
 MOST_NS = {"loss": 25.0, "bandwidth, passes": 80.0, "bandwidth, drops": 80.0, "edt": 80.0}
 
 EMPTY = "empty"
@@ -48,21 +43,6 @@ _BUSY_NS = 200  # of a packet on the link: longer than a run takes, and RUNS of 
 _BURST = "250mb"  # more than a bucket loses in a round
 _FILL_SECONDS = 1.0  # until it is in the slowest bucket
 _LEAST_SHARE = 0.999  # of the runs must end as the case says
-
-
-@dataclass(frozen=True)
-class Packet:
-    """A frame; `segments` is what the kernel takes it for, and `wire_bytes` what that is on the wire."""
-
-    name: str
-    frame: bytes
-    wire_bytes: int
-    segments: int = 0
-
-    @property
-    def context(self) -> bytes:
-        """A `struct __sk_buff` up to gso_segs, which alone is set."""
-        return bytes(_GSO_SEGS_OFFSET) + struct.pack("=I", self.segments)
 
 
 @dataclass(frozen=True)
@@ -102,46 +82,11 @@ def measure(effort: Effort) -> Findings:
     rounds = max(3, effort.rounds or 0)
     programs, parts = _costs(_cases(), rounds), _costs(_parts(), rounds)
     return Findings(
-        tables=(_table_of_programs(programs), _table_of_parts(parts), _table_of_rules(_rule_costs(rounds))),
+        tables=(_table_of_programs(programs), _table_of_parts(parts), chains.table(chains.chains(rounds))),
         charts=(_chart(programs),),
         claims=_claims(programs),
     )
 
-
-# Packets
-
-
-_GSO_SEGS_OFFSET = 164  # of struct __sk_buff, in linux/bpf.h
-_ETHERNET, _IPV4, _UDP, _TCP = 14, 20, 8, 20
-
-
-def udp(frame_bytes: int) -> Packet:
-    """Ethernet, IPv4 and UDP, and a payload of zeros."""
-    ip_bytes = frame_bytes - _ETHERNET
-    header = struct.pack("!HHHH", 40_000, 9, ip_bytes - _IPV4, 0)
-    return Packet(f"{frame_bytes} B", _ip(ip_bytes, 17, header), frame_bytes)
-
-
-def tcp_of_two_segments() -> Packet:
-    """What a GSO packet costs: the headers of its segments are looked for, however many there are.
-
-    Only its headers can be loaded at once, as where TCP made it: its frame has nothing else.
-    """
-    options = b"\x01\x01\x08\x0a" + bytes(8)  # timestamps
-    tcp_bytes = _TCP + len(options)
-    header = struct.pack("!HHIIBBHHH", 40_000, 9, 0, 0, (tcp_bytes // 4) << 4, 0x10, 1_000, 0, 0) + options
-    frame_bytes = _ETHERNET + _IPV4 + tcp_bytes
-    return Packet("TCP, GSO", _ip(_IPV4 + tcp_bytes, 6, header), 2 * frame_bytes, segments=2)
-
-
-def _ip(ip_bytes: int, protocol: int, transport: bytes) -> bytes:
-    addresses = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
-    fields = struct.pack("!BBHHHBBH4s4s", 0x45, 0, ip_bytes, 0, 0, 64, protocol, 0, *addresses)
-    head = bytes(12) + b"\x08\x00" + fields + transport
-    return head.ljust(_ETHERNET + ip_bytes, b"\0")
-
-
-SMALL, LARGE, GSO = udp(64), udp(1_500), tcp_of_two_segments()
 
 # Programs
 
@@ -261,14 +206,6 @@ def _costs(cases: Sequence[Case], rounds: int) -> list[Cost]:
     ]
 
 
-def above(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """What our least is above the least of the base, and the range of that over thirds of the rounds."""
-    bounds = [len(ours) * third // 3 for third in range(4)]
-    found = [min(ours[start:end]) - min(base[start:end]) for start, end in itertools.pairwise(bounds)]
-    whole = min(ours) - min(base)
-    return whole, min(whole, *found), max(whole, *found)
-
-
 @contextmanager
 def _loaded(cases: Sequence[Case], settings: Settings) -> Iterator[list[Loaded]]:
     """All cases in the kernel, hanging nowhere, until the block ends."""
@@ -302,98 +239,6 @@ def _load(path: Path, pin: Pin, hook: Hook) -> None:
         checked(proc.run(["bpftool", *scope]))
 
 
-# Many rules on a pod
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What a datagram costs a pod above the pod without rules."""
-
-    hook: Hook
-    rules: int
-    ns: float
-    low_ns: float
-    high_ns: float
-
-
-_SENDER = """
-import socket, sys, time
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.connect((sys.argv[1], 9))
-payload = bytes(int(sys.argv[2]))
-for line in sys.stdin:
-    count = int(line)
-    started = time.process_time_ns()
-    for _ in range(count):
-        sock.send(payload)
-    print((time.process_time_ns() - started) / count, flush=True)
-"""
-
-
-def _rule_costs(rounds: int) -> list[Chain]:
-    """CPU time of a sender, from the call until the packet is at the other end of the veth.
-
-    There it is another's by its MAC address, and dropped at once.
-    """
-    kinds = [(hook, count) for hook in (Hook.CGROUP, Hook.TC) for count in RULE_COUNTS]
-    names = ["none", *(f"{hook}-{count}" for hook, count in kinds)]
-    with pods(names) as made, own_settings() as settings, ExitStack() as stack:
-        _write_programs(settings.program_dir)
-        for pod, (hook, count) in zip(made[1:], kinds, strict=True):
-            put_under(pod, [_rule(hook, number) for number in range(count)], settings)
-        senders = [stack.enter_context(_sender(pod)) for pod in made]
-        samples = [[ask(DATAGRAMS) for ask in senders] for _ in range(rounds)]
-        _check_chains(settings, rounds)
-    base, *others = zip(*samples, strict=True)
-    return [Chain(*kind, *above(found, base)) for kind, found in zip(kinds, others, strict=True)]
-
-
-def _write_programs(folder: Path) -> None:
-    """The bandwidth program under many names: a pod has one rule of each kind."""
-    source = (shipped_folder("bpf") / "bandwidth.bpf.c").read_text()
-    for hook in (Hook.CGROUP, Hook.TC):
-        for number in range(max(RULE_COUNTS)):
-            text = f"#define PODMGR_TC {int(hook is Hook.TC)}\n{source}"
-            (folder / f"{hook}{number}.bpf.c").write_text(text)
-
-
-def _rule(hook: Hook, number: int) -> str:
-    return f"ebpf-limit={hook}{number} egress -DRATE=400000000000 -DBURST=1000000000"
-
-
-@contextmanager
-def _sender(pod: Pod) -> Iterator[Callable[[int], float]]:
-    """Nanoseconds of CPU time for each of so many datagrams, as often as it is asked."""
-    stranger = f"neigh replace {WORLD_ADDRESS} lladdr 02:00:00:00:00:03 nud permanent dev eth0"
-    checked(proc.run(inside(pod.pid, ["ip", *stranger.split()])))
-    payload_bytes = len(SMALL.frame) - _ETHERNET - _IPV4 - _UDP
-    argv = [sys.executable, "-I", "-c", _SENDER, WORLD_ADDRESS, str(payload_bytes)]
-    sender = proc.start(
-        inside(pod.pid, argv), prepare=lambda: cgroups.join(pod.cgroup), streams=subprocess.PIPE
-    )
-    assert sender.stdin is not None and sender.stdout is not None
-    stdin, stdout = sender.stdin, sender.stdout
-
-    def ask(count: int) -> float:
-        stdin.write(b"%d\n" % count)
-        stdin.flush()
-        return float(stdout.readline())
-
-    try:
-        yield ask
-    finally:
-        sender.kill()
-        sender.communicate()
-
-
-def _check_chains(settings: Settings, rounds: int) -> None:
-    """That every rule saw every datagram, and dropped none."""
-    for item in observe(settings, runner=proc.run)[0]:
-        seen = item.counters
-        assert seen is not None, item
-        assert seen.passed_packets >= DATAGRAMS * rounds and not seen.dropped_packets, item
-
-
 # Findings
 
 
@@ -419,17 +264,7 @@ def _table_of_parts(costs: Iterable[Cost]) -> Table:
     )
 
 
-def _table_of_rules(chains: Iterable[Chain]) -> Table:
-    return Table(
-        f"Nanoseconds of a sent datagram of {SMALL.name} on a pod with rules, above a pod without",
-        ("hook", "rules", "ns", "from", "to", "ns a rule"),
-        tuple((str(item.hook), item.rules, *_figures(item), item.ns / item.rules) for item in chains),
-        digits=0,
-        note="CPU time of the sender; each rule is a bucket.",
-    )
-
-
-def _figures(item: Cost | Chain) -> tuple[float, float, float]:
+def _figures(item: Cost) -> tuple[float, float, float]:
     return item.ns, item.low_ns, item.high_ns
 
 

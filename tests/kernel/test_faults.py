@@ -21,6 +21,7 @@ from podmgr.grammar import parse_rule_option
 from podmgr.plan import Target
 from podmgr.proc import Completed
 from podmgr.reconcile import apply
+from podmgr.settings import Settings
 from tests.kernel.conftest import (
     PASS_PROGRAM,
     Cli,
@@ -371,8 +372,11 @@ def test_one_pod_is_on_one_cgroup(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
     podmgr("apply", "-f", "-", "--cgroup", str(one.path), stdin=text)
     done = podmgr("apply", "-f", "-", "--cgroup", str(two.path), stdin=text, code=1)
     complains(done, "already on", str(one.path))
+    done = podmgr("apply", "-f", "-", "--cgroup", str(two.path), "--dry-run", stdin=text, code=1)
+    complains(done, "already on", str(one.path))
     assert attached(two) == ()
     cgroups.remove(one)
+    podmgr("apply", "-f", "-", "--cgroup", str(two.path), "--dry-run", stdin=text)
     podmgr("apply", "-f", "-", "--cgroup", str(two.path), stdin=text)
     assert [row["state"] for row in podmgr.listed()] == ["active"]
 
@@ -430,6 +434,27 @@ def test_escape_sequences_of_a_manifest_never_reach_the_screen(podmgr: Cli, cgro
 def test_a_dry_run_refuses_what_apply_refuses(podmgr: Cli, cgroup: Cgroup) -> None:
     rule = "bandwidth=1 mbps ingress algorithm=edt"
     complains(podmgr("apply", f"cgroup/{cgroup.path}", "--rule", rule, "--dry-run", code=1), "ingress")
+
+
+@pytest.mark.parametrize("command", [["apply", "CGROUP", "--rule", BANDWIDTH], ["clean"]])
+def test_pins_that_another_user_could_have_made_are_not_touched(
+    podmgr: Cli, cgroup: Cgroup, settings: Settings, command: list[str], tmp_path: Path
+) -> None:
+    """A link among them would lead `clean` anywhere."""
+    (tmp_path / "precious").write_text("")
+    (settings.bpffs / "7").mkdir(parents=True)
+    (settings.bpffs / "7/abc-maps").symlink_to(tmp_path)
+    os.chown(settings.bpffs, 65534, 65534)
+    try:
+        words = [word.replace("CGROUP", f"cgroup/{cgroup.path}") for word in command]
+        complains(podmgr(*words, code=1), "others may write to the pins' folder")
+        assert (tmp_path / "precious").exists()
+        assert (settings.bpffs / "7/abc-maps").is_symlink()
+    finally:
+        os.chown(settings.bpffs, 0, 0)
+    podmgr("clean")
+    assert (tmp_path / "precious").exists()
+    assert not settings.bpffs.exists()
 
 
 def test_cleaning_what_is_there_and_what_is_not(podmgr: Cli, cgroup: Cgroup) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.bench.bandwidth import shares_of_limit
 from tests.bench.loss import Lost
-from tests.lab import Arrivals
+from tests.capture import Arrivals
 
 STEADY = Arrivals(tuple((number / 100, 12_500) for number in range(1_000)))  # 10 Mbit/s for 10 s
 

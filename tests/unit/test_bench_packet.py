@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from tests.bench.packet import above, tcp_of_two_segments, udp
+from tests.bench.findings import above
+from tests.bench.frames import tcp_of_two_segments, udp
 
 
 @pytest.mark.parametrize("size", [64, 1_500])

@@ -74,9 +74,36 @@ def test_removing_a_pin_that_is_gone_is_fine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_in_place_of_maps_is_removed_and_not_followed(tmp_path: Path) -> None:
+    beyond = tmp_path / "beyond"
+    beyond.mkdir()
+    (beyond / "precious").write_text("")
+    pin = pinned(Pin(tmp_path / "bpffs", "owner", "abc"), maps=())
+    Path(pin.maps).symlink_to(beyond)
+    pins.remove(pin)
+    assert not Path(pin.maps).is_symlink()
+    assert (beyond / "precious").exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_a_folder_that_others_may_write_to_is_not_ours(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionDeniedError, match="others may write to the pins' folder"):
+        pins.require_own(tmp_path)
+
+
+def test_a_folder_of_another_user_is_not_ours(tmp_path: Path, mocker: MockerFixture) -> None:
+    pins.require_own(tmp_path)
+    pins.require_own(tmp_path / "gone")
+    mocker.patch("podmgr.pins.os.lstat", return_value=mocker.Mock(st_uid=1000, st_mode=0o40700))
+    mocker.patch("podmgr.pins.os.geteuid", return_value=0)
+    with pytest.raises(PermissionDeniedError, match="others may write to the pins' folder"):
+        pins.require_own(tmp_path)
+
+
 def test_owners_folder_is_made_once(tmp_path: Path) -> None:
-    pins.make_owner(tmp_path, "owner")
-    pins.make_owner(tmp_path, "owner")
+    assert pins.make_owner(tmp_path, "owner")
+    assert not pins.make_owner(tmp_path, "owner")
     assert (tmp_path / "owner").stat().st_mode & 0o777 == 0o700
 
 
