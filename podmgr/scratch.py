@@ -37,8 +37,12 @@ def sweep(root: Path) -> list[Cgroup]:
 
 
 def _start_time(pid: int) -> str | None:
-    """When the process started, in clock ticks since boot: with the pid, a name for it."""
+    """When the process started, in clock ticks since boot: with the pid, a name for it.
+
+    None if it has ended, even if its parent has not taken note yet (a zombie has a pid).
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, pins, proc
+from podmgr import bpf_syscall, cgroups, pins, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Wish
@@ -102,8 +102,13 @@ class Cli:
 
 @pytest.fixture(scope="session")
 def cgroup_root() -> Iterator[Path]:
-    """A cgroup that stands for the mount, so that test runs do not see each other."""
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-pytest-{os.getpid()}")
+    """A cgroup that stands for the mount, so that test runs do not see each other.
+
+    It is named as a scratch cgroup, so the next run removes it should this one be killed.
+    """
+    mount = cgroups.find_root(None)
+    scratch.sweep(mount)
+    root = scratch.create(mount, "pytest")
     yield root.path
     cgroups.kill(root)
     cgroups.remove(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from podmgr import scratch
@@ -32,6 +33,16 @@ def test_cgroup_of_a_dead_maker_is_swept(tmp_path: Path) -> None:
 def test_process_that_has_got_the_makers_number_is_not_the_maker(tmp_path: Path) -> None:
     (tmp_path / f"podmgr-run-{os.getpid()}-1").mkdir()
     assert len(scratch.sweep(tmp_path)) == 1
+
+
+def test_maker_that_has_ended_but_is_not_waited_for_is_dead(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as maker:
+        started = Path(f"/proc/{maker.pid}/stat").read_text().split()[21]
+        (tmp_path / f"podmgr-run-{maker.pid}-{started}").mkdir()
+        assert scratch.sweep(tmp_path) == []
+        maker.kill()
+        os.waitid(os.P_PID, maker.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert len(scratch.sweep(tmp_path)) == 1
 
 
 def test_cgroups_of_others_are_not_swept(tmp_path: Path) -> None:
