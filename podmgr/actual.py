@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from podmgr import bpf_syscall, cgroups, pins, tc
+from podmgr import bpf_syscall, cgroups, pins
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.netns import Namespaces
 from podmgr.pins import Pin
 from podmgr.plan import Attachment, Link
-from podmgr.proc import Runner, each
 from podmgr.rules import Direction, Hook
 from podmgr.settings import Settings
 from podmgr.tc import Filter
 
-_Side = tuple[str, Direction]
+_Side = tuple[int, Direction]
 _OnCgroup = tuple[int, Direction, int | None]
 
 
@@ -52,23 +51,22 @@ def unknown_pins(
 
 
 class Sight:
-    """A look at the kernel. tc is asked once for each namespace, until `forget` is called.
+    """A look at the kernel. A namespace is looked at once, until `forget` is called.
 
     Cgroups are looked at anew each time: that costs a system call.
     """
 
-    def __init__(self, settings: Settings, namespaces: Namespaces, runner: Runner) -> None:
+    def __init__(self, settings: Settings, namespaces: Namespaces) -> None:
         self.settings = settings
         self.namespaces = namespaces
-        self.runner = runner
         self._filters: dict[int, dict[_Side, list[Filter]]] = {}
-        self._names: dict[int, dict[int, str]] = {}
+        self._indexes: dict[int, set[int]] = {}
 
     def forget(self, namespaces: Iterable[int]) -> None:
         """Something was changed there."""
         for namespace in namespaces:
             self._filters.pop(namespace, None)
-            self._names.pop(namespace, None)
+            self._indexes.pop(namespace, None)
 
     def attached(self, rows: Sequence[Attachment]) -> list[Attachment]:
         """The rows whose program the kernel has on the row's cgroup, or on its interfaces.
@@ -76,10 +74,6 @@ class Sight:
         An interface that is gone is no reason, as long as another is left.
         """
         self._look_at(rows)
-        lacking = [row for row in rows if len(self._held(row)) < len(row.links)]
-        for namespace in {link.namespace for row in lacking for link in row.links} - self._names.keys():
-            self._names[namespace] = self._interfaces(namespace)
-        self._look_at(lacking)  # by the names that the interfaces have now
         on_cgroups = _on_cgroups(row for row in rows if not row.links)
         return [row for row in rows if row.program_id is not None and self._has(row, on_cgroups)]
 
@@ -91,17 +85,15 @@ class Sight:
         """The rows whose program is attached and pinned: nothing is left to do for them."""
         return [row for row in self.attached(rows) if pinned_id(self.settings, row) == row.program_id]
 
-    def filters_of(self, row: Attachment) -> list[tuple[Link, str, Filter]]:
-        """The filters that run the row's program, each with the name that its interface has now."""
-        self.attached([row])
-        return self._held(row)
-
-    def filters_on(self, namespace: int, names: Collection[str]) -> dict[str, list[Filter]]:
-        """Everybody's filters on both sides of interfaces."""
-        fd = self.namespaces.descriptor(namespace)
-        sides = [(name, side) for name in names if tc.is_plain(name) for side in Direction]
-        found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
-        return {name: [item for side in Direction for item in found.get((name, side), ())] for name in names}
+    def filters_of(self, row: Attachment) -> list[tuple[Link, Filter]]:
+        """The filters that run the row's program."""
+        self._look_at([row])
+        return [
+            (link, item)
+            for link in row.links
+            for item in self._filters[link.namespace][link.index, link.side]
+            if item.program_id is not None and item.program_id == row.program_id
+        ]
 
     def healthy_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> list[Attachment]:
         """The healthy rows of these cgroups, and of their owners."""
@@ -150,7 +142,7 @@ class Sight:
         """These programs, wherever a filter runs one of them."""
         links: dict[int, list[Link]] = {}
         for namespace in self.namespaces.all() if orphans else []:
-            with suppress(PodmgrError):  # anybody may make one, and fill it with what tc cannot tell
+            with suppress(PodmgrError):  # anybody may make one, and it may vanish
                 for place, item in self._all_filters(namespace):
                     if item.program_id is not None and item.program_id in orphans:
                         links.setdefault(item.program_id, []).append(place)
@@ -159,61 +151,44 @@ class Sight:
             for key, places in links.items()
         ]
 
-    def _all_filters(self, namespace: int) -> Iterator[tuple[Link, Filter]]:
-        indexes = {name: index for index, name in self._interfaces(namespace).items() if tc.is_plain(name)}
-        fd = self.namespaces.descriptor(namespace)
-        sides = [(name, side) for name in indexes for side in Direction]
-        found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
-        for (name, side), filters in found.items():
-            for item in filters:
-                yield Link(namespace, indexes[name], side, name), item
-
-    def _interfaces(self, namespace: int) -> dict[int, str]:
-        fd = self.namespaces.descriptor(namespace)
-        found = tc.interfaces(fd, runner=self.runner) if fd is not None else []
-        return {item.index: item.name for item in found}
+    def _all_filters(self, namespace: int) -> list[tuple[Link, Filter]]:
+        control = self.namespaces.traffic_control(namespace)
+        if control is None:
+            return []
+        return [
+            (Link(namespace, interface.index, side, interface.name), item)
+            for interface in control.interfaces()
+            for side in Direction
+            for item in control.filters(interface.index, side)
+        ]
 
     def _has(self, row: Attachment, on_cgroups: Collection[_OnCgroup]) -> bool:
         if not row.links:
             return (row.cgroup_id, row.direction, row.program_id) in on_cgroups
-        held = {link for link, _, _ in self._held(row)}
-        gone = {link for link in row.links if link.index not in self._names.get(link.namespace, {link.index})}
-        return bool(held) and held | gone == set(row.links)
+        held = {link for link, _ in self.filters_of(row)}
+        return bool(held) and all(link in held or self._is_gone(link) for link in row.links)
 
-    def _held(self, row: Attachment) -> list[tuple[Link, str, Filter]]:
-        """What is known of the row's filters."""
-        return [
-            (link, name, item)
-            for link in row.links
-            for name in self._names_of(link)
-            for item in self._filters.get(link.namespace, {}).get((name, link.side), ())
-            if item.program_id is not None and item.program_id == row.program_id
-        ]
+    def _is_gone(self, link: Link) -> bool:
+        """Whether the interface is not there any more."""
+        if link.namespace not in self._indexes:
+            control = self.namespaces.traffic_control(link.namespace)
+            found = control.interfaces() if control else ()
+            self._indexes[link.namespace] = {item.index for item in found}
+        return link.index not in self._indexes[link.namespace]
 
-    def _names_of(self, link: Link) -> list[str]:
-        """By which its filters may be found: when they were attached, and, once looked up, now."""
-        names = (link.name, self._names.get(link.namespace, {}).get(link.index, link.name))
-        return [name for name in dict.fromkeys(names) if tc.is_plain(name)]
-
-    def _look_at(self, rows: Sequence[Attachment]) -> None:
-        """Ask tc for what is not known yet, several namespaces at a time."""
+    def _look_at(self, rows: Iterable[Attachment]) -> None:
+        """Ask for what is not known yet, each namespace at once."""
         missing: dict[int, set[_Side]] = {}
+        near: dict[int, Cgroup] = {}
         for row in rows:
             for link in row.links:
-                known = self._filters.setdefault(link.namespace, {})
-                sides = {(name, link.side) for name in self._names_of(link)} - known.keys()
-                if sides:
-                    missing.setdefault(link.namespace, set()).update(sides)
-                    self.namespaces.descriptor(link.namespace, cgroup_of(row))
-
-        def look(namespace: int) -> dict[_Side, list[Filter]]:
-            fd = self.namespaces.descriptor(namespace)
-            sides = sorted(missing[namespace])
-            found = tc.filters(fd, sides, runner=self.runner) if fd is not None else {}
-            return {side: found.get(side, []) for side in sides}
-
-        for namespace, found in zip(missing, each(look, list(missing)), strict=True):
-            self._filters[namespace] |= found
+                if (link.index, link.side) not in self._filters.get(link.namespace, ()):
+                    missing.setdefault(link.namespace, set()).add((link.index, link.side))
+                    near.setdefault(link.namespace, cgroup_of(row))
+        for namespace, sides in missing.items():
+            control = self.namespaces.traffic_control(namespace, near[namespace])
+            found = {side: control.filters(*side) if control else [] for side in sides}
+            self._filters.setdefault(namespace, {}).update(found)
 
 
 def _on_cgroups(rows: Iterable[Attachment]) -> set[_OnCgroup]:

@@ -43,7 +43,7 @@ class Actuator(NamedTuple):
 
     @property
     def filters(self) -> Filters:
-        return Filters(self.settings, self.sight, self.runner, self.state.fd)
+        return Filters(self.settings, self.sight)
 
     def load(
         self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
@@ -241,7 +241,7 @@ def _still_attached(row: Attachment) -> PodmgrError:
 
 def _not_there(row: Attachment) -> PodmgrError:
     return PodmgrError(
-        f"'{row.rule}' is not on all interfaces of {row.target}, though tc did not complain",
+        f"'{row.rule}' is not on all interfaces of {row.target}, though the kernel did not complain",
         tip="somebody else changes its filters; apply again",
     )
 

@@ -87,6 +87,14 @@ def attached_programs(cgroup_fd: int, direction: Direction) -> AttachedPrograms:
     return AttachedPrograms(tuple(ids[:count]), flags)
 
 
+def open_pin(pin: str | Path) -> int:
+    """A descriptor of what is pinned there. Raises PodmgrError if nothing is."""
+    fd = _open_pin(pin)
+    if fd is None:
+        raise PodmgrError(f"nothing is pinned at {pin}", tip="apply again")
+    return fd
+
+
 def pinned_program_id(pin: str | Path) -> int | None:
     """The id of the program pinned at `pin`; None if nothing is pinned there."""
     fd = _open_pin(pin)

@@ -194,7 +194,7 @@ def apply(
     if wished and not dry_run:
         require_sockets_with_cgroups(settings, runner=proc.run)
     if dry_run:
-        outcomes = failed + reconcile.preview(wished, settings, runner=proc.run)
+        outcomes = failed + reconcile.preview(wished, settings)
     else:
         outcomes = failed + (
             reconcile.apply(wished, settings, runner=proc.run, report=_report) if wished else []
@@ -224,7 +224,7 @@ def list_(
     cgroup_root: CgroupRoot = None,
 ) -> int:
     """Show what podmgr has attached, read back from the kernel at this moment."""
-    from podmgr import proc, reconcile
+    from podmgr import reconcile
     from podmgr.targets import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
@@ -237,7 +237,7 @@ def list_(
             raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
         live.watch(settings, output)
         return EXIT_DONE
-    observed, unknown = reconcile.observe(settings, runner=proc.run)
+    observed, unknown = reconcile.observe(settings)
     rows = [item.attachment for item in observed]
     selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     if selection is not None:

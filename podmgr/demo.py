@@ -147,7 +147,7 @@ def _dropper_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
 
 def _counters(pod: Pod, settings: Settings) -> tuple[int, int]:
     """Passed and dropped packets, as `podmgr list` shows them."""
-    for item in observe(settings, runner=proc.run)[0]:
+    for item in observe(settings)[0]:
         if item.attachment.cgroup_id == pod.cgroup.id and item.counters:
             return item.counters.passed_packets, item.counters.dropped_packets
     return 0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -11,16 +12,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr import bpf_syscall, cgroups, mounts, proc, scratch
+from podmgr import bpf_syscall, cgroups, mounts, netlink, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.grammar import parse_rule_option
+from podmgr.netlink import RefusedError
 from podmgr.plan import Target
 from podmgr.proc import Runner, find
 from podmgr.reconcile import apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
+from podmgr.tc import TrafficControl
 from podmgr.throwaway import PROBE
 
 OLDEST_KERNEL = (5, 10)
@@ -30,11 +33,11 @@ KERNEL_WITHOUT_TRAP = (5, 15)
 _TOOLS = (
     ("clang", True, "install clang"),
     ("bpftool", True, "install bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))"),
-    ("ip", False, "install iproute2; loss, algorithm=edt and the demo need it"),
-    ("tc", False, "install iproute2; loss and algorithm=edt need it"),
-    ("nsenter", False, "install util-linux; loss, algorithm=edt and the demo need it"),
+    ("ip", False, "install iproute2; the demo needs it"),
+    ("nsenter", False, "install util-linux; the demo needs it"),
     ("iperf3", False, "install iperf3; the demo needs it"),
 )
+_LOOPBACK_INDEX = 1  # in each namespace
 _QDISCS = (
     ("fq", "algorithm=edt needs it (kernel module sch_fq); algorithm=tbf does not"),
     ("netem", "nothing needs it yet (kernel module sch_netem)"),
@@ -73,7 +76,7 @@ def examine(settings: Settings, *, runner: Runner) -> Iterator[Finding]:
         tools_found = tools_found and finding.status is not Status.MISSING
         yield finding
     for kind, advice in _QDISCS:
-        yield _qdisc(kind, advice, runner)
+        yield _qdisc(kind, advice)
     yield _kubeconfig()
     yield (
         _self_test(settings, runner)
@@ -178,7 +181,7 @@ def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
     path = find(name)
     if path is None:
         return Finding(name, Status.MISSING if is_needed else Status.LACKING, "not installed", advice)
-    option = "version" if name == "bpftool" else "-V" if name in ("ip", "tc") else "--version"
+    option = "version" if name == "bpftool" else "-V" if name == "ip" else "--version"
     try:
         done = runner([name, option])
     except PodmgrError as error:
@@ -191,16 +194,16 @@ def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
     return Finding(name, Status.OK, f"{lines[0] if lines else 'no version'} ({path})")
 
 
-def _qdisc(kind: str, advice: str, runner: Runner) -> Finding:
+def _qdisc(kind: str, advice: str) -> Finding:
     """Tried on the loopback interface of a namespace that is gone a moment later."""
     try:
-        done = runner(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", kind])
+        with netlink.opened(None) as route:
+            TrafficControl(route).add_root(_LOOPBACK_INDEX, kind, "1:")
     except PodmgrError as error:
+        if isinstance(error, RefusedError) and error.errno == errno.EINVAL:  # netem must be told a delay
+            return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
         return Finding(f"qdisc {kind}", Status.LACKING, error.message, advice)
-    if done.succeeded:
-        return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
-    reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-    return Finding(f"qdisc {kind}", Status.LACKING, reason, advice)
+    return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
 
 
 def _kubeconfig() -> Finding:
@@ -248,11 +251,7 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
         proc.run(sender, prepare=lambda: cgroups.join(cgroup))
-        seen = [
-            item.counters
-            for item in observe(settings, runner=runner)[0]
-            if item.attachment.cgroup_id == cgroup.id
-        ]
+        seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
         outcomes += clean(target.selection, settings, runner=runner)
     finally:
         cgroups.remove(cgroup)

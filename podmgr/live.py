@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from podmgr import proc
 from podmgr.errors import printable
 from podmgr.reconcile import Observed, observe
 from podmgr.render import Format, attachments_document, columns, document, state_of
@@ -22,18 +21,18 @@ def watch(settings: Settings, form: Format) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    before: Sequence[Observed] = observe(settings, runner=proc.run)[0]
+    before: Sequence[Observed] = observe(settings)[0]
     then = time.monotonic()
     if form in (Format.JSON, Format.YAML) or not sys.stdout.isatty():
         while True:
             time.sleep(INTERVAL_SECONDS)
-            now, then_ = observe(settings, runner=proc.run)[0], time.monotonic()
+            now, then_ = observe(settings)[0], time.monotonic()
             _print(before, now, then_ - then, form)
             before, then = now, then_
     with Live(Text("..."), console=Console(), screen=False, auto_refresh=False) as display:
         while True:
             time.sleep(INTERVAL_SECONDS)
-            now, then_ = observe(settings, runner=proc.run)[0], time.monotonic()
+            now, then_ = observe(settings)[0], time.monotonic()
             display.update(Text(_table(before, now, then_ - then), no_wrap=True), refresh=True)
             before, then = now, then_
 

@@ -21,7 +21,7 @@ from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from podmgr import __version__, proc
+from podmgr import __version__
 from podmgr.errors import PodmgrError
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
@@ -110,7 +110,7 @@ class _Attachments(Collector):
             for name in _COUNTERS
         }
         try:
-            observed = observe(self._settings, runner=proc.run)[0]
+            observed = observe(self._settings)[0]
         except PodmgrError:
             return  # no figure rather than a wrong one
         counts = Counter(

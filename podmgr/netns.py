@@ -6,7 +6,6 @@ process, after which it is checked that the process still is in the cgroup that 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -15,30 +14,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from podmgr import cgroups, mounts
+from podmgr import cgroups, mounts, netlink
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
-
-if TYPE_CHECKING:
-    from socket import socket
+from podmgr.netlink import RefusedError, RouteSocket
+from podmgr.tc import TrafficControl
 
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
 
 MOST_NAMESPACES = 64  # of one cgroup
+_MOST_ROUTES = 256  # sockets at a time, beside the namespaces: a process may open 1,024 files
 _CAP_SYS_ADMIN = 21
-_CLONE_NEWNET = 0x40000000
 
 _NS_GET_USERNS = 0xB701
 _OUR_USERS = os.stat("/proc/self/ns/user").st_ino
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 # linux/rtnetlink.h, linux/net_namespace.h
 _RTM_GETNSID = 90
-_NLM_F_REQUEST = 1
-_NLMSG_ERROR = 2
 _NETNSA_NSID, _NETNSA_FD = 1, 3
 
 
@@ -47,6 +40,7 @@ class Namespaces:
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
+        self._routes: dict[int, RouteSocket] = {}
         self._pids: dict[int, int] | None = None
 
     def __enter__(self) -> Namespaces:
@@ -55,6 +49,8 @@ class Namespaces:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        while self._routes:
+            self._routes.popitem()[1].close()
         while self._fds:
             os.close(self._fds.popitem()[1])
 
@@ -121,6 +117,20 @@ class Namespaces:
             self._search(inode)
         return self._fds.get(inode)
 
+    def traffic_control(self, inode: int, near: Cgroup | None = None) -> TrafficControl | None:
+        """The namespace's interfaces, qdiscs and filters, in reach until the block ends.
+
+        None if it is gone. Raises as `descriptor` does, PermissionDeniedError if it may not be entered.
+        """
+        if inode not in self._routes:
+            fd = self.descriptor(inode, near)
+            if fd is None:
+                return None
+            if len(self._routes) == _MOST_ROUTES:  # the oldest is opened again, should it be asked for
+                self._routes.pop(next(iter(self._routes))).close()
+            self._routes[inode] = netlink.opened(fd)
+        return TrafficControl(self._routes[inode])
+
     def all(self) -> list[int]:
         """Every namespace that a process or a mount holds."""
         for pid in _all_pids():
@@ -176,21 +186,6 @@ class Namespaces:
         else:
             self._fds[inode] = fd
         return inode
-
-
-def _netlink(namespace_fd: int) -> socket:
-    """A netlink socket of that namespace. setns(2) moves one thread: it is one that ends at once."""
-
-    def make() -> socket:
-        if _libc.setns(namespace_fd, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return socket(AF_NETLINK, SOCK_RAW, 0)
-
-    from concurrent.futures import ThreadPoolExecutor  # 6 ms with sockets, and few rules need them
-    from socket import AF_NETLINK, SOCK_RAW, socket
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(make).result()
 
 
 def _may_enter() -> bool:
@@ -254,19 +249,12 @@ def _started(pid: int) -> int:
 
 
 def _namespace_id(fd: int, viewer_fd: int) -> int | None:
-    """rtnetlink(7), RTM_GETNSID: neither ip nor tc tells it for a namespace without a name."""
-    body = struct.pack("=B3xHHI", 0, 8, _NETNSA_FD, fd)
-    head = struct.pack("=IHHII", 16 + len(body), _RTM_GETNSID, _NLM_F_REQUEST, 1, 0)
-    with _netlink(viewer_fd) as link:
-        link.bind((0, 0))
-        link.send(head + body)
-        answer = link.recv(4096)
-    if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
+    """rtnetlink(7), RTM_GETNSID."""
+    try:
+        with netlink.opened(viewer_fd) as route:
+            answer = route.ask(_RTM_GETNSID, bytes(4) + netlink.attribute(_NETNSA_FD, struct.pack("=i", fd)))
+    except RefusedError:
         return None
-    offset = 20  # behind struct nlmsghdr and struct rtgenmsg, padded
-    while offset + 8 <= len(answer):
-        size, kind, value = struct.unpack_from("=HHi", answer, offset)
-        if kind == _NETNSA_NSID:
-            return int(value) if value >= 0 else None
-        offset += max((size + 3) & ~3, 4)
-    return None
+    told = netlink.attributes(answer, 4).get(_NETNSA_NSID)  # behind struct rtgenmsg, padded
+    number = -1 if told is None else int(struct.unpack("=i", told)[0])
+    return number if number >= 0 else None

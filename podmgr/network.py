@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from podmgr import cgroups, tc
+from podmgr import cgroups
 from podmgr.catalog import chosen_hook, recipe
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.netns import Namespaces
 from podmgr.plan import Link
-from podmgr.proc import Runner
 from podmgr.rules import ANYWHERE, Direction, Hook, Rule
-from podmgr.tc import Interface
+from podmgr.tc import Interface, TrafficControl
 
 
 class Placement(NamedTuple):
@@ -41,9 +40,8 @@ class _Network(NamedTuple):
 class Networks:
     """Places rules. What was seen of a target or a namespace is not looked at again."""
 
-    def __init__(self, namespaces: Namespaces, *, runner: Runner) -> None:
+    def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
-        self._runner = runner
         self._networks: dict[int, _Network] = {}
         self._interfaces: dict[int, list[Interface]] = {}
 
@@ -89,7 +87,7 @@ class Networks:
         """
         lacking: dict[str, str] = {}
         for namespace in self._namespaces.of(cgroup) or [self._namespaces.own()]:
-            lacking |= tc.without_fq(self._fd(namespace), runner=self._runner)
+            lacking |= self._control(namespace).without_fq()
         return lacking
 
     def _look(self, cgroup: Cgroup, counts_loopback: bool, starts_here: bool) -> _Network:
@@ -123,10 +121,6 @@ class Networks:
         links: list[Link] = []
         for namespace in network.namespaces:
             chosen = self._chosen(rule, namespace, network.is_scoped, counts_loopback)
-            if odd := [item.name for item in chosen if not tc.is_plain(item.name)]:
-                raise _CannotBeHadError(
-                    f"does not act on an interface that is called {odd[0]!r}", "rename it, or use hook=cgroup"
-                )
             if delays_ingress:
                 links += [self._host_side(item, namespace) for item in chosen]
             else:
@@ -158,9 +152,9 @@ class Networks:
 
     def _that_take_clsact(self, namespace: int, found: Sequence[Interface]) -> Sequence[Interface]:
         """Without those that have the older ingress qdisc, beside which there is no clsact."""
-        qdiscs = tc.qdiscs(self._fd(namespace), runner=self._runner)
+        qdiscs = self._control(namespace).qdiscs()
         left = [
-            item for item in found if not any(qdisc.kind == "ingress" for qdisc in qdiscs.get(item.name, ()))
+            item for item in found if not any(qdisc.kind == "ingress" for qdisc in qdiscs.get(item.index, ()))
         ]
         if not left:
             raise _CannotBeHadError("finds no interface that takes clsact", "use hook=cgroup")
@@ -183,14 +177,14 @@ class Networks:
 
     def _all(self, namespace: int) -> list[Interface]:
         if namespace not in self._interfaces:
-            self._interfaces[namespace] = tc.interfaces(self._fd(namespace), runner=self._runner)
+            self._interfaces[namespace] = self._control(namespace).interfaces()
         return self._interfaces[namespace]
 
-    def _fd(self, namespace: int) -> int:
-        fd = self._namespaces.descriptor(namespace)
-        if fd is None:
+    def _control(self, namespace: int) -> TrafficControl:
+        control = self._namespaces.traffic_control(namespace)
+        if control is None:
             raise PodmgrError("the pod's network namespace has vanished", tip="apply again when it is back")
-        return fd
+        return control
 
 
 class _CannotBeHadError(PodmgrError):

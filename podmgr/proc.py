@@ -30,7 +30,6 @@ _PACKAGES = {
     "clang": "clang",
     "bpftool": "bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))",
     "ip": "iproute2",
-    "tc": "iproute2",
     "iperf3": "iperf3",
     "nsenter": "util-linux",
 }

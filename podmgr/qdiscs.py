@@ -11,7 +11,7 @@ from collections.abc import Collection
 from podmgr import tc
 from podmgr.errors import PodmgrError
 from podmgr.pins import Mark
-from podmgr.tc import Command, Qdisc
+from podmgr.tc import Qdisc, TrafficControl
 
 CLSACT = "clsact"
 FQ = "fq"
@@ -19,7 +19,7 @@ FQ = "fq"
 _KERNELS_OWN = "0:"
 _FQ_HANDLE = "7ab0:"
 # The program drops what is too far in the future: fq's own limits, in packets, shall not come first.
-_FQ_LIMITS = ("limit", "100000", "flow_limit", "100000")
+_MOST_PACKETS = 100_000
 
 
 def lacking_clsact(namespace: int, index: int, name: str, there: Collection[Qdisc]) -> Mark | None:
@@ -62,18 +62,19 @@ def lacking_fq(
     return Mark(namespace, index, FQ)
 
 
-def making(mark: Mark, name: str) -> Command:
-    """What makes it on the interface, which has that name now."""
+def make(mark: Mark, control: TrafficControl) -> None:
+    """Make it on the interface. Raises RefusedError, also if another has taken the place."""
     if mark.kind == FQ:
-        return tc.add_qdisc(name, "root", "handle", _FQ_HANDLE, FQ, *_FQ_LIMITS)
-    return tc.add_qdisc(name, CLSACT)
+        limits = tc.fq_options(limit_packets=_MOST_PACKETS, flow_limit_packets=_MOST_PACKETS)
+        control.add_root(mark.index, FQ, _FQ_HANDLE, limits)
+    else:
+        control.add_clsact(mark.index)
 
 
-def unmake(mark: Mark, name: str, there: Collection[Qdisc]) -> Command | None:
-    """What removes a qdisc of ours; None if it is gone, or another has taken its place."""
+def unmake(mark: Mark, there: Collection[Qdisc], control: TrafficControl) -> None:
+    """Remove a qdisc of ours, unless it is gone or another has taken its place. Raises RefusedError."""
     if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
-        return tc.delete_qdisc(name, CLSACT)
+        control.delete_clsact(mark.index)
     is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
     if mark.kind == FQ and is_there:
-        return tc.delete_qdisc(name, "root")
-    return None
+        control.delete_root(mark.index)

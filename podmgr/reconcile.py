@@ -76,18 +76,18 @@ class Observed(NamedTuple):
     counters: Counters | None
 
 
-def observe(settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]:
+def observe(settings: Settings) -> tuple[list[Observed], int]:
     """Every attachment of the ledger, read back from the kernel, and how many pins it lacks.
 
     While another podmgr is at work, pins come before their rows, so none is said to be lacking.
 
     Raises PermissionDeniedError if we may not look, DamagedLedgerError if the ledger cannot be
-    read. Takes no lock, and starts a process only for each network namespace with attachments.
+    read. Takes no lock, and starts no process.
     """
     rows = recorded(settings)
     observed = []
     with Namespaces() as namespaces:
-        attached = set(Sight(settings, namespaces, runner).attached(rows))
+        attached = set(Sight(settings, namespaces).attached(rows))
     for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
         active = row in attached
         counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
@@ -102,14 +102,14 @@ def recorded(settings: Settings) -> list[Attachment]:
     return ledger.read(settings.state_dir)
 
 
-def preview(wishes: Sequence[Wish], settings: Settings, *, runner: Runner) -> list[Outcome]:
+def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
     from podmgr.desired import Desired
 
     rows = recorded(settings)
     with Namespaces() as namespaces:
-        sight = Sight(settings, namespaces, runner)
-        desired = Desired(wishes, settings, rows, Networks(namespaces, runner=runner))
+        sight = Sight(settings, namespaces)
+        desired = Desired(wishes, settings, rows, Networks(namespaces))
         store = ObjectStore(settings.state_dir)
         desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
         desired.require_fq()
@@ -201,14 +201,14 @@ class _Transaction:
         self._runner = runner
         self._store = ObjectStore(state.folder)
         self._namespaces = namespaces
-        self._sight = Sight(settings, namespaces, runner)
+        self._sight = Sight(settings, namespaces)
         self._act = Actuator(settings, state, self._sight, runner)
 
     def desire(self, wishes: Sequence[Wish]) -> Desired:
         """The wishes, each rule in its place."""
         from podmgr.desired import Desired
 
-        networks = Networks(self._namespaces, runner=self._runner)
+        networks = Networks(self._namespaces)
         desired = Desired(wishes, self._settings, self.rows, networks)
         desired.require_fq()
         return desired

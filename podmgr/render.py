@@ -74,7 +74,7 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             cells.insert(0, row.pod.namespace if row.pod else "-")
         if wide:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
-            names = ",".join(dict.fromkeys(link.name for link in row.links)) or "-"
+            names = ",".join(dict.fromkeys(printable(link.name) for link in row.links)) or "-"
             cells += [*counts[2:], row.program_id, pod_uid, row.cgroup_path, names]
         rows.append([printable(str(cell)) for cell in cells])
     return columns(rows)

@@ -116,7 +116,7 @@ def run(
         with _forwarding_signals() as adopt:
             code = _run(command, cgroup, user, adopt, report)
             if not is_quiet:
-                _summarise(cgroup, settings, runner, report)
+                _summarise(cgroup, settings, report)
             _tidy(target, settings, runner, report)
         return code
     finally:
@@ -196,9 +196,9 @@ def _is_in_foreground() -> bool:
         return False
 
 
-def _summarise(cgroup: Cgroup, settings: Settings, runner: Runner, report: Report) -> None:
+def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
     """What each rule did; also that somebody took it away meanwhile."""
-    found = [item for item in observe(settings, runner=runner)[0] if item.attachment.cgroup_id == cgroup.id]
+    found = [item for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
     if not all(item.is_active for item in found) or not found:
         report("warning: rules were removed while the command ran")
     for item in found:

@@ -1,30 +1,48 @@
-"""ip and tc in a network namespace, asked for JSON: interfaces, qdiscs, filters; and changing them.
+"""The traffic control of a network namespace: interfaces, their qdiscs, and filters of clsact.
 
-The host's own programs, in a namespace given by an open descriptor. What may be changed is the
-caller's business; whether it was done is read back by the caller.
+What may be changed is the caller's business; whether it was done is read back by the caller.
+The messages are those of linux/rtnetlink.h, linux/if_link.h and linux/pkt_sched.h.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import struct
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from podmgr import mounts
-from podmgr.errors import PodmgrError
-from podmgr.proc import Completed, Runner
+from podmgr import bpf_syscall
+from podmgr.netlink import RouteSocket, attribute, attributes, text
 from podmgr.rules import Direction
 
 HOOKS = ("clsact", "ingress")  # listed as qdiscs, but they queue nothing
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", re.ASCII)
-_FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)
+_NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
+_NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
+_GETLINK, _GETROUTE = 18, 26
 
-Command = tuple[str, ...]
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, changed flags
+_ROUTE = struct.Struct("=8BI")  # family, two prefix lengths, tos, table, protocol, scope, type, flags
+_TC = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
+
+_IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID = 3, 5, 10, 18, 37
+_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND = 1, 4
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_RTA_OIF, _RTA_MULTIPATH = 4, 9
+_RTN_UNICAST, _RT_TABLE_MAIN = 1, 254
+
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 6, 7, 8, 11
+_BPF_DIRECT_ACTION = 1
+_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT = 1, 2
+
+_ROOT = 0xFFFFFFFF
+_CLSACT = 0xFFFFFFF1
+_CLSACT_HANDLE = 0xFFFF0000
+_SIDES = {Direction.INGRESS: 0xFFFFFFF2, Direction.EGRESS: 0xFFFFFFF3}
+_ALL_PROTOCOLS = int.from_bytes((3).to_bytes(2, "big"), sys.byteorder)  # ETH_P_ALL
 
 
 class Interface(NamedTuple):
@@ -48,7 +66,6 @@ class Qdisc(NamedTuple):
 
     kind: str
     handle: str
-    parent: str | None
     is_root: bool
 
 
@@ -60,135 +77,107 @@ class Filter(NamedTuple):
     program_id: int | None
 
 
-def interfaces(namespace_fd: int, *, runner: Runner) -> list[Interface]:
-    """All interfaces of the namespace."""
-    rows = _ask(namespace_fd, runner, "ip", "-j", "-d", "link", "show")
-    return [_interface(row) for row in rows if row]
+class TrafficControl:
+    """That of one namespace. What is asked of an interface that is not there has an empty answer."""
+
+    def __init__(self, route: RouteSocket) -> None:
+        self._route = route
+
+    def interfaces(self) -> list[Interface]:
+        """All interfaces of the namespace."""
+        return [_interface(answer) for answer in self._route.dump(_GETLINK, bytes(_LINK.size))]
+
+    def qdiscs(self) -> dict[int, list[Qdisc]]:
+        """The qdiscs of each interface, by its index."""
+        found: dict[int, list[Qdisc]] = {}
+        for answer in self._route.dump(_GETQDISC, bytes(_TC.size)):
+            _, index, handle, parent, _ = _TC.unpack_from(answer)
+            kind = text(attributes(answer, _TC.size).get(_TCA_KIND, b""))
+            found.setdefault(index, []).append(Qdisc(kind, f"{handle >> 16:x}:", parent == _ROOT))
+        return found
+
+    def filters(self, index: int, side: Direction) -> list[Filter]:
+        """The filters of clsact on that side of the interface."""
+        found = []
+        for answer in self._route.dump(_GETTFILTER, _TC.pack(0, index, 0, _SIDES[side], 0)):
+            *_, handle, _, info = _TC.unpack_from(answer)
+            told = attributes(answer, _TC.size)
+            if _TCA_OPTIONS in told:  # without, it is the head of a list of filters
+                kind, options = text(told.get(_TCA_KIND, b"")), attributes(told[_TCA_OPTIONS])
+                is_program = kind == "bpf" and _TCA_BPF_ID in options
+                found.append(
+                    Filter(info >> 16, handle, _number(options[_TCA_BPF_ID]) if is_program else None)
+                )
+        return found
+
+    def add_filter(self, index: int, side: Direction, priority: int, handle: int, pin: Path) -> None:
+        """A pinned program that gives the verdict itself. Never takes the place of another filter.
+
+        Raises RefusedError; PodmgrError if nothing is pinned there.
+        """
+        fd = bpf_syscall.open_pin(pin)
+        try:
+            options = (
+                attribute(_TCA_BPF_FD, struct.pack("=I", fd))
+                + attribute(_TCA_BPF_NAME, os.fsencode(pin.name) + b"\0")
+                + attribute(_TCA_BPF_FLAGS, struct.pack("=I", _BPF_DIRECT_ACTION))
+            )
+            self._route.create(
+                _NEWTFILTER, _filter(index, side, priority, handle) + attribute(_TCA_OPTIONS, options)
+            )
+        finally:
+            os.close(fd)
+
+    def delete_filter(self, index: int, side: Direction, priority: int, handle: int) -> None:
+        """That filter alone. Raises RefusedError."""
+        self._route.delete(_DELTFILTER, _filter(index, side, priority, handle))
+
+    def add_clsact(self, index: int) -> None:
+        """Raises RefusedError, also if it is there already."""
+        self._route.create(_NEWQDISC, _qdisc(index, _CLSACT_HANDLE, _CLSACT, "clsact"))
+
+    def delete_clsact(self, index: int) -> None:
+        """With all filters on it. Raises RefusedError."""
+        self._route.delete(_DELQDISC, _qdisc(index, _CLSACT_HANDLE, _CLSACT, "clsact"))
+
+    def add_root(self, index: int, kind: str, handle: str, options: bytes = b"") -> None:
+        """Fails where a root qdisc is that the kernel did not make by itself. Raises RefusedError."""
+        body = _qdisc(index, int(handle.rstrip(":"), 16) << 16, _ROOT, kind)
+        self._route.create(_NEWQDISC, body + (attribute(_TCA_OPTIONS, options) if options else b""))
+
+    def delete_root(self, index: int) -> None:
+        """Raises RefusedError."""
+        self._route.delete(_DELQDISC, _TC.pack(0, index, 0, _ROOT, 0))
+
+    def without_fq(self) -> dict[str, str]:
+        """Interface to its root qdisc, for those that lead out of the namespace without fq.
+
+        Those are the interfaces of the default routes, or all that are up.
+        """
+        up = [item for item in self.interfaces() if item.is_up and not item.is_loopback]
+        defaults = self._default_interfaces()
+        leading = [item for item in up if item.index in defaults] or up
+        found = self.qdiscs()
+        roots = {item.name: root_kind(found.get(item.index, ())) for item in leading}
+        return {name: kind for name, kind in roots.items() if kind != "fq"}
+
+    def _default_interfaces(self) -> set[int]:
+        """The indexes of the interfaces that default routes lead through."""
+        found = set()
+        for answer in self._route.dump(_GETROUTE, bytes(_ROUTE.size)):
+            _, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(answer)
+            if (length, table, kind) == (0, _RT_TABLE_MAIN, _RTN_UNICAST):
+                told = attributes(answer, _ROUTE.size)
+                found |= {_number(told[_RTA_OIF])} if _RTA_OIF in told else set()
+                found |= set(_next_hops(told.get(_RTA_MULTIPATH, b"")))
+        return found
 
 
-def is_plain(name: str) -> bool:
-    """Whether a batch file can hold the name of an interface. A pod may choose others, which cannot."""
-    return _PLAIN_NAME.fullmatch(name) is not None
-
-
-def default_devices(namespace_fd: int, *, runner: Runner) -> set[str]:
-    """The names of the interfaces that default routes lead through."""
-    rows = _ask(namespace_fd, runner, "ip", "-j", "route", "show", "default")
-    return {row["dev"] for row in rows if row.get("dev")}
-
-
-def qdiscs(namespace_fd: int, *, runner: Runner) -> dict[str, list[Qdisc]]:
-    """The qdiscs of each interface, by its name."""
-    found: dict[str, list[Qdisc]] = {}
-    for row in _ask(namespace_fd, runner, "tc", "-j", "qdisc", "show"):
-        qdisc = Qdisc(row["kind"], row.get("handle", "0:"), row.get("parent"), bool(row.get("root")))
-        found.setdefault(row["dev"], []).append(qdisc)
-    return found
-
-
-def filters(
-    namespace_fd: int, sides: Sequence[tuple[str, Direction]], *, runner: Runner
-) -> dict[tuple[str, Direction], list[Filter]]:
-    """The filters of clsact on each side of interfaces, which are given by their plain names.
-
-    An interface that is not there, or has no clsact, has none.
-    """
-    if not sides:
-        return {}
-    lines = "".join(f"filter show dev {name} {side}\n" for name, side in sides)
-    done = _run(namespace_fd, runner, ["tc", "-force", "-j", "-batch", "-"], lines)
-    failed = {int(number) for number in _FAILED_LINE.findall(done.stderr)}
-    asked = [side for number, side in enumerate(sides, start=1) if number not in failed]
-    answers = [line for line in done.stdout.split("\n") if line.strip()]
-    if len(answers) != len(asked):
-        raise PodmgrError("tc does not say what filters there are", detail=done.stderr, tip="podmgr doctor")
-    return {side: _filters(_parsed("tc", line, done)) for side, line in zip(asked, answers, strict=True)}
-
-
-def batch(
-    namespace_fd: int, commands: Sequence[Command], *, runner: Runner, pass_fds: Sequence[int] = ()
-) -> dict[int, str]:
-    """Run tc commands, in order; one that fails stops no other. What tc says of those that failed."""
-    if not commands:
-        return {}
-    lines = "".join(" ".join(command) + "\n" for command in commands)
-    done = _run(namespace_fd, runner, ["tc", "-force", "-batch", "-"], lines, pass_fds)
-    said: dict[int, str] = {}
-    start = 0
-    for match in _FAILED_LINE.finditer(done.stderr):
-        said[int(match[1]) - 1] = _reason(done.stderr[start : match.start()])
-        start = match.end()
-    if not done.succeeded and not said:
-        raise PodmgrError("tc did not do its work", detail=done.stderr[-1000:], tip="podmgr doctor")
-    return said
-
-
-@contextmanager
-def without_folders() -> Iterator[None]:
-    """Remove what iproute2 makes beside our pins when it takes its first BPF program: it never uses it.
-
-    Those that were there before stay, and so do those that somebody has put something into.
-    """
-    before = _folders()
-    try:
-        yield
-    finally:
-        for folder in _folders() - before:
-            with suppress(OSError):
-                (folder / "globals").rmdir()
-                folder.rmdir()
-                for name in ("ip", "xdp"):
-                    if Path(os.readlink(folder.parent / name)) == folder:
-                        (folder.parent / name).unlink()
-
-
-def _folders() -> set[Path]:
-    found = {mount.path / "tc" for mount in mounts.table() if mount.filesystem == "bpf"}
-    return {folder for folder in found if folder.is_dir()}
-
-
-def add_filter(name: str, side: Direction, priority: int, handle: int, pin: str) -> Command:
-    """A pinned program that gives the verdict itself. Never takes the place of another filter."""
-    place = ("filter", "add", "dev", name, side.value, "protocol", "all")
-    return (
-        *place,
-        "prio",
-        str(priority),
-        "handle",
-        hex(handle),
-        "bpf",
-        "direct-action",
-        "object-pinned",
-        pin,
+def fq_options(*, limit_packets: int, flow_limit_packets: int) -> bytes:
+    """How many packets an fq holds, altogether and of each flow."""
+    return attribute(_TCA_FQ_LIMIT, struct.pack("=I", limit_packets)) + attribute(
+        _TCA_FQ_FLOW_LIMIT, struct.pack("=I", flow_limit_packets)
     )
-
-
-def delete_filter(name: str, side: Direction, priority: int, handle: int) -> Command:
-    """That filter alone."""
-    place = ("filter", "del", "dev", name, side.value, "protocol", "all")
-    return (*place, "prio", str(priority), "handle", hex(handle), "bpf")
-
-
-def add_qdisc(name: str, *words: str) -> Command:
-    """Fails where one is that the kernel did not make by itself."""
-    return ("qdisc", "add", "dev", name, *words)
-
-
-def delete_qdisc(name: str, *words: str) -> Command:
-    return ("qdisc", "del", "dev", name, *words)
-
-
-def without_fq(namespace_fd: int, *, runner: Runner) -> dict[str, str]:
-    """Interface to its root qdisc, for those that lead out of the namespace without fq.
-
-    Those are the interfaces of the default routes, or all that are up.
-    """
-    up = [item for item in interfaces(namespace_fd, runner=runner) if item.is_up and not item.is_loopback]
-    names = {item.name for item in up}
-    leading = names & default_devices(namespace_fd, runner=runner) or names
-    found = qdiscs(namespace_fd, runner=runner)
-    roots = {name: root_kind(found.get(name, ())) for name in leading}
-    return {name: kind for name, kind in roots.items() if kind != "fq"}
 
 
 def root_kind(found: Iterable[Qdisc]) -> str:
@@ -202,62 +191,40 @@ def root_kind(found: Iterable[Qdisc]) -> str:
     return "fq" if kind == "mq" and children == {"fq"} else kind
 
 
-def _interface(row: dict[str, Any]) -> Interface:
-    flags = row.get("flags", ())
+def _interface(answer: bytes) -> Interface:
+    _, _, index, flags, _ = _LINK.unpack_from(answer)
+    told = attributes(answer, _LINK.size)
+    info = attributes(told.get(_IFLA_LINKINFO, b""))
+    peer, namespace = told.get(_IFLA_LINK), told.get(_IFLA_LINK_NETNSID)
     return Interface(
-        index=row["ifindex"],
-        name=row["ifname"],
-        kind=row.get("linkinfo", {}).get("info_kind", ""),
-        is_up="UP" in flags,
-        is_loopback="LOOPBACK" in flags,
-        is_port="master" in row and row.get("linkinfo", {}).get("info_slave_kind") != "vrf",
-        peer_index=row.get("link_index"),
-        peer_namespace_id=row.get("link_netnsid"),
+        index=index,
+        name=text(told[_IFLA_IFNAME]),
+        kind=text(info.get(_IFLA_INFO_KIND, b"")),
+        is_up=bool(flags & _IFF_UP),
+        is_loopback=bool(flags & _IFF_LOOPBACK),
+        is_port=_IFLA_MASTER in told and text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) != "vrf",
+        peer_index=None if peer is None else _number(peer),
+        peer_namespace_id=None if namespace is None else int(struct.unpack("=i", namespace)[0]),
     )
 
 
-def _filters(rows: list[dict[str, Any]]) -> list[Filter]:
-    found = []
-    for row in rows:
-        options = row.get("options", {})
-        if "handle" in options or "fh" in options:
-            number = str(options.get("handle", "0"))
-            is_number = re.fullmatch(r"0x[0-9a-f]+|\d+", number)
-            handle = int(number, 0) if is_number else 0
-            program_id = options.get("prog", {}).get("id") if isinstance(options.get("prog"), dict) else None
-            found.append(Filter(row.get("pref", 0), handle, program_id))
-        elif options:
-            found.append(Filter(row.get("pref", 0), 0, None))
-    return found
+def _filter(index: int, side: Direction, priority: int, handle: int) -> bytes:
+    head = _TC.pack(0, index, handle, _SIDES[side], priority << 16 | _ALL_PROTOCOLS)
+    return head + attribute(_TCA_KIND, b"bpf\0")
 
 
-def _ask(namespace_fd: int, runner: Runner, *argv: str) -> list[dict[str, Any]]:
-    done = _run(namespace_fd, runner, argv)
-    rows = _parsed(argv[0], done.stdout or "[]", done)
-    if not done.succeeded:
-        raise PodmgrError(f"cannot look at the pod's interfaces: {done.stderr.strip()}")
-    return rows
+def _qdisc(index: int, handle: int, parent: int, kind: str) -> bytes:
+    return _TC.pack(0, index, handle, parent, 0) + attribute(_TCA_KIND, kind.encode() + b"\0")
 
 
-def _run(
-    namespace_fd: int, runner: Runner, argv: Sequence[str], stdin: str = "", pass_fds: Sequence[int] = ()
-) -> Completed:
-    command = ["nsenter", f"--net=/proc/self/fd/{namespace_fd}", *argv]
-    return runner(command, stdin=stdin.encode(), pass_fds=[namespace_fd, *pass_fds])
+def _next_hops(data: bytes) -> Iterator[int]:
+    """The interfaces of struct rtnexthop in a row."""
+    offset = 0
+    while offset + 8 <= len(data):
+        length, index = struct.unpack_from("=Hxxi", data, offset)
+        yield index
+        offset += max((length + 3) & ~3, 8)
 
 
-def _parsed(tool: str, text: str, done: Completed) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(text, strict=False)  # names may hold control characters, unescaped
-    except ValueError as error:
-        raise PodmgrError(f"{tool} answered what is not JSON", detail=done.stderr) from error
-    if not isinstance(rows, list):
-        raise PodmgrError(f"{tool} answered what is not a list", detail=done.stderr)
-    return rows
-
-
-def _reason(text: str) -> str:
-    """tc's own words for a failure, without what it says each time."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("We have an error talking")]
-    return "; ".join(dict.fromkeys(told)) or "no reason given"
+def _number(value: bytes) -> int:
+    return int(struct.unpack_from("=I", value)[0])

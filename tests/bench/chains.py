@@ -106,7 +106,7 @@ def _sender(pod: Pod) -> Iterator[Callable[[int], float]]:
 
 def _check_chains(settings: Settings, rounds: int) -> None:
     """That every rule saw every datagram, and dropped none."""
-    for item in observe(settings, runner=proc.run)[0]:
+    for item in observe(settings)[0]:
         seen = item.counters
         assert seen is not None, item
         assert seen.passed_packets >= DATAGRAMS * rounds and not seen.dropped_packets, item

@@ -231,7 +231,7 @@ def _counted(settings: Settings, there: Mapping[Arm, Pod]) -> Table:
             item.counters.passed_packets / 1e6,
             item.counters.dropped_packets,
         )
-        for item in observe(settings, runner=proc.run)[0]
+        for item in observe(settings)[0]
         if item.counters
     ]
     order = list(names.values())

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from podmgr import cgroups, proc
+from podmgr import cgroups
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
 from tests.bench.effort import Effort
@@ -305,9 +305,7 @@ def _flood_of(node: Node) -> float:
     wanted = f"bandwidth={RATES[(FLOOD - 1) % 2]} mbps egress"
 
     def is_right() -> bool:
-        rows = [
-            item for item in observe(node.settings, runner=proc.run)[0] if item.attachment.owner == pod.uid
-        ]
+        rows = [item for item in observe(node.settings)[0] if item.attachment.owner == pod.uid]
         return len(rows) == RULES and wanted in [item.attachment.rule for item in rows if item.is_active]
 
     _soon(is_right)

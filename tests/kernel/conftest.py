@@ -193,7 +193,7 @@ def under(
         again = applied(settings, cgroup, *rules, counts_loopback=counts_loopback)
         assert {outcome.action for outcome in again} == {Action.UNCHANGED}
         assert {outcome.program_id for outcome in again} == {outcome.program_id for outcome in outcomes}
-        yield lambda: {item.attachment.rule: item for item in observe(settings, runner=proc.run)[0]}
+        yield lambda: {item.attachment.rule: item for item in observe(settings)[0]}
     finally:
         clean(Target("x", cgroup).selection, settings, runner=proc.run)
 

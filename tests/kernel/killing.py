@@ -1,8 +1,9 @@
 """podmgr killed between any two of its outside calls.
 
 A forked child runs the command and kills itself just before its N-th outside call (starting a
-process, making, writing, renaming or removing a file or folder), for every N until the command
-gets through. Since each kill also stands after the call before it, every gap is tried.
+process, asking or changing the network, making, writing, renaming or removing a file or folder),
+for every N until the command gets through. Since each kill also stands after the call before it,
+every gap is tried.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-_CALLS = {"subprocess.Popen", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+_CALLS = {"subprocess.Popen", "socket.sendto", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 _INTERRUPTED = 130
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

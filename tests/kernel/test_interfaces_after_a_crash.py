@@ -163,7 +163,7 @@ def test_an_interrupted_apply_is_undone(pod: Pod, settings: Settings) -> None:
     assert undone > 8
 
 
-def test_clean_waits_for_the_tc_of_a_killed_apply(pod: Pod, settings: Settings) -> None:
+def test_clean_waits_for_the_tools_of_a_killed_apply(pod: Pod, settings: Settings) -> None:
     """Killed while its children run: they hold the lock on, so that clean does not overtake them."""
     before = tc_state(pod.pid)
     for number in range(1, 25, 2):
@@ -242,7 +242,7 @@ def test_a_namespace_that_only_a_mount_keeps_is_cleaned(
         ours = _pinned(settings)
         process.kill()
         process.wait()
-        assert all(item.is_active for item in observe(settings, runner=proc.run)[0])
+        assert all(item.is_active for item in observe(settings)[0])
         if "ledger" in lost:
             (settings.state_dir / "ledger.json").unlink()
         if "cgroup" in lost:
@@ -264,7 +264,7 @@ def test_a_namespace_that_is_gone_leaves_nothing(
         cgroups.join(cgroup, pid)
         _apply(cgroup, settings, *RULES)
         ours = _pinned(settings)
-    assert {item.is_active for item in observe(settings, runner=proc.run)[0]} == {False}
+    assert {item.is_active for item in observe(settings)[0]} == {False}
     if "ledger" in lost:
         (settings.state_dir / "ledger.json").unlink()
     if "cgroup" in lost:
@@ -287,7 +287,7 @@ def test_a_pod_whose_namespace_was_made_anew_gets_its_rules_there(
             _apply(cgroup, settings, *RULES)
             assert len(programs(pid)) == 2
             ours |= set(programs(pid))
-            rows = observe(settings, runner=proc.run)[0]
+            rows = observe(settings)[0]
             assert [item.is_active for item in rows] == [True] * len(RULES)
     _clean(settings)
     assert_nothing_left(settings)

@@ -116,7 +116,7 @@ def test_many_pods_at_tc_are_applied_listed_and_cleaned_in_time(
         working.append(_cpu_seconds() - spent)
         assert [(row["state"], row["hook"]) for row in rows] == [("active", "tc")] * MANY
         listing.append(seconds)
-    observing = [_timed(lambda: observe(settings, runner=proc.run))[0] for _ in range(5)]
+    observing = [_timed(lambda: observe(settings))[0] for _ in range(5)]
     changing, outcomes = _timed(
         lambda: apply([_wish(sandbox.cgroup, CHANGED) for sandbox in sandboxes], settings, runner=proc.run)
     )

@@ -98,7 +98,7 @@ def test_a_filter_of_another_kind_with_our_priority_stays_and_ours_is_refused(
     before = tc_state(pod.pid)
     (outcome,) = applied(settings, pod.cgroup, RULE)
     assert outcome.error is not None
-    assert "tc refuses" in outcome.error.message
+    assert "the kernel refuses" in outcome.error.message
     assert outcome.error.detail
     assert tc_state(pod.pid) == before
     assert_nothing_left(settings)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from podmgr import cgroups, proc
+from podmgr import cgroups
 from podmgr.cgroups import Cgroup
 from podmgr.reconcile import Observed, observe
 from podmgr.rules import Direction
@@ -172,7 +172,7 @@ class Cluster(ABC):
 
     def observed(self, pod: RunningPod) -> list[Observed]:
         """What `list` shows of a pod."""
-        rows, _ = observe(self.settings, runner=proc.run)
+        rows, _ = observe(self.settings)
         return [item for item in rows if item.attachment.owner == pod.uid]
 
     def rules(self, pod: RunningPod) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from podmgr import cgroups, proc
+from podmgr import cgroups
 from podmgr.kube import Access, Api, find_node
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
@@ -145,7 +145,7 @@ def watched(shared: tuple[Simulated, Watching], monkeypatch: pytest.MonkeyPatch)
     yield cluster
     cluster.clear()
     assert watch.process.poll() is None, watch.tail()
-    eventually(lambda: not observe(cluster.settings, runner=proc.run)[0], why=watch.tail)
+    eventually(lambda: not observe(cluster.settings)[0], why=watch.tail)
 
 
 @pytest.fixture

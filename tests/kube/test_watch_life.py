@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import pins, proc
+from podmgr import pins
 from podmgr.reconcile import observe
 from tests.kernel.conftest import Cli, assert_nothing_left
 from tests.kube.cluster import RunningPod, Simulated, eventually
@@ -227,7 +227,7 @@ def test_it_is_ready_no_sooner_than_all_rules_are_in_force(simulated: Simulated,
     many_pods(simulated, 5)
     watch = watching("--metrics-address", "127.0.0.1:0", waits=False)
     eventually(lambda: watch.probe("/readyz") == 200)
-    assert len([item for item in observe(simulated.settings, runner=proc.run)[0] if item.is_active]) == MANY
+    assert len([item for item in observe(simulated.settings)[0] if item.is_active]) == MANY
 
 
 def test_systemd_is_told_when_it_is_ready_alive_and_stopping(
@@ -241,7 +241,7 @@ def test_systemd_is_told_when_it_is_ready_alive_and_stopping(
         told: list[str] = []
         while "READY=1" not in told or told[-1] != "WATCHDOG=1":
             told.append(supervisor.recv(1000).decode())
-        assert len([item for item in observe(simulated.settings, runner=proc.run)[0] if item.is_active]) == 1
+        assert len([item for item in observe(simulated.settings)[0] if item.is_active]) == 1
         assert watch.stop() == 0
         while told[-1] != "STOPPING=1":
             told.append(supervisor.recv(1000).decode())

@@ -1,24 +1,20 @@
-"""A machine without a kernel: namespaces with interfaces, qdiscs and filters, and a `tc` for them."""
+"""A machine without a kernel: namespaces with interfaces, qdiscs and filters."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from podmgr.cgroups import Cgroup
+from podmgr.netlink import RefusedError
 from podmgr.netns import Namespaces
-from podmgr.proc import Completed
-from podmgr.tc import Filter, Qdisc
-from tests.unit.samples import said
+from podmgr.rules import Direction
+from podmgr.tc import Filter, Interface, Qdisc, TrafficControl
 
-FIRST_FD = 1000  # a namespace's descriptor is its number and this
-
-DEFAULT = Qdisc("noqueue", "0:", None, True)
-CLSACT = Qdisc("clsact", "ffff:", "ffff:fff1", False)
+DEFAULT = Qdisc("noqueue", "0:", True)
+CLSACT = Qdisc("clsact", "ffff:", False)
 
 
 @dataclass
@@ -34,122 +30,97 @@ class Device:
 class Machine(Namespaces):
     """Namespaces by number, each with interfaces by number. A program's pin holds its number.
 
-    `refusals`: what tc says of a command that begins with these words. `meanwhile` is done
-    before the next commands that change something.
+    `refusals`: what the kernel says of a change that begins with these words, which are tc's.
+    `meanwhile` is done before every change.
     """
 
     namespaces: dict[int, dict[int, Device]]
-    refusals: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, RefusedError] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
     changes: list[tuple[int, str]] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     near: dict[int, Cgroup | None] = field(default_factory=dict)
-    fds: list[tuple[int, ...]] = field(default_factory=list)
 
-    def descriptor(self, inode: int, near: Cgroup | None = None) -> int | None:
+    def traffic_control(self, inode: int, near: Cgroup | None = None) -> TrafficControl | None:
         self.near.setdefault(inode, near)
-        return FIRST_FD + inode if inode in self.namespaces else None
+        self.asked.append(inode)
+        return Control(self, inode) if inode in self.namespaces else None
 
     def all(self) -> list[int]:
         return list(self.namespaces)
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
-        fd = pass_fds[0]
-        assert list(argv[:2]) == ["nsenter", f"--net=/proc/self/fd/{fd}"]
-        namespace, command = fd - FIRST_FD, " ".join(argv[2:])
-        devices = self.namespaces[namespace]
-        if command == "ip -j -d link show":
-            return said(json.dumps([{"ifindex": key, "ifname": item.name} for key, item in devices.items()]))
-        if command == "tc -j qdisc show":
-            return said(
-                json.dumps([_told(item.name, qdisc) for item in devices.values() for qdisc in item.qdiscs])
-            )
-        lines = stdin.decode().splitlines()
-        if command == "tc -force -j -batch -":
-            self.asked.append(namespace)
-            return said("".join(json.dumps(self._filters(devices, line)) + "\n" for line in lines))
-        assert command == "tc -force -batch -"
-        self.meanwhile()
-        self.fds.append(tuple(pass_fds))
-        stderr = ""
-        for number, line in enumerate(lines, start=1):
-            self.changes.append((namespace, re.sub(r"/proc/self/fd/\d+/", "BPFFS/", line)))
-            reason = self._change(devices, line.split())
-            stderr += f"{reason}\nCommand failed -:{number}\n" if reason else ""
-        return said("", code=1 if stderr else 0, stderr=stderr)
 
-    def _filters(self, devices: dict[int, Device], line: str) -> list[dict[str, Any]]:
-        name, side = re.fullmatch(r"filter show dev (\S+) (egress|ingress)", line).groups()  # type: ignore[union-attr]
-        device = _named(devices, name)
+class Control(TrafficControl):
+    """That of one of its namespaces; it refuses as the kernel does."""
+
+    def __init__(self, machine: Machine, namespace: int) -> None:
+        self._machine = machine
+        self._namespace = namespace
+        self._devices = machine.namespaces[namespace]
+
+    def interfaces(self) -> list[Interface]:
         return [
-            {
-                "pref": item.priority,
-                "options": {"handle": hex(item.handle)}
-                | ({"prog": {"id": item.program_id}} if item.program_id is not None else {}),
-            }
-            for item in (device.filters.get(side, []) if device else [])
+            Interface(index, item.name, "veth", True, False, False, None, None)
+            for index, item in self._devices.items()
         ]
 
-    def _change(self, devices: dict[int, Device], words: list[str]) -> str:
-        """Why it cannot be done; "" if it is."""
-        line = " ".join(words)
-        for start, reason in self.refusals.items():
-            if line.startswith(start):
-                return reason
-        device = _named(devices, words[3])
-        if device is None:
-            return "RTNETLINK answers: No such device"
-        if words[0] == "qdisc":
-            return _change_qdisc(device, words[1], words[4:])
-        named = dict(zip(words[5::2], words[6::2], strict=False))
-        there = device.filters.setdefault(words[4], [])
-        key = (int(named["prio"]), int(named["handle"], 16))
-        found = [item for item in there if (item.priority, item.handle) == key]
+    def qdiscs(self) -> dict[int, list[Qdisc]]:
+        return {index: list(item.qdiscs) for index, item in self._devices.items()}
+
+    def filters(self, index: int, side: Direction) -> list[Filter]:
+        return list(self._devices[index].filters.get(side, ())) if index in self._devices else []
+
+    def add_filter(self, index: int, side: Direction, priority: int, handle: int, pin: Path) -> None:
+        place = f"{side} prio {priority} handle {handle}"
+        device = self._changed("filter add", index, f"{place} {pin.parent.name}/{pin.name}")
+        there = device.filters.setdefault(side, [])
         if not any(item.kind == "clsact" for item in device.qdiscs):
-            return "Error: Parent Qdisc doesn't exists."
-        if words[1] == "del":
-            if not found:
-                return "Error: Filter with specified priority/protocol not found."
-            there.remove(found[0])
-            return ""
-        if found:
-            return "RTNETLINK answers: File exists"
-        pin = Path(words[-1])
-        if not pin.exists():
-            return f"Couldn't retrieve pinned program '{pin}'"
-        there.append(Filter(*key, int(pin.read_text())))
-        return ""
+            raise RefusedError(errno.EINVAL, "Parent Qdisc doesn't exists")
+        if any((item.priority, item.handle) == (priority, handle) for item in there):
+            raise RefusedError(errno.EEXIST, "")
+        there.append(Filter(priority, handle, int(pin.read_text())))
 
+    def delete_filter(self, index: int, side: Direction, priority: int, handle: int) -> None:
+        device = self._changed("filter del", index, f"{side} prio {priority} handle {handle}")
+        there = device.filters.setdefault(side, [])
+        found = [item for item in there if (item.priority, item.handle) == (priority, handle)]
+        if not found:
+            raise RefusedError(errno.ENOENT, "Filter with specified priority/protocol not found")
+        there.remove(found[0])
 
-def _named(devices: dict[int, Device], name: str) -> Device | None:
-    return next((device for device in devices.values() if device.name == name), None)
-
-
-def _told(name: str, qdisc: Qdisc) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": qdisc.kind, "handle": qdisc.handle, "dev": name}
-    row |= {"parent": qdisc.parent} if qdisc.parent else {}
-    return row | ({"root": True} if qdisc.is_root else {})
-
-
-def _change_qdisc(device: Device, verb: str, words: list[str]) -> str:
-    if verb == "del":
-        doomed = [item for item in device.qdiscs if item.is_root if words == ["root"]]
-        doomed += [item for item in device.qdiscs if words == [item.kind] and not item.is_root]
-        for item in doomed:
-            device.qdiscs.remove(item)
-        if words == ["clsact"]:
-            device.filters.clear()
-        if words == ["root"]:
-            device.qdiscs.append(DEFAULT)
-        return "" if doomed else "Error: Invalid handle."
-    if words == ["clsact"]:
+    def add_clsact(self, index: int) -> None:
+        device = self._changed("qdisc add", index, "clsact")
         if any(item.kind in ("clsact", "ingress") for item in device.qdiscs):
-            return "Error: Exclusivity flag on, cannot modify."
+            raise RefusedError(errno.EEXIST, "Exclusivity flag on, cannot modify")
         device.qdiscs.append(CLSACT)
-        return ""
-    if any(item.is_root and item.handle != "0:" for item in device.qdiscs):
-        return "Error: Exclusivity flag on, cannot modify."
-    assert words[:2] == ["root", "handle"]
-    device.qdiscs = [item for item in device.qdiscs if not item.is_root]
-    device.qdiscs.append(Qdisc(words[3], words[2], None, True))
-    return ""
+
+    def delete_clsact(self, index: int) -> None:
+        device = self._changed("qdisc del", index, "clsact")
+        device.qdiscs.remove(CLSACT)
+        device.filters.clear()
+
+    def add_root(self, index: int, kind: str, handle: str, options: bytes = b"") -> None:
+        device = self._changed("qdisc add", index, f"root {handle} {kind}")
+        assert options
+        if any(item.is_root and item.handle != "0:" for item in device.qdiscs):
+            raise RefusedError(errno.EEXIST, "Exclusivity flag on, cannot modify")
+        device.qdiscs = [item for item in device.qdiscs if not item.is_root]
+        device.qdiscs.append(Qdisc(kind, handle, True))
+
+    def delete_root(self, index: int) -> None:
+        device = self._changed("qdisc del", index, "root")
+        device.qdiscs = [item for item in device.qdiscs if not item.is_root]
+        device.qdiscs.append(DEFAULT)
+
+    def _changed(self, verb: str, index: int, words: str) -> Device:
+        """The device that is about to change."""
+        self._machine.meanwhile()
+        device = self._devices.get(index)
+        line = f"{verb} {device.name if device else index} {words}"
+        self._machine.changes.append((self._namespace, line))
+        for start, refusal in self._machine.refusals.items():
+            if line.startswith(start):
+                raise refusal
+        if device is None:
+            raise RefusedError(errno.ENODEV, "")
+        return device

@@ -20,7 +20,7 @@ from podmgr.rules import Direction
 from podmgr.settings import Settings
 from podmgr.tc import Filter
 from tests.unit.machine import Device, Machine
-from tests.unit.samples import EGRESS, INGRESS, Script, attachment, said
+from tests.unit.samples import EGRESS, INGRESS, attachment
 
 
 @dataclass
@@ -60,8 +60,8 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def look(settings: Settings) -> Sight:
-    """A look at cgroups alone: tc is not asked."""
-    return Sight(settings, Namespaces(), Script(said("", code=1)))
+    """A look at cgroups alone."""
+    return Sight(settings, Namespaces())
 
 
 def there(
@@ -259,7 +259,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def sight(settings: Settings, machine: Machine) -> Sight:
-    return Sight(settings, machine, machine.run)
+    return Sight(settings, machine)
 
 
 ETH0, NET1, CALI1 = Link(200, 2, EGRESS, "eth0"), Link(200, 3, EGRESS, "net1"), Link(100, 9, EGRESS, "cali1")
@@ -348,12 +348,11 @@ def test_row_that_lost_its_pin_is_attached_but_not_healthy(
 def test_each_namespace_is_asked_once_for_all_rows(
     machine: Machine, settings: Settings, sight: Sight
 ) -> None:
-    """110 pods are 110 processes of tc, not one for each interface and question."""
     rows = [on_interfaces(machine, settings, 5 + number, ETH0, NET1) for number in range(5)]
     rows.append(on_interfaces(machine, settings, 99, CALI1))
     assert sight.attached(rows) == rows
     assert sight.attached(rows) == rows
-    assert [link for link, _, _ in sight.filters_of(rows[0])] == [ETH0, NET1]
+    assert [link for link, _ in sight.filters_of(rows[0])] == [ETH0, NET1]
     assert sorted(machine.asked) == [100, 200]
     assert machine.near[200] == Cgroup(Path("/cgroups/7"), 7)
 
@@ -370,24 +369,12 @@ def test_what_was_changed_is_looked_at_again_after_forgetting(
     assert not sight.is_attached(row)
 
 
-@pytest.mark.parametrize("side", Direction)
-def test_filters_of_anybody_are_seen_on_either_side(machine: Machine, sight: Sight, side: Direction) -> None:
-    assert sight.filters_on(200, ["eth0", "a b"]) == {"eth0": [], "a b": []}
-    machine.namespaces[200][2].filters[side] = [Filter(1, 1, None)]
-    assert sight.filters_on(200, ["eth0", "net1"]) == {"eth0": [Filter(1, 1, None)], "net1": []}
-    assert sight.filters_on(300, ["eth0"]) == {"eth0": []}
-
-
-def test_filter_of_a_renamed_interface_is_found_under_its_new_name(
-    machine: Machine, settings: Settings, sight: Sight
-) -> None:
+def test_filter_of_a_renamed_interface_is_found(machine: Machine, settings: Settings, sight: Sight) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].name = "moved"
-    assert sight.is_attached(row)
-    assert [name for _, name, _ in sight.filters_of(row)] == ["moved"]
     machine.namespaces[200][9] = Device("eth0")  # one that has taken its name is another
-    sight.forget([200])
-    assert [name for _, name, _ in sight.filters_of(row)] == ["moved"]
+    assert sight.is_attached(row)
+    assert sight.filters_of(row) == [(ETH0, Filter(100, 5, 5))]
 
 
 # What only pins tell of

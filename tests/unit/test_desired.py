@@ -21,7 +21,7 @@ from podmgr.network import Networks, Placement
 from podmgr.plan import Attachment, Link, PodRef, Selection, Target
 from podmgr.rules import Direction, Hook, Rule, collision_key
 from podmgr.settings import Settings
-from tests.unit.samples import Script, attachment, said
+from tests.unit.samples import attachment
 
 POD = PodRef("default", "web", "u-1")
 CGROUP = Cgroup(Path("/cgroups/7"), 7)
@@ -57,7 +57,7 @@ class Network(Networks):
     """Places rules at the hook of their own; on eth0 at tc. Some it cannot place, some not as it should."""
 
     def __init__(self, *, lacking_fq: bool = False, errors: Sequence[str] = (), note: str = "") -> None:
-        super().__init__(Namespaces(), runner=Script(said("", code=1)))
+        super().__init__(Namespaces())
         self.lacking_fq = lacking_fq
         self.errors = errors
         self.note = note

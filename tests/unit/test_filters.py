@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,26 +11,26 @@ import pytest
 from podmgr import pins
 from podmgr.actual import Sight
 from podmgr.cgroups import Cgroup
-from podmgr.errors import PodmgrError
+from podmgr.errors import PermissionDeniedError
 from podmgr.filters import Filters
+from podmgr.netlink import RefusedError
 from podmgr.pins import Mark
 from podmgr.plan import Attachment, Link
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 from podmgr.tc import Filter, Qdisc
-from tests.unit.machine import CLSACT, DEFAULT, FIRST_FD, Device, Machine
-from tests.unit.samples import EGRESS, INGRESS, Script, attachment, said
+from tests.unit.machine import CLSACT, DEFAULT, Device, Machine
+from tests.unit.samples import EGRESS, INGRESS, attachment
 
 POD, OWN = 200, 100
 ETH0, HOST_SIDE = Link(POD, 2, EGRESS, "eth0"), Link(OWN, 9, EGRESS, "cali1")
 ETH0_INGRESS, NET1 = Link(POD, 2, INGRESS, "eth0"), Link(POD, 3, EGRESS, "net1")
 LOSS, SLOW = "loss=uniform egress 1%", "bandwidth=1 mbps egress hook=tc"
 DELAY = "bandwidth=1 mbps egress algorithm=edt"
-OUR_FQ = Qdisc("fq", "7ab0:", None, True)
-THEIR_TBF = Qdisc("tbf", "1:", None, True)
+OUR_FQ = Qdisc("fq", "7ab0:", True)
+THEIR_TBF = Qdisc("tbf", "1:", True)
 THEIRS = Filter(1, 1, 999)
-UNKNOWN_KIND = "Error: Specified qdisc kind is unknown."
-LOCK_FD = 77
+UNKNOWN_KIND = RefusedError(errno.ENOENT, "Specified qdisc kind is unknown")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def filters(machine: Machine, settings: Settings) -> Filters:
-    return Filters(settings, Sight(settings, machine, machine.run), machine.run, LOCK_FD)
+    return Filters(settings, Sight(settings, machine))
 
 
 @pytest.fixture
@@ -92,36 +92,22 @@ def test_program_is_put_on_its_interface_behind_a_clsact_that_is_marked_as_ours(
     assert filters.attach([row]) == {}
     assert on(machine, ETH0) == [Filter(100, 92, 92)]
     assert machine.changes == [
-        (POD, "qdisc add dev eth0 clsact"),
-        (
-            POD,
-            "filter add dev eth0 egress protocol all prio 100 handle 0x5c bpf direct-action "
-            "object-pinned BPFFS/u-1/d92",
-        ),
+        (POD, "qdisc add eth0 clsact"),
+        (POD, "filter add eth0 egress prio 100 handle 92 u-1/d92"),
     ]
     assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
     assert filters.sight.is_attached(row)
-
-
-def test_children_hold_the_lock_and_the_pins(
-    machine: Machine, filters: Filters, loaded: Callable[..., Attachment]
-) -> None:
-    before = os.listdir("/proc/self/fd")
-    filters.attach([loaded(LOSS, 92, ETH0)])
-    ((namespace, lock, bpffs),) = machine.fds
-    assert (namespace, lock) == (FIRST_FD + POD, LOCK_FD)
-    assert bpffs not in (namespace, lock)
-    assert os.listdir("/proc/self/fd") == before
 
 
 def test_mark_comes_before_its_qdisc(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
     """What a crash leaves in between is found: a mark without a qdisc does no harm."""
-    seen: list[Mark] = []
-    machine.meanwhile = lambda: seen.extend(pins.marks(settings.bpffs))
+    seen: list[list[str]] = []
+    machine.meanwhile = lambda: seen.append([mark.kind for mark in pins.marks(settings.bpffs)])
     filters.attach([loaded(DELAY, 92, ETH0)])
-    assert seen == [Mark(POD, 2, "clsact"), Mark(POD, 2, "fq")]
+    assert [line.split()[-1] for line in changes(machine)] == ["clsact", "fq", "u-1/d92"]
+    assert seen == [["clsact"], ["clsact", "fq"], ["clsact", "fq"]]
 
 
 @pytest.mark.parametrize("is_reversed", [True, False])
@@ -162,7 +148,6 @@ def test_rule_is_on_all_its_interfaces_in_all_namespaces(
     row = loaded(LOSS, 5, ETH0, NET1, HOST_SIDE)
     assert filters.attach([row]) == {}
     assert all(on(machine, link) == [Filter(100, 5, 5)] for link in row.links)
-    assert sorted(fds[0] for fds in machine.fds) == [FIRST_FD + OWN, FIRST_FD + POD]
 
 
 def test_namespace_is_looked_for_near_the_rows_cgroup(
@@ -236,7 +221,7 @@ def test_fq_is_not_made_on_interfaces_of_others(
 def test_older_ingress_qdisc_fails_all_rules_of_its_interface_and_no_other(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
-    qdiscs_of(machine, ETH0).append(Qdisc("ingress", "ffff:", "ffff:fff1", False))
+    qdiscs_of(machine, ETH0).append(Qdisc("ingress", "ffff:", False))
     rows = [loaded(LOSS, 5, ETH0), loaded(DELAY, 6, ETH0), loaded(LOSS, 7, NET1)]
     complaints = filters.attach(rows)
     assert complaints.keys() == set(rows[:2])
@@ -247,13 +232,13 @@ def test_older_ingress_qdisc_fails_all_rules_of_its_interface_and_no_other(
 def test_kernel_without_fq_is_told_with_the_module_and_the_way_around(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
-    machine.refusals["qdisc add dev eth0 root"] = UNKNOWN_KIND
+    machine.refusals["qdisc add eth0 root"] = UNKNOWN_KIND
     delay, loss = loaded(DELAY, 5, ETH0), loaded(LOSS, 6, ETH0)
     complaints = filters.attach([delay, loss])
     assert complaints.keys() == {delay}
     error = complaints[delay]
     assert "fq qdisc, which this kernel does not have" in error.message
-    assert (error.tip, error.detail) == ("modprobe sch_fq, or use algorithm=tbf", UNKNOWN_KIND)
+    assert (error.tip, error.detail) == ("modprobe sch_fq, or use algorithm=tbf", UNKNOWN_KIND.message)
     assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
 
 
@@ -281,10 +266,9 @@ def test_root_qdisc_that_somebody_else_made_meanwhile_is_not_ours(
     machine.meanwhile = be_faster
     row = loaded(DELAY, 5, ETH0)
     error = filters.attach([row])[row]
-    assert error.message == f"tc refuses '{DELAY}' on cgroup/7"
-    assert (error.detail, "hook=cgroup" in (error.tip or "")) == (
-        *("Error: Exclusivity flag on, cannot modify.", True),
-    )
+    assert error.message == f"the kernel refuses '{DELAY}' on cgroup/7"
+    assert error.detail == "Exclusivity flag on, cannot modify"
+    assert "hook=cgroup" in (error.tip or "")
     assert THEIR_TBF in qdiscs_of(machine, ETH0)
     assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
 
@@ -292,11 +276,11 @@ def test_root_qdisc_that_somebody_else_made_meanwhile_is_not_ours(
 def test_filter_that_is_refused_is_its_rows_alone(
     machine: Machine, filters: Filters, loaded: Callable[..., Attachment]
 ) -> None:
-    machine.refusals["filter add dev eth0 egress protocol all prio 100"] = "Error: out of memory."
+    machine.refusals["filter add eth0 egress prio 100"] = RefusedError(errno.ENOMEM, "")
     loss, slow = loaded(LOSS, 5, ETH0), loaded(SLOW, 6, ETH0)
     complaints = filters.attach([loss, slow])
     assert complaints.keys() == {loss}
-    assert complaints[loss].detail == "Error: out of memory."
+    assert complaints[loss].detail == "Cannot allocate memory"
     assert on(machine, ETH0) == [Filter(102, 6, 6)]
     assert not filters.sight.is_attached(loss)
 
@@ -333,9 +317,8 @@ def test_our_filters_are_taken_off_and_no_others(
     filters.detach(rows[:1])
     assert on(machine, ETH0) == [Filter(102, 6, 6), *foreign]
     assert (on(machine, HOST_SIDE), on(machine, NET1)) == ([], [Filter(100, 5, 997)])
-    delete = "filter del dev {} egress protocol all prio 100 handle 0x5 bpf"
+    delete = "filter del {} egress prio 100 handle 5"
     assert sorted(machine.changes) == [(OWN, delete.format("cali1")), (POD, delete.format("eth0"))]
-    assert {fds[1:] for fds in machine.fds[-2:]} == {(LOCK_FD,)}
     assert not filters.sight.is_attached(rows[0])
     assert filters.sight.is_attached(rows[1])
 
@@ -490,10 +473,12 @@ def test_row_that_only_a_pin_tells_of_needs_its_clsact(
     assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
 
 
-def test_tc_that_cannot_be_understood_is_an_error(
-    machine: Machine, settings: Settings, loaded: Callable[..., Attachment]
+def test_namespace_that_cannot_be_entered_is_an_error(
+    machine: Machine, filters: Filters, loaded: Callable[..., Attachment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Script(said("not JSON"))
-    broken = Filters(settings, Sight(settings, machine, runner), runner, LOCK_FD)
-    with pytest.raises(PodmgrError, match="tc answered what is not JSON"):
-        broken.attach([loaded(LOSS, 5, ETH0)])
+    def refuse(*_: object) -> None:
+        raise PermissionDeniedError("not allowed to enter the pod's network")
+
+    monkeypatch.setattr(machine, "traffic_control", refuse)
+    with pytest.raises(PermissionDeniedError):
+        filters.attach([loaded(LOSS, 5, ETH0)])

@@ -20,8 +20,9 @@ LAYERS = [
     {"proc"},
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
-    | {"probe", "programs", "kube", "journal", "systemd"},
-    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "netns", "tc"},
+    | {"probe", "programs", "kube", "journal", "systemd", "netlink"},
+    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "tc"},
+    {"netns"},
     {"actual", "network", "qdiscs", "throwaway"},
     {"filters"},
     {"actuator"},

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from podmgr import __version__, proc
+from podmgr import __version__
 from podmgr.bpf_syscall import Counters
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.metrics import Health, Metrics, serve
@@ -41,8 +41,7 @@ class Kernel:
     error: Exception | None = None
     asked: list[Settings] = field(default_factory=list)
 
-    def __call__(self, settings: Settings, *, runner: Runner) -> tuple[list[Observed], int]:
-        assert runner is proc.run
+    def __call__(self, settings: Settings) -> tuple[list[Observed], int]:
         self.asked.append(settings)
         if self.error is not None:
             raise self.error

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from podmgr import netns, proc, tc
+from podmgr import netlink, netns
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError
 from podmgr.mounts import Mount
@@ -165,7 +165,9 @@ def test_descriptor_leads_into_the_namespace(
     fd = namespaces.descriptor(home_of(stranger), fill(stranger))
     assert fd is not None
     assert os.fstat(fd).st_ino == home_of(stranger)
-    assert [item.name for item in tc.interfaces(fd, runner=proc.run) if item.is_up] == []
+    control = namespaces.traffic_control(home_of(stranger))
+    assert control is not None
+    assert [item.name for item in control.interfaces() if item.is_up] == []
 
 
 def test_descriptor_is_the_same_each_time(namespaces: Namespaces, stranger: int) -> None:
@@ -296,9 +298,9 @@ def test_number_of_a_namespace_is_that_which_ip_shows(namespaces: Namespaces, st
     command = ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(stranger)]
     subprocess.run(command, check=True)
     try:
-        own = namespaces.descriptor(namespaces.own())
-        assert own is not None
-        (seen,) = [item for item in tc.interfaces(own, runner=proc.run) if item.name == name]
+        control = namespaces.traffic_control(namespaces.own())
+        assert control is not None
+        (seen,) = [item for item in control.interfaces() if item.name == name]
         assert seen.peer_namespace_id is not None
         assert namespaces.id_of(inode, OURS) == seen.peer_namespace_id
     finally:
@@ -308,9 +310,9 @@ def test_number_of_a_namespace_is_that_which_ip_shows(namespaces: Namespaces, st
 def test_number_depends_on_who_looks(namespaces: Namespaces, linked: tuple[int, int]) -> None:
     """An interface of one leads to the other; none of our own leads to either."""
     here, there = map(home_of, linked)
-    fd = namespaces.descriptor(here)
-    assert fd is not None
-    (one,) = [item for item in tc.interfaces(fd, runner=proc.run) if item.name == "one"]
+    control = namespaces.traffic_control(here)
+    assert control is not None
+    (one,) = [item for item in control.interfaces() if item.name == "one"]
     assert one.peer_namespace_id is not None
     assert namespaces.id_of(there, here) == one.peer_namespace_id
     assert namespaces.id_of(here, OURS) is None
@@ -396,3 +398,20 @@ def test_a_namespace_that_anybody_could_make_comes_last(
                     younger.kill()
         finally:
             tenant.kill()
+
+
+def test_socket_of_a_namespace_is_kept_and_the_oldest_go_first(
+    namespaces: Namespaces, make_stranger: Callable[[], int], mocker: MockerFixture
+) -> None:
+    mocker.patch("podmgr.netns._MOST_ROUTES", 2)
+    opened = mocker.spy(netlink, "opened")
+    inodes = [home_of(make_stranger()) for _ in range(3)]
+    for inode, times in zip([*inodes, inodes[1], inodes[0]], [1, 2, 3, 3, 4], strict=True):
+        control = namespaces.traffic_control(inode)
+        assert control is not None
+        assert [item.name for item in control.interfaces() if item.name == "lo"] == ["lo"]
+        assert opened.call_count == times
+
+
+def test_namespace_that_is_nowhere_has_no_traffic_control(namespaces: Namespaces) -> None:
+    assert namespaces.traffic_control(1) is None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from podmgr.grammar import parse_rule_option
 from podmgr.netns import MOST_NAMESPACES, Namespaces
 from podmgr.network import Networks, Placement
 from podmgr.plan import Link
-from podmgr.proc import Completed
 from podmgr.rules import Hook, Rule
-from tests.unit.samples import EGRESS, INGRESS, said
+from podmgr.tc import Interface, Qdisc, TrafficControl
+from tests.unit.samples import EGRESS, INGRESS
 
 OWN, POD, OTHER, FIRST = 100, 200, 300, 400  # namespaces; FIRST is that of process 1
 POD_NUMBER, OTHER_NUMBER = 4, 5  # by which interfaces of the node's name them
@@ -39,31 +38,26 @@ def link(
     *,
     peer: int | None = None,
     number: int | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """A row of `ip -d link`: up, unless it is said otherwise."""
-    row: dict[str, Any] = {"ifindex": index, "ifname": name, "flags": ["BROADCAST", "UP"]}
-    row |= {"linkinfo": {"info_kind": kind}} if kind else {}
-    row |= {} if peer is None else {"link_index": peer}
-    row |= {} if number is None else {"link_netnsid": number}
-    return row | more
+    is_port: bool = False,
+) -> Interface:
+    """One that is up."""
+    return Interface(index, name, kind, True, False, is_port, peer, number)
 
 
-LO = link(1, "lo", "", flags=["LOOPBACK", "UP"])
+LO = link(1, "lo", "")._replace(is_loopback=True)
 HOST_ETH0 = link(2, "eth0", "")
 HOST_SIDE = link(9, "cali1", peer=2, number=POD_NUMBER)
 POD_ETH0 = link(2, "eth0", peer=9, number=0)
-DOWN: dict[str, Any] = {"flags": ["BROADCAST"]}
 
 
 @dataclass
 class Machine:
     """Namespaces, and the interfaces and qdiscs in them; by whom they are lived in."""
 
-    links: dict[int, list[dict[str, Any]]] = field(
+    links: dict[int, list[Interface]] = field(
         default_factory=lambda: {OWN: [LO, HOST_ETH0, HOST_SIDE], POD: [LO, POD_ETH0], OTHER: [LO, POD_ETH0]}
     )
-    qdiscs: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    qdiscs: dict[int, dict[str, Qdisc]] = field(default_factory=dict)
     homes: list[int] = field(default_factory=lambda: [POD])
     shared: set[int] = field(default_factory=set)
     nodes: list[int] = field(default_factory=lambda: [OWN])
@@ -72,16 +66,7 @@ class Machine:
     asked: list[tuple[int, str]] = field(default_factory=list)
 
     def networks(self) -> Networks:
-        return Networks(Seen(self), runner=self.run)
-
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
-        (fd,) = pass_fds
-        assert list(argv[:2]) == ["nsenter", f"--net=/proc/self/fd/{fd}"]
-        assert stdin == b""
-        namespace, what = fd - 1000, argv[-2] if argv[-1] == "show" else argv[-1]
-        self.asked.append((namespace, what))
-        rows = {"link": self.links, "qdisc": self.qdiscs, "default": {}}[what]
-        return said(json.dumps(rows.get(namespace, [])))
+        return Networks(Seen(self))
 
     def place(
         self,
@@ -120,15 +105,38 @@ class Seen(Namespaces):
         assert cgroup == CGROUP
         return inode in self.machine.shared
 
-    def descriptor(self, inode: int, near: Cgroup | None = None) -> int | None:
+    def traffic_control(self, inode: int, near: Cgroup | None = None) -> TrafficControl | None:
         assert near is None
-        return 1000 + inode if inode in self.machine.links else None
+        return Control(self.machine, inode) if inode in self.machine.links else None
 
     def nodes(self) -> list[int]:
         return self.machine.nodes
 
     def id_of(self, inode: int, viewer: int) -> int | None:
         return self.machine.numbers.get(inode) if viewer == self.machine.nodes[-1] else None
+
+
+class Control(TrafficControl):
+    """What is in one of the machine's namespaces; no default route."""
+
+    def __init__(self, machine: Machine, namespace: int) -> None:
+        self.machine = machine
+        self.namespace = namespace
+
+    def interfaces(self) -> list[Interface]:
+        self.machine.asked.append((self.namespace, "link"))
+        return self.machine.links[self.namespace]
+
+    def qdiscs(self) -> dict[int, list[Qdisc]]:
+        there = self.machine.qdiscs.get(self.namespace, {})
+        return {
+            item.index: [there[item.name]]
+            for item in self.machine.links[self.namespace]
+            if item.name in there
+        }
+
+    def _default_interfaces(self) -> set[int]:
+        return set()
 
 
 @pytest.fixture
@@ -233,11 +241,11 @@ def test_pods_network_is_its_own_though_another_looks_into_it(machine: Machine) 
     [
         ([LO, POD_ETH0], ["eth0"]),
         ([LO, POD_ETH0, link(3, "net1", peer=5, number=0)], ["eth0", "net1"]),
-        ([LO, POD_ETH0, link(3, "net1", peer=5, number=0) | DOWN], ["eth0"]),
+        ([LO, POD_ETH0, link(3, "net1", peer=5, number=0)._replace(is_up=False)], ["eth0"]),
         ([LO, POD_ETH0, link(3, "net1", "")], ["eth0", "net1"]),
         ([LO, POD_ETH0, link(3, "eth0.5", "vlan", peer=2)], ["eth0"]),
         ([LO, POD_ETH0, link(3, "docker0", "bridge"), link(4, "veth1", peer=5, number=7)], ["eth0", "veth1"]),
-        ([LO, POD_ETH0, link(3, "veth1", peer=5, number=7, master="docker0")], ["eth0"]),
+        ([LO, POD_ETH0, link(3, "veth1", peer=5, number=7, is_port=True)], ["eth0"]),
         ([LO, POD_ETH0, link(3, "wg0", "wireguard")], ["eth0"]),
         ([LO, link(3, "wg0", "wireguard")], ["wg0"]),
         ([LO, link(3, "mac0", "macvlan", peer=2, number=0)], ["mac0"]),
@@ -256,15 +264,17 @@ def test_pods_network_is_its_own_though_another_looks_into_it(machine: Machine) 
     ],
 )
 def test_rule_acts_on_what_leads_out_of_the_pod_and_on_nothing_twice(
-    machine: Machine, links: list[dict[str, Any]], expected: list[str]
+    machine: Machine, links: list[Interface], expected: list[str]
 ) -> None:
     machine.links[POD] = links
     assert names(machine.place(LOSS)) == expected
 
 
-@pytest.mark.parametrize("links", [[], [LO], [LO, POD_ETH0 | DOWN], [LO, POD_ETH0 | {"master": "br0"}]])
+@pytest.mark.parametrize(
+    "links", [[], [LO], [LO, POD_ETH0._replace(is_up=False)], [LO, POD_ETH0._replace(is_port=True)]]
+)
 def test_loss_without_an_interface_falls_back_to_the_cgroup_hook_and_says_so(
-    machine: Machine, links: list[dict[str, Any]]
+    machine: Machine, links: list[Interface]
 ) -> None:
     machine.links[POD] = links
     assert machine.place(LOSS) == Placement(Hook.CGROUP, note="finds no interface that is up")
@@ -332,8 +342,8 @@ def test_namespace_that_has_vanished_is_an_error(machine: Machine) -> None:
 def test_user_names_the_interfaces(machine: Machine, option: str, expected: list[str]) -> None:
     machine.links[POD] += [
         link(3, "net1"),
-        link(4, "down0") | DOWN,
-        link(5, "port0", master="br0"),
+        link(4, "down0")._replace(is_up=False),
+        link(5, "port0", is_port=True),
     ]
     assert names(machine.place(f"{LOSS} {option}")) == expected
 
@@ -457,26 +467,30 @@ def test_pod_with_its_own_network_needs_no_level(machine: Machine, root: Callabl
     assert names(machine.place(LOSS)) == ["eth0"]
 
 
-def qdisc(dev: str, kind: str, *, is_root: bool = False) -> dict[str, Any]:
-    return {"kind": kind, "handle": "ffff:", "dev": dev} | ({"root": True} if is_root else {})
+def hook(kind: str) -> Qdisc:
+    return Qdisc(kind, "ffff:", False)
+
+
+def root_qdisc(kind: str) -> Qdisc:
+    return Qdisc(kind, "8001:", True)
 
 
 def test_shared_interface_with_the_older_ingress_qdisc_is_passed_over(shared: Machine) -> None:
-    shared.qdiscs[OWN] = [qdisc("cali1", "ingress"), qdisc("eth0", "clsact"), qdisc("lo", "noqueue")]
+    shared.qdiscs[OWN] = {"cali1": hook("ingress"), "eth0": hook("clsact"), "lo": root_qdisc("noqueue")}
     assert names(shared.place(LOSS, counts_loopback=True)) == ["lo", "eth0"]
 
 
 def test_where_all_shared_interfaces_have_it_loss_is_at_the_cgroup_hook(shared: Machine) -> None:
-    shared.qdiscs[OWN] = [qdisc(name, "ingress") for name in ("lo", "eth0", "cali1")]
+    shared.qdiscs[OWN] = dict.fromkeys(("lo", "eth0", "cali1"), hook("ingress"))
     expected = Placement(Hook.CGROUP, note="finds no interface that takes clsact")
     assert shared.place(LOSS, counts_loopback=True) == expected
 
 
-@pytest.mark.parametrize("more", [DOWN, {"master": "br0"}])
+@pytest.mark.parametrize("other", [HOST_SIDE._replace(is_up=False), HOST_SIDE._replace(is_port=True)])
 def test_shared_interface_that_is_down_or_another_port_is_passed_over(
-    shared: Machine, more: dict[str, Any]
+    shared: Machine, other: Interface
 ) -> None:
-    shared.links[OWN] = [LO, HOST_ETH0, HOST_SIDE | more]
+    shared.links[OWN] = [LO, HOST_ETH0, other]
     assert names(shared.place(LOSS, counts_loopback=True)) == ["lo", "eth0"]
 
 
@@ -532,7 +546,7 @@ def test_each_interface_of_the_pod_has_its_own_side_on_the_host(machine: Machine
     ],
 )
 def test_veth_whose_other_end_is_not_here_or_lies_about_itself_is_refused(
-    machine: Machine, own: list[dict[str, Any]], number: int | None
+    machine: Machine, own: list[Interface], number: int | None
 ) -> None:
     """Both ends must name each other, and the namespaces: numbers of interfaces repeat in each."""
     machine.links[OWN] = own
@@ -577,8 +591,8 @@ def test_target_and_its_interfaces_are_looked_at_once(machine: Machine) -> None:
 def test_interfaces_without_fq_are_named_for_every_namespace(machine: Machine) -> None:
     machine.homes = [POD, OTHER]
     machine.qdiscs = {
-        POD: [qdisc("eth0", "noqueue", is_root=True)],
-        OTHER: [qdisc("eth0", "fq", is_root=True)],
+        POD: {"eth0": root_qdisc("noqueue")},
+        OTHER: {"eth0": root_qdisc("fq")},
     }
     assert machine.networks().without_fq(CGROUP) == {"eth0": "noqueue"}
     machine.homes = [OTHER]
@@ -587,7 +601,7 @@ def test_interfaces_without_fq_are_named_for_every_namespace(machine: Machine) -
 
 def test_cgroup_without_processes_is_taken_to_send_from_here(machine: Machine) -> None:
     machine.homes = []
-    machine.qdiscs = {OWN: [qdisc("eth0", "pfifo_fast", is_root=True), qdisc("cali1", "fq", is_root=True)]}
+    machine.qdiscs = {OWN: {"eth0": root_qdisc("pfifo_fast"), "cali1": root_qdisc("fq")}}
     assert machine.networks().without_fq(CGROUP) == {"eth0": "pfifo_fast"}
 
 

@@ -54,7 +54,7 @@ def test_child_is_prepared_before_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("tc", "iproute2"), ("nsenter", "util-linux"), ("bpftool", "bpftool"), ("sh", "sh")],
+    [("ip", "iproute2"), ("nsenter", "util-linux"), ("bpftool", "bpftool"), ("sh", "sh")],
 )
 def test_missing_command_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str

@@ -10,19 +10,20 @@ from podmgr import qdiscs
 from podmgr.errors import PodmgrError
 from podmgr.pins import Mark
 from podmgr.tc import Qdisc
+from tests.unit.machine import Control, Device, Machine
 
 PLACE = (100, 2, "eth0")
 CLSACT, FQ = Mark(100, 2, "clsact"), Mark(100, 2, "fq")
 
-HOOK = Qdisc("clsact", "ffff:", "ffff:fff1", False)
-OLD_HOOK = Qdisc("ingress", "ffff:", "ffff:fff1", False)
-DEFAULT = Qdisc("noqueue", "0:", None, True)
-DEFAULT_FQ = Qdisc("fq", "0:", None, True)
-OUR_FQ = Qdisc("fq", "7ab0:", None, True)
-THEIR_FQ = Qdisc("fq", "8001:", None, True)
-THEIR_TBF = Qdisc("tbf", "1:", None, True)
-MQ = Qdisc("mq", "0:", None, True)
-ALL_FQ = [MQ, Qdisc("fq", "0:", "1:1", False), Qdisc("fq", "0:", "1:2", False)]
+HOOK = Qdisc("clsact", "ffff:", False)
+OLD_HOOK = Qdisc("ingress", "ffff:", False)
+DEFAULT = Qdisc("noqueue", "0:", True)
+DEFAULT_FQ = Qdisc("fq", "0:", True)
+OUR_FQ = Qdisc("fq", "7ab0:", True)
+THEIR_FQ = Qdisc("fq", "8001:", True)
+THEIR_TBF = Qdisc("tbf", "1:", True)
+MQ = Qdisc("mq", "0:", True)
+ALL_FQ = [MQ, Qdisc("fq", "0:", False), Qdisc("fq", "0:", False)]
 
 
 # clsact
@@ -59,7 +60,7 @@ def test_fq_is_made_in_place_of_what_the_kernel_made_by_itself(there: Sequence[Q
 
 
 @pytest.mark.parametrize("may_make", [True, False])
-@pytest.mark.parametrize("there", [[THEIR_TBF], [THEIR_TBF, Qdisc("fq", "0:", "1:1", False)]])
+@pytest.mark.parametrize("there", [[THEIR_TBF], [THEIR_TBF, Qdisc("fq", "0:", False)]])
 def test_root_qdisc_of_others_is_an_error_that_names_it(there: Sequence[Qdisc], may_make: bool) -> None:
     with pytest.raises(PodmgrError, match=r"eth0 has the root qdisc tbf 1:, which is not podmgr's") as caught:
         qdiscs.lacking_fq(*PLACE, there, may_make=may_make)
@@ -74,32 +75,32 @@ def test_fq_of_an_interface_of_others_is_not_ours_to_make(there: Sequence[Qdisc]
     assert "sch_fq" in (caught.value.tip or "") and "algorithm=tbf" in (caught.value.tip or "")
 
 
-# Commands
+# Changes
 
 
-def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
-    assert qdiscs.making(CLSACT, "eth0") == ("qdisc", "add", "dev", "eth0", "clsact")
-    words = qdiscs.making(FQ, "eth0")
-    assert words[:7] == ("qdisc", "add", "dev", "eth0", "root", "handle", "7ab0:")
-    assert words[7] == "fq"
+def test_qdiscs_are_made_under_our_own_handle() -> None:
+    machine = Machine({100: {2: Device("eth0")}})
+    for mark in (CLSACT, FQ):
+        qdiscs.make(mark, Control(machine, 100))
+    assert machine.changes == [(100, "qdisc add eth0 clsact"), (100, "qdisc add eth0 root 7ab0: fq")]
 
 
 @pytest.mark.parametrize(
-    ("mark", "there", "command"),
+    ("mark", "there", "changes"),
     [
-        (CLSACT, [DEFAULT, HOOK], ("qdisc", "del", "dev", "eth0", "clsact")),
-        (CLSACT, [DEFAULT], None),
-        (CLSACT, [OLD_HOOK], None),
-        (CLSACT, [OUR_FQ], None),
-        (FQ, [OUR_FQ, HOOK], ("qdisc", "del", "dev", "eth0", "root")),
-        (FQ, [], None),
-        (FQ, [DEFAULT_FQ], None),
-        (FQ, [THEIR_FQ], None),
-        (FQ, [THEIR_TBF], None),
-        (FQ, [HOOK], None),
-        (FQ, [Qdisc("tbf", "7ab0:", None, True)], None),
-        (FQ, [THEIR_TBF, Qdisc("fq", "7ab0:", "1:1", False)], None),
-        (Mark(100, 2, "other"), [OUR_FQ, HOOK], None),
+        (CLSACT, [DEFAULT, HOOK], ["qdisc del eth0 clsact"]),
+        (CLSACT, [DEFAULT], []),
+        (CLSACT, [OLD_HOOK], []),
+        (CLSACT, [OUR_FQ], []),
+        (FQ, [OUR_FQ, HOOK], ["qdisc del eth0 root"]),
+        (FQ, [], []),
+        (FQ, [DEFAULT_FQ], []),
+        (FQ, [THEIR_FQ], []),
+        (FQ, [THEIR_TBF], []),
+        (FQ, [HOOK], []),
+        (FQ, [Qdisc("tbf", "7ab0:", True)], []),
+        (FQ, [THEIR_TBF, Qdisc("fq", "7ab0:", False)], []),
+        (Mark(100, 2, "other"), [OUR_FQ, HOOK], []),
     ],
     ids=[
         "clsact",
@@ -118,6 +119,8 @@ def test_qdiscs_are_made_under_our_own_handle_and_replace_none() -> None:
     ],
 )
 def test_only_what_is_ours_and_still_there_is_removed(
-    mark: Mark, there: Sequence[Qdisc], command: tuple[str, ...] | None
+    mark: Mark, there: Sequence[Qdisc], changes: Sequence[str]
 ) -> None:
-    assert qdiscs.unmake(mark, "eth0", there) == command
+    machine = Machine({100: {2: Device("eth0", qdiscs=list(there))}})
+    qdiscs.unmake(mark, there, Control(machine, 100))
+    assert [line for _, line in machine.changes] == changes

@@ -1,9 +1,9 @@
-"""ip and tc: what they answer, recorded and for real in a namespace of its own, and what they are asked."""
+"""Interfaces, qdiscs and filters: messages as the kernel sends them, and for real in a namespace."""
 
 from __future__ import annotations
 
-import json
 import os
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,65 +11,91 @@ from typing import Any
 
 import pytest
 
-from podmgr import proc, tc
+from podmgr import bpf_syscall, netlink
 from podmgr.errors import PodmgrError
-from podmgr.mounts import Mount
-from podmgr.proc import Completed
-from podmgr.tc import Filter, Interface, Qdisc
-from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, PROGRAM, Script, bpf_object, said
+from podmgr.netlink import RefusedError, RouteSocket, attribute
+from podmgr.tc import Filter, Interface, Qdisc, TrafficControl
+from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, PROGRAM, bpf_object
 
-LINKS = ("ip", "-j", "-d", "link", "show")
-ROUTES = ("ip", "-j", "route", "show", "default")
-QDISCS = ("tc", "-j", "qdisc", "show")
-FD = 7
-
-# Recorded with iproute2 6.1, shortened to what matters or might.
-LO = {"ifindex": 1, "ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "qdisc": "noqueue"}
-ETH0 = {
-    "ifindex": 2,
-    "link_index": 9,
-    "ifname": "eth0",
-    "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"],
-    "linkinfo": {"info_kind": "veth"},
-    "link_netnsid": 0,
-}
-ETH1 = {"ifindex": 3, "ifname": "eth1", "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"]}
-VIA_ETH0 = {"dst": "default", "gateway": "10.42.0.1", "dev": "eth0", "flags": []}
-OVER_TWO = {"dst": "default", "flags": [], "nexthops": [{"gateway": "10.0.0.1", "dev": "eth0", "weight": 1}]}
-LO_ROOT = {"kind": "noqueue", "handle": "0:", "dev": "lo", "root": True, "refcnt": 2, "options": {}}
+UP, LOOPBACK = 0x1, 0x8
+ROOT = 0xFFFFFFFF
 
 
-def root(dev: str, kind: str) -> dict[str, Any]:
-    return {"kind": kind, "handle": "8001:", "dev": dev, "root": True, "refcnt": 2, "options": {}}
+def number(value: int) -> bytes:
+    return struct.pack("=i", value)
 
 
-def child(dev: str, kind: str, number: int) -> dict[str, Any]:
-    return {"kind": kind, "handle": "0:", "dev": dev, "parent": f"1:{number}", "options": {}}
+def link(index: int, name: str, *attributes: bytes, flags: int = UP) -> bytes:
+    """linux/rtnetlink.h, struct ifinfomsg; IFLA_IFNAME."""
+    head = struct.pack("=BxHiII", 0, 1, index, flags, 0)
+    return head + attribute(3, os.fsencode(name) + b"\0") + b"".join(attributes)
 
 
-class Answers:
-    """A runner that answers as if in one namespace, for each command line."""
+def kind(name: str, slave: str = "") -> bytes:
+    """IFLA_LINKINFO with IFLA_INFO_KIND and IFLA_INFO_SLAVE_KIND."""
+    told = attribute(1, name.encode() + b"\0") if name else b""
+    return attribute(18, told + (attribute(4, slave.encode() + b"\0") if slave else b""))
 
-    def __init__(self, links: object = (), routes: object = (), qdiscs: object = ()) -> None:
-        self.answers = {LINKS: links, ROUTES: routes, QDISCS: qdiscs}
-        self.code = 0
 
-    def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
-        (fd,) = pass_fds
-        assert list(argv[:2]) == ["nsenter", f"--net=/proc/self/fd/{fd}"]
-        assert (fd, stdin) == (FD, b"")
-        answer = self.answers[tuple(argv[2:])]
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        return said(text, code=self.code, stderr="Cannot open it\n" if self.code else "")
+def route(*attributes: bytes, length: int = 0, table: int = 254, kind: int = 1) -> bytes:
+    """struct rtmsg: a default route of the main table, unless it is said otherwise."""
+    return struct.pack("=8BI", 2, length, 0, 0, table, 3, 0, kind, 0) + b"".join(attributes)
+
+
+def qdisc(index: int, name: str, handle: int, parent: int) -> bytes:
+    """struct tcmsg; TCA_KIND."""
+    return struct.pack("=BxxxiIII", 0, index, handle, parent, 2) + attribute(1, name.encode() + b"\0")
+
+
+def root(index: int, name: str) -> bytes:
+    return qdisc(index, name, 0x80010000, ROOT)
+
+
+def child(index: int, name: str, number: int) -> bytes:
+    return qdisc(index, name, 0, 0x10000 | number)
+
+
+def tc_filter(name: str, priority: int, handle: int, *options: bytes, has_options: bool = True) -> bytes:
+    head = struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFF3, priority << 16 | 0x0300)
+    told = attribute(2, b"".join(options)) if has_options else b""
+    return head + attribute(1, name.encode() + b"\0") + told
+
+
+LO = link(1, "lo", flags=UP | LOOPBACK)
+ETH0 = link(2, "eth0", attribute(5, number(9)), kind("veth"), attribute(37, number(0)))
+ETH1 = link(3, "eth1")
+VIA_ETH0, VIA_ETH1 = (route(attribute(4, number(index))) for index in (2, 3))
+OVER_TWO = route(attribute(9, b"".join(struct.pack("=HBBi", 8, 0, 0, index) for index in (2, 3))))
+LO_ROOT = qdisc(1, "noqueue", 0, ROOT)
+
+
+class Recorded(RouteSocket):
+    """A socket that gives the same answers, by the type of the message, and keeps what it was asked."""
+
+    def __init__(self, answers: dict[int, Sequence[bytes]]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[int, bytes]] = []
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        self.asked.append((kind, body))
+        return list(self.answers.get(kind, ()))
+
+
+def answering(
+    links: Sequence[bytes] = (),
+    routes: Sequence[bytes] = (),
+    qdiscs: Sequence[bytes] = (),
+    filters: Sequence[bytes] = (),
+) -> TrafficControl:
+    return TrafficControl(Recorded({18: links, 26: routes, 38: qdiscs, 46: filters}))
 
 
 # Interfaces
 
 
 def test_interface_is_read_with_its_other_end() -> None:
-    port = {"ifindex": 9, "ifname": "cali1", "flags": [], "master": "cni0", "linkinfo": {"info_kind": "veth"}}
-    found = tc.interfaces(FD, runner=Answers([LO, ETH0, {}, port]))
-    assert found == [
+    port = link(9, "cali1", attribute(10, number(4)), kind("veth"), flags=0)
+    assert answering(links=[LO, ETH0, port]).interfaces() == [
         Interface(1, "lo", "", True, True, False, None, None),
         Interface(2, "eth0", "veth", True, False, False, 9, 0),
         Interface(9, "cali1", "veth", False, False, True, None, None),
@@ -79,30 +105,30 @@ def test_interface_is_read_with_its_other_end() -> None:
 @pytest.mark.parametrize(
     ("more", "is_port"),
     [
-        ({}, False),
-        ({"master": "br0"}, True),
-        ({"master": "br0", "linkinfo": {"info_slave_kind": "bridge"}}, True),
-        ({"master": "blue", "linkinfo": {"info_slave_kind": "vrf"}}, False),
+        ([], False),
+        ([attribute(10, number(4))], True),
+        ([attribute(10, number(4)), kind("", "bridge")], True),
+        ([attribute(10, number(4)), kind("", "vrf")], False),
     ],
 )
 def test_port_of_a_bridge_is_not_the_end_of_the_way_but_a_vrf_is_no_device(
-    more: dict[str, Any], is_port: bool
+    more: list[bytes], is_port: bool
 ) -> None:
-    (found,) = tc.interfaces(FD, runner=Answers([ETH1 | more]))
+    (found,) = answering(links=[link(3, "eth1", *more)]).interfaces()
     assert found.is_port is is_port
 
 
-def test_routes_tell_which_interfaces_lead_out() -> None:
-    via_eth1 = VIA_ETH0 | {"dev": "eth1"}
-    assert tc.default_devices(FD, runner=Answers(routes=[VIA_ETH0, OVER_TWO, via_eth1])) == {"eth0", "eth1"}
+@pytest.mark.parametrize("name", ["a b", "x\x01y", "#x", 'a"b', "\udcff"])
+def test_name_may_be_whatever_the_kernel_allows(name: str) -> None:
+    assert [item.name for item in answering(links=[link(2, name)]).interfaces()] == [name]
 
 
 def test_qdiscs_are_by_interface() -> None:
-    rows = [root("eth0", "mq"), child("eth0", "fq", 1), LO_ROOT, {"kind": "noqueue", "dev": "eth1"}]
-    assert tc.qdiscs(FD, runner=Answers(qdiscs=rows)) == {
-        "eth0": [Qdisc("mq", "8001:", None, True), Qdisc("fq", "0:", "1:1", False)],
-        "lo": [Qdisc("noqueue", "0:", None, True)],
-        "eth1": [Qdisc("noqueue", "0:", None, False)],
+    rows = [root(2, "mq"), child(2, "fq", 1), LO_ROOT, qdisc(3, "clsact", 0xFFFF0000, 0xFFFFFFF1)]
+    assert answering(qdiscs=rows).qdiscs() == {
+        2: [Qdisc("mq", "8001:", True), Qdisc("fq", "0:", False)],
+        1: [Qdisc("noqueue", "0:", True)],
+        3: [Qdisc("clsact", "ffff:", False)],
     }
 
 
@@ -112,33 +138,31 @@ def test_qdiscs_are_by_interface() -> None:
 @pytest.mark.parametrize(
     ("links", "routes", "qdiscs", "lacking"),
     [
-        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root("eth0", "fq")], {}),
-        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root("eth0", "noqueue")], {"eth0": "noqueue"}),
-        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root("eth0", "fq_codel")], {"eth0": "fq_codel"}),
+        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root(2, "fq")], {}),
+        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root(2, "noqueue")], {"eth0": "noqueue"}),
+        ([LO, ETH0], [VIA_ETH0], [LO_ROOT, root(2, "fq_codel")], {"eth0": "fq_codel"}),
         ([LO, ETH0], [VIA_ETH0], [LO_ROOT], {"eth0": "none"}),
-        ([LO, ETH0], [VIA_ETH0], [root("eth0", "htb"), child("eth0", "fq", 1)], {"eth0": "htb"}),
+        ([LO, ETH0], [VIA_ETH0], [root(2, "htb"), child(2, "fq", 1)], {"eth0": "htb"}),
         (
             [LO, ETH0],
             [VIA_ETH0],
-            [root("eth0", "mq"), child("eth0", "fq", 1), child("eth0", "fq", 2)],
+            [root(2, "mq"), child(2, "fq", 1), child(2, "fq", 2)],
             {},
         ),
         (
             [LO, ETH0],
             [VIA_ETH0],
-            [root("eth0", "mq"), child("eth0", "fq", 1), child("eth0", "pfifo_fast", 2)],
+            [root(2, "mq"), child(2, "fq", 1), child(2, "pfifo_fast", 2)],
             {"eth0": "mq"},
         ),
-        ([LO, ETH0], [VIA_ETH0], [root("eth0", "mq")], {"eth0": "mq"}),
-        ([LO, ETH0, ETH1], [VIA_ETH0], [root("eth0", "fq"), root("eth1", "noqueue")], {}),
-        ([LO, ETH0, ETH1], [VIA_ETH0], [root("eth0", "noqueue"), root("eth1", "fq")], {"eth0": "noqueue"}),
-        ([LO, ETH0, ETH1], [], [root("eth0", "fq"), root("eth1", "noqueue")], {"eth1": "noqueue"}),
-        ([LO, ETH0, ETH1], [OVER_TWO], [root("eth0", "fq"), root("eth1", "fq")], {}),
-        ([LO, ETH0, ETH1 | {"flags": []}], [], [root("eth0", "fq"), root("eth1", "noqueue")], {}),
-        ([{}, ETH0], [VIA_ETH0], [root("eth0", "pfifo_fast")], {"eth0": "pfifo_fast"}),
+        ([LO, ETH0], [VIA_ETH0], [root(2, "mq")], {"eth0": "mq"}),
+        ([LO, ETH0, ETH1], [VIA_ETH0], [root(2, "fq"), root(3, "noqueue")], {}),
+        ([LO, ETH0, ETH1], [VIA_ETH0], [root(2, "noqueue"), root(3, "fq")], {"eth0": "noqueue"}),
+        ([LO, ETH0, ETH1], [], [root(2, "fq"), root(3, "noqueue")], {"eth1": "noqueue"}),
+        ([LO, ETH0, ETH1], [OVER_TWO], [root(2, "fq"), root(3, "fq")], {}),
+        ([LO, ETH0, link(3, "eth1", flags=0)], [], [root(2, "fq"), root(3, "noqueue")], {}),
         ([LO], [], [LO_ROOT], {}),
         ([], [], [], {}),
-        ("", "", "", {}),
     ],
     ids=[
         "fq",
@@ -154,144 +178,70 @@ def test_qdiscs_are_by_interface() -> None:
         "without a default route all count",
         "a default route over several interfaces",
         "what is down does not count",
-        "an empty row",
         "only loopback",
         "nothing",
-        "no output",
     ],
 )
 def test_interfaces_that_leave_the_namespace_without_fq_are_named(
-    links: object, routes: object, qdiscs: object, lacking: dict[str, str]
+    links: list[bytes], routes: list[bytes], qdiscs: list[bytes], lacking: dict[str, str]
 ) -> None:
-    assert tc.without_fq(FD, runner=Answers(links, routes, qdiscs)) == lacking
+    assert answering(links=links, routes=routes, qdiscs=qdiscs).without_fq() == lacking
 
 
 @pytest.mark.parametrize("hook", ["clsact", "ingress"])
 def test_hooks_beside_the_queues_do_not_count(hook: str) -> None:
-    qdiscs = [root("eth0", "mq"), child("eth0", "fq", 1), child("eth0", "fq", 2)]
-    qdiscs.append({"kind": hook, "handle": "ffff:", "dev": "eth0", "parent": "ffff:fff1", "options": {}})
-    assert tc.without_fq(FD, runner=Answers([ETH0], [VIA_ETH0], qdiscs)) == {}
-
-
-# Answers that are none
+    qdiscs = [root(2, "mq"), child(2, "fq", 1), child(2, "fq", 2)]
+    qdiscs.append(qdisc(2, hook, 0xFFFF0000, 0xFFFFFFF1))
+    assert answering(links=[ETH0], routes=[VIA_ETH0], qdiscs=qdiscs).without_fq() == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    "other",
     [
-        ("qdisc noqueue 0: dev lo root", "tc answered what is not JSON"),
-        ("{}", "tc answered what is not a list"),
+        route(attribute(4, number(3)), length=24),
+        route(attribute(4, number(3)), table=255),
+        route(attribute(4, number(3)), kind=7),
+        route(),
+    ],
+    ids=["to a network", "of another table", "unreachable", "without an interface"],
+)
+def test_routes_that_do_not_lead_out_do_not_count(other: bytes) -> None:
+    qdiscs = [root(2, "fq"), root(3, "noqueue")]
+    assert answering([ETH0, ETH1], [VIA_ETH0, other], qdiscs).without_fq() == {}
+    assert answering([ETH0, ETH1], [VIA_ETH0, VIA_ETH1], qdiscs).without_fq() == {"eth1": "noqueue"}
+
+
+# Filters. A list of filters has a row of its own, without options, before them.
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], []),
+        ([tc_filter("bpf", 7, 0, has_options=False)], []),
+        ([tc_filter("bpf", 7, 5, attribute(11, number(92)))], [Filter(7, 5, 92)]),
+        ([tc_filter("bpf", 7, 5, attribute(7, b"bytecode\0"))], [Filter(7, 5, None)]),
+        ([tc_filter("u32", 8, 0x80000000, attribute(11, number(92)))], [Filter(8, 0x80000000, None)]),
+        ([tc_filter("matchall", 0xC000, 1)], [Filter(0xC000, 1, None)]),
+    ],
+    ids=[
+        "none",
+        "a head",
+        "a program",
+        "classic BPF",
+        "another kind, with an option of that number",
+        "matchall",
     ],
 )
-def test_answer_that_cannot_be_read_is_an_error(text: str, complaint: str) -> None:
-    with pytest.raises(PodmgrError, match=complaint):
-        tc.qdiscs(FD, runner=Answers(qdiscs=text))
+def test_filter_is_known_by_its_program(rows: list[bytes], expected: list[Filter]) -> None:
+    assert answering(filters=rows).filters(2, EGRESS) == expected
 
 
-def test_failing_command_is_an_error_and_not_an_empty_answer() -> None:
-    runner = Answers("", "", "")
-    runner.code = 1
-    for ask in (tc.interfaces, tc.default_devices, tc.qdiscs):
-        with pytest.raises(PodmgrError, match=r"cannot look at the pod's interfaces: Cannot open it$"):
-            ask(FD, runner=runner)
-
-
-# Filters. Recorded: a bpf filter has two rows of which the first is empty.
-
-EMPTY = {"protocol": "all", "pref": 7, "kind": "bpf", "chain": 0}
-BPF = EMPTY | {"options": {"handle": "0x5", "direct-action": True, "prog": {"id": 92, "name": "p"}}}
-U32 = {"protocol": "ip", "pref": 8, "kind": "u32", "chain": 0, "options": {"fh": "800:", "ht_divisor": 1}}
-MATCHALL = {"protocol": "all", "pref": 9, "kind": "matchall", "chain": 0, "options": {"handle": 1}}
-CGROUP = {"protocol": "all", "pref": 10, "kind": "cgroup", "chain": 0, "options": {"odd": 1}}
-
-
-def test_filters_of_all_sides_are_asked_in_one_process() -> None:
-    sides = [("eth0", EGRESS), ("eth0", INGRESS), ("eth5", EGRESS)]
-    runner = Script(said(f"{json.dumps([EMPTY, BPF])}\n[]\n{json.dumps([U32, MATCHALL, CGROUP])}\n"))
-    assert tc.filters(FD, sides, runner=runner) == {
-        ("eth0", EGRESS): [Filter(7, 5, 92)],
-        ("eth0", INGRESS): [],
-        ("eth5", EGRESS): [Filter(8, 0, None), Filter(9, 1, None), Filter(10, 0, None)],
-    }
-    assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-j", "-batch", "-")]
-    assert runner.inputs == [
-        b"filter show dev eth0 egress\nfilter show dev eth0 ingress\nfilter show dev eth5 egress\n"
-    ]
-    assert runner.fds == [(FD,)]
-
-
-def test_no_sides_ask_nothing() -> None:
-    runner = Script(said("", code=1))
-    assert tc.filters(FD, [], runner=runner) == {}
-    assert runner.calls == []
-
-
-@pytest.mark.parametrize("program", [5, None, {}, {"name": "p"}])
-def test_filter_whose_program_is_not_told_runs_none_of_ours(program: object) -> None:
-    odd = EMPTY | {"options": {"handle": "0x5", "prog": program}}
-    assert tc.filters(FD, [("eth0", EGRESS)], runner=Script(said(json.dumps([odd])))) == {
-        ("eth0", EGRESS): [Filter(7, 5, None)]
-    }
-
-
-def test_side_that_tc_cannot_show_is_left_out_and_the_others_keep_their_places() -> None:
-    stderr = 'Cannot find device "if3"\nCommand failed -:2\n'
-    runner = Script(said(f"[]\n{json.dumps([BPF])}\n", code=1, stderr=stderr))
-    found = tc.filters(FD, [("eth0", EGRESS), ("eth1", EGRESS), ("eth2", EGRESS)], runner=runner)
-    assert found == {("eth0", EGRESS): [], ("eth2", EGRESS): [Filter(7, 5, 92)]}
-
-
-@pytest.mark.parametrize("answer", ["", "[]\n[]\n[]\n"])
-def test_answers_that_belong_to_no_side_are_an_error_and_not_no_filters(answer: str) -> None:
-    with pytest.raises(PodmgrError, match="tc does not say what filters there are") as caught:
-        tc.filters(
-            FD, [("eth0", EGRESS), ("eth0", INGRESS)], runner=Script(said(answer, code=1, stderr="broken"))
-        )
-    assert caught.value.detail == "broken"
-
-
-# Changes
-
-
-def test_commands_are_spelled_as_tc_wants_them() -> None:
-    place = ("dev", "eth0", "egress", "protocol", "all", "prio", "101", "handle", "0x5c", "bpf")
-    assert tc.delete_filter("eth0", EGRESS, 101, 92) == ("filter", "del", *place)
-    how = ("direct-action", "object-pinned", "/p")
-    assert tc.add_filter("eth0", EGRESS, 101, 92, "/p") == ("filter", "add", *place, *how)
-    assert tc.add_qdisc("eth0", "clsact") == ("qdisc", "add", "dev", "eth0", "clsact")
-    assert tc.delete_qdisc("eth0", "root") == ("qdisc", "del", "dev", "eth0", "root")
-
-
-def test_commands_go_into_one_process_with_the_descriptors_that_they_name() -> None:
-    runner = Script(said(""))
-    commands = [tc.add_qdisc("eth0", "clsact"), tc.delete_qdisc("eth1", "root")]
-    assert tc.batch(FD, commands, runner=runner, pass_fds=[8, 9]) == {}
-    assert runner.inputs == [b"qdisc add dev eth0 clsact\nqdisc del dev eth1 root\n"]
-    assert runner.calls == [("nsenter", f"--net=/proc/self/fd/{FD}", "tc", "-force", "-batch", "-")]
-    assert runner.fds == [(FD, 8, 9)]
-
-
-def test_no_commands_start_no_process() -> None:
-    runner = Script(said(""))
-    assert tc.batch(FD, [], runner=runner) == {}
-    assert runner.calls == []
-
-
-def test_failure_is_told_by_the_command_and_in_tcs_own_words() -> None:
-    stderr = (
-        "Error: Exclusivity flag on, cannot modify.\nCommand failed -:1\n"
-        "Error: Filter with specified priority/protocol not found.\n"
-        "We have an error talking to the kernel\nCommand failed -:3\n"
-        "We have an error talking to the kernel\nCommand failed -:4\n"
-        "Couldn't retrieve it\nUnable to parse it\nUnable to parse it\nCommand failed -:12\n"
-        "a warning that belongs to nothing\n"
-    )
-    assert tc.batch(FD, [("x",)] * 12, runner=Script(said("", code=1, stderr=stderr))) == {
-        0: "Error: Exclusivity flag on, cannot modify.",
-        2: "Error: Filter with specified priority/protocol not found.",
-        3: "no reason given",
-        11: "Couldn't retrieve it; Unable to parse it",
-    }
+@pytest.mark.parametrize(("side", "parent"), [(EGRESS, 0xFFFFFFF3), (INGRESS, 0xFFFFFFF2)])
+def test_filters_are_asked_for_by_interface_and_side(side: Any, parent: int) -> None:
+    recorded = Recorded({})
+    TrafficControl(recorded).filters(2, side)
+    assert recorded.asked == [(46, struct.pack("=BxxxiIII", 0, 2, 0, parent, 0))]
 
 
 # For real, in a network namespace of its own
@@ -307,13 +257,34 @@ def namespace(stranger: int) -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.fixture
+def control(namespace: int) -> Iterator[TrafficControl]:
+    with netlink.opened(namespace) as route:
+        yield TrafficControl(route)
+
+
+@pytest.fixture
+def pin(tmp_path: Path) -> Iterator[Path]:
+    """A pinned program for tc."""
+    (tmp_path / "x.o").write_bytes(bpf_object(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", "tc")))
+    pin = Path(f"/sys/fs/bpf/podmgr-test-tc-{os.getpid()}")
+    subprocess.run(["bpftool", "prog", "load", tmp_path / "x.o", pin, "type", "classifier"], check=True)
+    yield pin
+    pin.unlink()
+
+
 def inside(fd: int, *argv: str) -> str:
     command = ["nsenter", f"--net=/proc/self/fd/{fd}", *argv]
     return subprocess.run(command, check=True, pass_fds=[fd], capture_output=True, text=True).stdout
 
 
-def test_real_interfaces_are_read(namespace: int) -> None:
-    found = {item.name: item for item in tc.interfaces(namespace, runner=proc.run)}
+def index_of(control: TrafficControl, name: str) -> int:
+    (found,) = [item.index for item in control.interfaces() if item.name == name]
+    return found
+
+
+def test_real_interfaces_are_read(control: TrafficControl) -> None:
+    found = {item.name: item for item in control.interfaces()}
     assert {"lo", "one", "other"} <= found.keys()
     assert (found["lo"].is_loopback, found["lo"].kind) == (True, "")
     assert (found["one"].is_up, found["other"].is_up) == (True, False)
@@ -321,130 +292,122 @@ def test_real_interfaces_are_read(namespace: int) -> None:
     assert found["one"].peer_namespace_id is None
 
 
-def test_real_veth_says_where_its_other_end_is(namespace: int, make_stranger: Any) -> None:
+def test_real_port_of_a_bridge_is_one(namespace: int, control: TrafficControl) -> None:
+    inside(namespace, "ip", "link", "add", "br0", "type", "bridge")
+    inside(namespace, "ip", "link", "set", "one", "master", "br0")
+    assert {item.name for item in control.interfaces() if item.is_port} == {"one"}
+
+
+def test_real_veth_says_where_its_other_end_is(
+    namespace: int, control: TrafficControl, make_stranger: Any
+) -> None:
     inside(namespace, "ip", "link", "set", "other", "netns", str(make_stranger()))
-    (one,) = [item for item in tc.interfaces(namespace, runner=proc.run) if item.name == "one"]
+    (one,) = [item for item in control.interfaces() if item.name == "one"]
     assert one.peer_index is not None
     assert one.peer_namespace_id is not None
 
 
-def test_real_routes_are_read(namespace: int) -> None:
-    assert tc.default_devices(namespace, runner=proc.run) == set()
-    inside(namespace, "ip", "address", "add", "10.9.9.1/24", "dev", "one")
+def test_real_default_route_says_what_leads_out(namespace: int, control: TrafficControl) -> None:
     inside(namespace, "ip", "link", "set", "other", "up")
+    assert control.without_fq() == {"one": "noqueue", "other": "noqueue"}
+    inside(namespace, "ip", "address", "add", "10.9.9.1/24", "dev", "one")
     inside(namespace, "ip", "route", "add", "default", "via", "10.9.9.2")
-    assert tc.default_devices(namespace, runner=proc.run) == {"one"}
+    assert control.without_fq() == {"one": "noqueue"}
+    inside(namespace, "ip", "-6", "route", "add", "default", "dev", "other")
+    assert control.without_fq() == {"one": "noqueue", "other": "noqueue"}
 
 
-def test_real_qdisc_is_made_once_and_removed(namespace: int) -> None:
-    name = "one"
+def test_real_clsact_is_made_once_and_removed(control: TrafficControl) -> None:
+    one = index_of(control, "one")
 
-    def kinds() -> set[str]:
-        return {item.kind for item in tc.qdiscs(namespace, runner=proc.run).get("one", [])}
+    def kinds() -> list[str]:
+        return sorted(item.kind for item in control.qdiscs()[one])
 
-    assert kinds() == {"noqueue"}
-    assert tc.batch(namespace, [tc.add_qdisc(name, "clsact")], runner=proc.run) == {}
-    assert kinds() == {"noqueue", "clsact"}
-    again = tc.batch(namespace, [tc.add_qdisc(name, "clsact")], runner=proc.run)
-    assert again.keys() == {0} and again[0] != "no reason given"
-    assert tc.batch(namespace, [tc.delete_qdisc(name, "clsact")], runner=proc.run) == {}
-    assert kinds() == {"noqueue"}
+    assert kinds() == ["noqueue"]
+    control.add_clsact(one)
+    assert kinds() == ["clsact", "noqueue"]
+    with pytest.raises(RefusedError, match="Exclusivity flag on"):
+        control.add_clsact(one)
+    control.delete_clsact(one)
+    assert kinds() == ["noqueue"]
+    with pytest.raises(RefusedError):
+        control.delete_clsact(one)
 
 
-def test_real_qdiscs_default_is_told_from_one_that_somebody_made(namespace: int) -> None:
+def test_real_root_is_made_under_its_handle_where_there_is_none(
+    namespace: int, control: TrafficControl
+) -> None:
+    one, other = index_of(control, "one"), index_of(control, "other")
     inside(namespace, "tc", "qdisc", "add", "dev", "other", "root", "handle", "5:", "pfifo")
-    found = tc.qdiscs(namespace, runner=proc.run)
-    assert [(item.handle, item.is_root) for item in found["one"]] == [("0:", True)]
-    assert found["other"] == [Qdisc("pfifo", "5:", None, True)]
+    control.add_root(one, "pfifo", "7ab0:")
+    assert control.qdiscs()[one] == [Qdisc("pfifo", "7ab0:", True)]
+    with pytest.raises(RefusedError):
+        control.add_root(other, "pfifo", "7ab0:")
+    assert control.qdiscs()[other] == [Qdisc("pfifo", "5:", True)]
+    control.delete_root(one)
+    assert control.qdiscs()[one] == [Qdisc("noqueue", "0:", True)]
 
 
-def test_real_commands_that_fail_stop_no_other_and_are_told_apart(namespace: int) -> None:
-    name = "one"
-    commands = [
-        tc.delete_filter(name, EGRESS, 9, 1),
-        tc.add_qdisc(name, "clsact"),
-        tc.add_qdisc("gone", "clsact"),
-        tc.delete_qdisc(name, "clsact"),
-    ]
-    complaints = tc.batch(namespace, commands, runner=proc.run)
-    assert complaints.keys() == {0, 2}
-    assert "No such device" in complaints[2] or "find device" in complaints[2]
+def test_real_qdisc_that_there_is_not_is_refused_in_the_kernels_words(control: TrafficControl) -> None:
+    with pytest.raises(RefusedError, match="Specified qdisc kind is unknown") as caught:
+        control.add_root(index_of(control, "one"), "nosuch", "7ab0:")
+    assert caught.value.errno == 2
 
 
-def test_real_filter_is_told_by_its_program_and_taken_off_alone(namespace: int, tmp_path: Path) -> None:
-    name = "one"
-    (tmp_path / "x.o").write_bytes(bpf_object(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", "tc")))
+def test_real_interface_that_there_is_not_has_nothing_and_takes_nothing(control: TrafficControl) -> None:
+    assert control.filters(99, EGRESS) == []
+    assert 99 not in control.qdiscs()
+    with pytest.raises(RefusedError):
+        control.add_clsact(99)
+
+
+def test_real_filter_is_told_by_its_program_and_taken_off_alone(
+    namespace: int, control: TrafficControl, pin: Path
+) -> None:
+    one, program_id = index_of(control, "one"), bpf_syscall.pinned_program_id(pin)
+    control.add_clsact(one)
+    control.add_filter(one, EGRESS, 100, 5, pin)
+    control.add_filter(one, EGRESS, 100, 6, pin)
+    assert control.filters(one, INGRESS) == []
+    assert sorted(control.filters(one, EGRESS)) == [Filter(100, 5, program_id), Filter(100, 6, program_id)]
+    shown = inside(namespace, "tc", "filter", "show", "dev", "one", "egress")
+    assert f"protocol all pref 100 bpf chain 0 handle 0x5 {pin.name} direct-action" in shown
+    with pytest.raises(RefusedError):
+        control.add_filter(one, EGRESS, 100, 5, pin)
+    control.delete_filter(one, EGRESS, 100, 5)
+    assert control.filters(one, EGRESS) == [Filter(100, 6, program_id)]
+    with pytest.raises(RefusedError):
+        control.delete_filter(one, EGRESS, 100, 5)
+
+
+def test_real_filters_that_tc_made_are_read_like_our_own(
+    namespace: int, control: TrafficControl, pin: Path
+) -> None:
+    one, program_id = index_of(control, "one"), bpf_syscall.pinned_program_id(pin)
     inside(namespace, "tc", "qdisc", "add", "dev", "one", "clsact")
-    for handle in ("0x5", "0x6"):
-        words = ["prio", "7", "handle", handle, "bpf", "direct-action", "object-file", str(tmp_path / "x.o")]
-        inside(
-            namespace, "tc", "filter", "add", "dev", "one", "egress", "protocol", "all", *words, "sec", "tc"
-        )
-    sides = [(name, EGRESS), (name, INGRESS), ("gone", EGRESS), ("other", EGRESS)]
-    found = tc.filters(namespace, sides, runner=proc.run)
-    one, other = sorted(found.pop((name, EGRESS)), key=lambda item: item.handle)
-    assert ((one.priority, one.handle), (other.priority, other.handle)) == ((7, 5), (7, 6))
-    assert one.program_id and other.program_id and one.program_id != other.program_id
-    assert not any(found.values())
-    assert tc.batch(namespace, [tc.delete_filter(name, EGRESS, 7, 5)], runner=proc.run) == {}
-    assert tc.filters(namespace, sides, runner=proc.run)[name, EGRESS] == [other]
+    words = f"filter add dev one ingress protocol all prio 7 handle 5 bpf direct-action object-pinned {pin}"
+    inside(namespace, "tc", *words.split())
+    words = "filter add dev one ingress protocol ip prio 9 u32 match u32 0 0 classid 1:1"
+    inside(namespace, "tc", *words.split())
+    found = control.filters(one, INGRESS)
+    assert found[0] == Filter(7, 5, program_id)
+    assert {(item.priority, item.program_id) for item in found[1:]} == {(9, None)}
+    control.delete_filter(one, INGRESS, 7, 5)
+    assert Filter(7, 5, program_id) not in control.filters(one, INGRESS)
 
 
-def test_real_tc_reads_the_command_that_attaches(namespace: int, tmp_path: Path) -> None:
-    """It finds nothing wrong with it but that nothing is pinned there."""
-    name = "one"
-    command = tc.add_filter(name, INGRESS, 101, 92, str(tmp_path / "nothing"))
-    said_of_it = tc.batch(namespace, [tc.add_qdisc(name, "clsact"), command], runner=proc.run)
-    assert said_of_it.keys() == {1}
-    assert "pinned" in said_of_it[1] and "No such file" in said_of_it[1]
+def test_pin_that_is_gone_is_an_error_and_leaves_no_descriptor(
+    control: TrafficControl, tmp_path: Path
+) -> None:
+    control.add_clsact(index_of(control, "one"))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(PodmgrError):
+        control.add_filter(index_of(control, "one"), EGRESS, 100, 5, tmp_path / "nothing")
+    assert os.listdir("/proc/self/fd") == before
 
 
-@pytest.mark.parametrize("name", ["eth0", "if2", "cali12@if3", "eth0.5", "_x", "br-0"])
-def test_a_plain_name_goes_into_a_batch(name: str) -> None:
-    assert tc.is_plain(name)
-
-
-@pytest.mark.parametrize("name", ["", "#x", 'a"b', "a b", "x\x01y", "-x", ".x", "a\\b", "eth0\n", "ä"])
-def test_a_name_that_a_batch_cannot_hold_is_seen(name: str) -> None:
-    assert not tc.is_plain(name)
-
-
-def test_control_characters_in_names_are_no_end_of_it() -> None:
-    text = '[{"ifindex": 2, "ifname": "x\x01y", "flags": []}]'
-    assert [item.name for item in tc.interfaces(FD, runner=Script(said(text)))] == ["x\x01y"]
-
-
-def test_a_batch_that_ends_badly_without_saying_at_which_command_is_an_error() -> None:
-    with pytest.raises(PodmgrError, match="tc did not do its work"):
-        tc.batch(FD, [tc.add_qdisc("eth0", "clsact")], runner=Script(said("", code=1, stderr="Too many")))
-
-
-@pytest.fixture
-def bpffs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that is taken for a mounted bpf file system."""
-    monkeypatch.setattr("podmgr.mounts.table", lambda: [Mount(Path("/"), "ext4"), Mount(tmp_path, "bpf")])
-    return tmp_path
-
-
-def make_as_iproute2_does(bpffs: Path) -> None:
-    (bpffs / "tc/globals").mkdir(parents=True)
-    for name in ("ip", "xdp"):
-        (bpffs / name).symlink_to(f"{bpffs}/tc/")
-
-
-def test_folders_that_tc_makes_beside_the_pins_are_gone_again(bpffs: Path) -> None:
-    (bpffs / "pin").touch()
-    with tc.without_folders():
-        make_as_iproute2_does(bpffs)
-    assert [path.name for path in bpffs.iterdir()] == ["pin"]
-
-
-def test_folders_that_were_there_or_are_used_stay(bpffs: Path) -> None:
-    with tc.without_folders():
-        make_as_iproute2_does(bpffs)
-        (bpffs / "tc/globals/map").touch()
-    assert (bpffs / "tc/globals/map").exists() and (bpffs / "ip").is_symlink()
-    (bpffs / "tc/globals/map").unlink()
-    with tc.without_folders():
-        pass
-    assert (bpffs / "tc/globals").is_dir() and (bpffs / "xdp").is_symlink()
+def test_real_programs_descriptor_is_closed(control: TrafficControl, pin: Path) -> None:
+    control.add_clsact(index_of(control, "one"))
+    before = os.listdir("/proc/self/fd")
+    control.add_filter(index_of(control, "one"), EGRESS, 100, 5, pin)
+    assert os.listdir("/proc/self/fd") == before
