@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel uninstall
+.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,12 @@ demo: tools .venv/ready ## Put rules on a throw-away pod and show declared again
 
 test: tools-for-tests vm-image ## Run all tests, on the real kernel and in a virtual machine (needs root)
 	@.venv/bin/python -m pytest
+
+test-versions: tools .venv/ready-to-test ## Run the unit tests with the newest and the oldest libraries that pyproject.toml admits
+	@.ci/test-versions
+
+lock: .venv/ready-to-test ## Lock the newest libraries that pyproject.toml admits, with their hashes
+	@.ci/lock
 
 lint: tools .venv/ready-to-test ## Check style and types
 	@.venv/bin/ruff check .
@@ -46,12 +52,12 @@ tools-vm: # what tests/vm needs
 vm-image: tools-vm .venv/ready-to-test # made once, in about 2 minutes
 	@.venv/bin/python -m tests.vm.image
 
-.venv/ready: pyproject.toml
-	@.ci/make-venv .
+.venv/ready: pyproject.toml .ci/locks/build.txt .ci/locks/run.txt
+	@.ci/make-venv run
 	@touch $@
 
-.venv/ready-to-test: pyproject.toml
-	@.ci/make-venv '.[test]'
+.venv/ready-to-test: pyproject.toml .ci/locks/build.txt .ci/locks/test.txt
+	@.ci/make-venv test
 	@touch .venv/ready $@
 
 uninstall: ## Remove what podmgr attached, and the virtual environment

@@ -45,10 +45,10 @@ class Recipe:
         return f"{self.name}-{cache.digest(self.decides)}"
 
 
-def root_recipe(pyproject: Path = CHECKOUT / "pyproject.toml") -> Recipe:
-    libraries = rootfs.requirements(pyproject)
+def root_recipe(lock: Path = CHECKOUT / ".ci/locks/guest.txt") -> Recipe:
     sources = _sources("rootfs.py", "debian.py", "disks.py")
-    return Recipe("root", {"libraries": libraries, **sources}, lambda folder: rootfs.make(libraries, folder))
+    decides = {"libraries": lock.read_text(), **sources}
+    return Recipe("root", decides, lambda folder: rootfs.make(lock, folder))
 
 
 def kernel_recipe(name: str) -> Recipe:

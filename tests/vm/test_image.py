@@ -7,37 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import cache, checkout, debian, image, kernel, rootfs
+from tests.vm import cache, checkout, debian, image, kernel
 from tests.vm.errors import MachineError
 from tests.vm.image import Image
 from tests.vm.machine import QEMU, Machine, qemu_argv
 
-PYPROJECT = """
-[project]
-dependencies = ["rich>=13"]
-[project.optional-dependencies]
-test = ["mypy>=1", "pytest{version}", "pytest-mock>=3"]
-"""
-
-
-def pyproject(folder: Path, version: str) -> Path:
-    path = folder / "pyproject.toml"
-    path.write_text(PYPROJECT.format(version=version))
-    return path
-
 
 def test_another_version_of_a_library_is_another_root(tmp_path: Path) -> None:
-    one = image.root_recipe(pyproject(tmp_path, ">=8")).folder
-    assert image.root_recipe(pyproject(tmp_path, ">=8")).folder == one
-    assert image.root_recipe(pyproject(tmp_path, ">=9")).folder != one
+    lock = tmp_path / "guest.txt"
+    lock.write_text("pytest==8.3.0 --hash=sha256:0\n")
+    one = image.root_recipe(lock).folder
+    assert image.root_recipe(lock).folder == one
+    lock.write_text("pytest==8.3.1 --hash=sha256:1\n")
+    assert image.root_recipe(lock).folder != one
 
 
 def test_each_kernel_has_a_folder_of_its_own() -> None:
     assert len({image.kernel_recipe(name).folder for name in kernel.SUITES}) == len(kernel.SUITES)
-
-
-def test_the_root_holds_podmgrs_libraries_and_those_its_tests_import(tmp_path: Path) -> None:
-    assert rootfs.requirements(pyproject(tmp_path, ">=8")) == ("rich>=13", "pytest>=8", "pytest-mock>=3")
 
 
 def test_what_is_whole_is_not_made_again(tmp_path: Path) -> None:
