@@ -11,14 +11,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from podmgr.errors import RuleError
-from podmgr.grammar import parse_value
-from podmgr.rules import PREFIX, CollisionKey, Rule, annotation_values, bare_key, collision_key
+from podmgr.errors import RuleError, UnknownKeyError
+from podmgr.grammar import closest, parse_value
+from podmgr.rules import (
+    KEYS,
+    PREFIX,
+    Bandwidth,
+    CollisionKey,
+    Direction,
+    Rule,
+    annotation_values,
+    bare_key,
+    collision_key,
+    is_own_key,
+)
+from podmgr.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND, parse_quantity
 
 ENFORCE = PREFIX + "enforce"
+# Kubernetes' own annotations of a pod, which the bandwidth plugin of CNI reads, in bits per second.
+STANDARD_KEYS = {
+    "kubernetes.io/egress-bandwidth": Direction.EGRESS,
+    "kubernetes.io/ingress-bandwidth": Direction.INGRESS,
+}
 MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
 CLI = "cli"
 POD = "pod"
+STANDARD = "standard"
 
 
 class SourcedRule(NamedTuple):
@@ -105,8 +123,13 @@ def rules_of_pod(
     labels: Mapping[str, str],
     services: Iterable[AnnotatedService] = (),
     namespace: AnnotatedNamespace | None = None,
+    *,
+    reads_standard: bool = False,
 ) -> PodRules:
-    """The rules for one pod, from its annotations and those of its namespace and its services."""
+    """The rules for one pod, from its annotations and those of its namespace and its services.
+
+    `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
+    """
     errors: list[RuleError] = []
     warnings: list[str] = []
     unreadable: set[tuple[str, str]] = set()
@@ -119,10 +142,15 @@ def rules_of_pod(
         except RuleError as error:
             errors.append(error.on(f"namespace/{namespace.name}"))
     layers = list(_layers(name, annotations, labels, services, namespace))
+    if reads_standard and annotations.keys() & STANDARD_KEYS.keys():
+        layers.append(_Layer(STANDARD, f"pod/{name}", annotations))
     for layer in layers:
-        for key, value in annotation_values(layer.annotations):
+        if layer.source != STANDARD:
+            is_pods = not layer.source.startswith("namespace/")
+            errors += [error.on(layer.where) for error in unknown_keys(layer.annotations, is_pods=is_pods)]
+        for key, value in _values(layer):
             try:
-                rules = parse_value(key, value)
+                rules = _read(key, value)
             except RuleError as error:
                 errors.append(error.on(layer.where))
                 unreadable.add((layer.source, bare_key(key) or key))
@@ -169,6 +197,90 @@ def _layers(
     if namespace is not None:
         source = f"namespace/{namespace.name}"
         yield _Layer(source, source, namespace.annotations, may_be_beaten=not namespace.enforces)
+
+
+def _values(layer: _Layer) -> list[tuple[str, str]]:
+    if layer.source != STANDARD:
+        return annotation_values(layer.annotations)
+    return [(key, layer.annotations[key]) for key in STANDARD_KEYS if key in layer.annotations]
+
+
+def _read(key: str, value: str) -> tuple[Rule, ...]:
+    """The rules of one annotation, podmgr's or a standard one."""
+    if key not in STANDARD_KEYS:
+        return parse_value(key, value)
+    try:
+        rate = parse_quantity(value)
+        if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
+            raise ValueError(f"{value.strip()[:40]} is out of range")
+    except ValueError as error:
+        expected = "a Kubernetes quantity in bits per second from 8k to 400G, such as 10M"
+        raise RuleError(str(error), key=key, value=value, column=1, expected=expected) from error
+    return (Bandwidth(STANDARD_KEYS[key], rate),)
+
+
+def unknown_keys(annotations: Iterable[str], *, is_pods: bool) -> list[UnknownKeyError]:
+    """The annotations under podmgr.io/ that mean nothing, each with what was probably meant.
+
+    `is_pods`: of a pod or a service, which enforce nothing.
+    """
+    known = [*KEYS, *(() if is_pods else [ENFORCE.removeprefix(PREFIX)])]
+    found = []
+    for key in sorted(annotations):
+        if not key.startswith(PREFIX) or key.removeprefix(PREFIX) in known:
+            continue
+        if key == ENFORCE:
+            expected = "annotate the namespace"
+            found.append(UnknownKeyError(f"{key} holds for namespaces only", key=key, expected=expected))
+            continue
+        guess = closest(key.removeprefix(PREFIX).lower(), known)
+        hint = f"did you mean {PREFIX}{guess}? " if guess else ""
+        expected = f"{hint}keys are {', '.join(PREFIX + name for name in known)}"
+        found.append(UnknownKeyError(f"unknown annotation {key[:120]}", key=key, expected=expected))
+    return found
+
+
+def misplaced(where: str, annotations: Iterable[str]) -> tuple[UnknownKeyError, ...]:
+    """An error for each annotation of ours on a workload itself (`where`), where nothing reads it."""
+    return tuple(
+        UnknownKeyError(
+            f"the annotation {key[:120]} of the {where.partition('/')[0]} itself is not read",
+            key=key,
+            expected="rules are annotations of its pods: write it into spec.template.metadata.annotations",
+            where=where,
+        )
+        for key in sorted(annotations)
+        if is_own_key(key)
+    )
+
+
+def hints(where: str, annotations: Iterable[str], *, reads_standard: bool = False) -> list[str]:
+    """Annotations that may be anybody's and are not read, but may have been meant for podmgr."""
+    lines = []
+    for key in sorted(annotations):
+        if key in STANDARD_KEYS and not reads_standard:
+            lines.append(f"{where}: {key} is not read; --standard-annotations reads it")
+        elif guess := _slip_of(key):
+            lines.append(f"{where}: the annotation {key} is not read; did you mean {guess}?")
+    return lines
+
+
+def _slip_of(key: str) -> str | None:
+    """The key of which this is one letter more, less, other or exchanged; or its capitals differ."""
+    if key in KEYS or "/" in key:
+        return None
+    return next((known for known in KEYS if _is_one_edit(key.lower(), known)), None)
+
+
+def _is_one_edit(text: str, other: str) -> bool:
+    if abs(len(text) - len(other)) > 1:
+        return False
+    start = next((at for at, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), None)
+    if start is None:
+        return True
+    rest, tail = text[start:], other[start:]
+    swapped = rest[1:2] + rest[:1] + rest[2:]
+    return rest[1:] == tail or rest == tail[1:] or rest[1:] == tail[1:] or swapped == tail
 
 
 def _is_service(source: str) -> bool:

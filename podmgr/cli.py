@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperOption
 from typer.exceptions import TyperException
 
 from podmgr import __version__
@@ -48,6 +49,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class _Command(TyperCommand):
+    """A command that refuses an option of one value when it is given twice: one of them would be lost."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for option in order:
+            is_single = isinstance(option, TyperOption) and not option.multiple and not option.is_flag
+            if is_single and order.count(option) > 1:
+                raise UsageError(f"{option.opts[-1]} is given twice", tip="it takes one value: leave one out")
+        return super().parse_args(ctx, args)
+
 
 StateDir = Annotated[
     Path, typer.Option("--state-dir", envvar="PODMGR_STATE_DIR", help="Ledger and compiled objects.")
@@ -93,6 +107,13 @@ Labels = Annotated[
     str,
     typer.Option("-l", "--selector", metavar="LABELS", help="Pods with these labels, such as app=web."),
 ]
+StandardAnnotations = Annotated[
+    bool,
+    typer.Option(
+        "--standard-annotations",
+        help="Also read kubernetes.io/ingress-bandwidth and egress-bandwidth of pods; all else beats them.",
+    ),
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
 
 
@@ -117,7 +138,7 @@ def _settings(
     )
 
 
-@app.command("apply")
+@app.command("apply", cls=_Command)
 def apply(
     context: typer.Context,
     targets: Annotated[
@@ -130,8 +151,13 @@ def apply(
         ),
     ] = None,
     filename: Annotated[
-        str | None,
-        typer.Option("-f", "--filename", metavar="FILE", help="A pod's manifest, or - for standard input."),
+        list[str] | None,
+        typer.Option(
+            "-f",
+            "--filename",
+            metavar="FILE",
+            help="A manifest, or - for standard input. May be repeated; TARGET says which of its pods.",
+        ),
     ] = None,
     cgroup: Annotated[
         str | None,
@@ -146,6 +172,7 @@ def apply(
     namespace: Namespace = None,
     all_namespaces: AllNamespaces = False,
     selector: Labels = "",
+    standard_annotations: StandardAnnotations = False,
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for pods to start.")
     ] = "30s",
@@ -171,11 +198,18 @@ def apply(
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
     cli_rules = _parse_rules(rule)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
-    if filename is not None:
+    if filename:
         if scope.names_pods:
             raise UsageError("-f names the pod; -A and -l would select others", tip="leave them out")
-        made = wishes.from_manifest(
-            filename, cgroup, names, cli_rules, settings, namespace=namespace or "default", report=_report
+        made = wishes.from_manifests(
+            filename,
+            cgroup,
+            names,
+            cli_rules,
+            settings,
+            namespace=namespace or "default",
+            reads_standard=standard_annotations,
+            report=_report,
         )
     elif cgroup is not None:
         raise UsageError("--cgroup needs -f FILE", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
@@ -186,7 +220,9 @@ def apply(
         if any(name.startswith("cgroup/") for name in names):
             raise UsageError("cgroups and pods at once", tip="podmgr apply them one after the other")
         api = Api(find_access(kubeconfig, kube_context))
-        asked = ClusterWishes(api, scope, settings, _seconds(timeout), _report, node_name)
+        asked = ClusterWishes(
+            api, scope, settings, _seconds(timeout), _report, node_name, reads_standard=standard_annotations
+        )
         made = asked.make(names, cli_rules)
     else:
         made = wishes.from_targets(names, cli_rules, settings)
@@ -205,7 +241,7 @@ def apply(
     return reconcile.exit_code(outcomes)
 
 
-@app.command("list")
+@app.command("list", cls=_Command)
 def list_(
     context: typer.Context,
     targets: Annotated[
@@ -254,7 +290,7 @@ def list_(
     return EXIT_DONE if not failed else EXIT_PARTLY if observed else EXIT_FAILED
 
 
-@app.command("clean")
+@app.command("clean", cls=_Command)
 def clean(
     context: typer.Context,
     targets: Annotated[
@@ -297,7 +333,7 @@ def clean(
     return reconcile.exit_code(outcomes)
 
 
-@app.command("watch")
+@app.command("watch", cls=_Command)
 def watch(
     context: typer.Context,
     kubeconfig: Kubeconfig = None,
@@ -308,6 +344,7 @@ def watch(
         str,
         typer.Option("--resync", metavar="DURATION", help="How often the kernel is read back and repaired."),
     ] = "3m",
+    standard_annotations: StandardAnnotations = False,
     no_events: Annotated[bool, typer.Option("--no-events", help="Post no Kubernetes Events.")] = False,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How to log, to stderr.")
@@ -344,6 +381,7 @@ def watch(
         keeps_rules=keep,
         resync_seconds=_seconds(resync),
         posts_events=not no_events,
+        reads_standard=standard_annotations,
         metrics_address=watching.parse_address(metrics_address) if metrics_address else None,
     )
     access = kube.find_access(kubeconfig, kube_context)
@@ -351,7 +389,7 @@ def watch(
     return watching.watch(access, options, settings, Journal(log_format), runner=proc.run)
 
 
-@app.command("compile")
+@app.command("compile", cls=_Command)
 def compile_(
     context: typer.Context,
     rules: Annotated[
@@ -383,7 +421,7 @@ def compile_(
     return EXIT_DONE
 
 
-@app.command("run", context_settings={"allow_interspersed_args": False})
+@app.command("run", cls=_Command, context_settings={"allow_interspersed_args": False})
 def run(
     context: typer.Context,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command.")],
@@ -419,7 +457,7 @@ def run(
     return running.run(parsed, command, settings, runner=proc.run, report=_report, user=whom, is_quiet=quiet)
 
 
-@app.command("demo")
+@app.command("demo", cls=_Command)
 def demo(
     context: typer.Context,
     output: Output = Format.TABLE,
@@ -441,7 +479,7 @@ def demo(
     return EXIT_DONE if is_right else EXIT_FAILED
 
 
-@app.command("doctor")
+@app.command("doctor", cls=_Command)
 def doctor(
     context: typer.Context,
     output: Output = Format.TABLE,

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from podmgr.annotations import (
-    ENFORCE,
+    STANDARD_KEYS,
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
     rules_of_pod,
 )
 from podmgr.plan import PodRef
-from podmgr.rules import bare_key
+from podmgr.rules import is_own_key
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 
@@ -55,10 +55,12 @@ class Pod:
 class Cluster:
     """The pods of a node, and the services and namespaces that carry rules.
 
-    The methods return the UIDs of the pods whose rules may have changed.
+    The methods return the UIDs of the pods whose rules may have changed. `reads_standard`:
+    Kubernetes' own annotations of pods count, too.
     """
 
     pods: dict[str, Pod] = field(default_factory=dict)
+    reads_standard: bool = False
     _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
     _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class Cluster:
             pod.labels,
             self._services.get(pod.ref.namespace, {}).values(),
             self._namespaces.get(pod.ref.namespace),
+            reads_standard=self.reads_standard,
         )
 
     def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
@@ -233,7 +236,7 @@ def texts(value: object) -> dict[str, str]:
 
 def _own(metadata: Mapping[str, Any]) -> dict[str, str]:
     annotations = texts(metadata.get("annotations"))
-    return {key: value for key, value in annotations.items() if bare_key(key) or key == ENFORCE}
+    return {key: value for key, value in annotations.items() if is_own_key(key) or key in STANDARD_KEYS}
 
 
 def _name(item: Mapping[str, Any]) -> str:

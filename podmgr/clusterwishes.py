@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from podmgr import ledger, workloads
+from podmgr.annotations import hints, misplaced
 from podmgr.cgroups import Cgroup, PodIndex, find_root
-from podmgr.cluster import Cluster, Pod, pod_of
+from podmgr.cluster import Cluster, Pod, mapping, pod_of
 from podmgr.desired import Wish
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, StatusError, find_node
@@ -35,6 +36,8 @@ class _Found:
     here: dict[str, tuple[Pod, Cgroup]] = field(default_factory=dict)
     elsewhere: dict[str, Pod] = field(default_factory=dict)
     waiting: dict[str, PodmgrError] = field(default_factory=dict)
+    misplaced: dict[str, tuple[PodmgrError, ...]] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -47,6 +50,7 @@ class ClusterWishes:
     timeout_seconds: float
     report: Report
     node: str | None = None
+    reads_standard: bool = False
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -58,6 +62,13 @@ class ClusterWishes:
         node = find_node(self.api, self.node)
         found = self._wait(names, node)
         outcomes = [Outcome(name, "", Action.FAILED, None, error) for name, error in found.waiting.items()]
+        outcomes += [
+            Outcome(name, "", Action.FAILED, None, error)
+            for name, errors in found.misplaced.items()
+            for error in errors
+        ]
+        for line in found.hints:
+            self.report(f"hint: {line}")
         for other, count in Counter(pod.node for pod in found.elsewhere.values()).items():
             self.report(f"{count} {'pod is' if count == 1 else 'pods are'} on node {other}: run podmgr there")
         outcomes += [
@@ -95,6 +106,9 @@ class ClusterWishes:
         found = _Found()
         pods: dict[str, Pod] = {}
         for name, items in self._items(names, found):
+            for item in items:
+                where = f"pod/{mapping(item.get('metadata')).get('name')}"
+                found.hints += hints(where, _annotations(item), reads_standard=self.reads_standard)
             meant = [pod for pod in map(pod_of, items) if pod is not None]
             living = [pod for pod in meant if not pod.has_ended]
             if not living and name:
@@ -131,7 +145,10 @@ class ClusterWishes:
         for name in names:
             kind, _, plain = name.partition("/")
             try:
-                yield name, workloads.pods_of(self.api, kind, plain, self.namespace)
+                item, pods = workloads.with_pods(self.api, kind, plain, self.namespace)
+                if workloads.is_workload(kind) and (wrong := misplaced(name, _annotations(item))):
+                    found.misplaced[name] = wrong
+                yield name, pods
             except StatusError as error:
                 if not error.is_missing:
                     raise
@@ -159,7 +176,7 @@ class ClusterWishes:
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:
         """The services and namespaces that matter to these pods."""
-        cluster = Cluster()
+        cluster = Cluster(reads_standard=self.reads_standard)
         services: list[workloads.Item] = []
         for namespace in sorted({pod.ref.namespace for pod in pods}):
             services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]
@@ -171,3 +188,8 @@ class ClusterWishes:
                 self.report(f"warning: the annotations of namespace {namespace} may not be read")
         cluster.replace_services(services)
         return cluster
+
+
+def _annotations(item: workloads.Item) -> Iterable[str]:
+    """All of an object, also those that are not podmgr's."""
+    return mapping(mapping(item.get("metadata")).get("annotations"))

@@ -19,7 +19,7 @@ from podmgr.rules import Bandwidth, ExponentialLoss, Rule, UniformLoss
 from podmgr.settings import Settings
 from podmgr.throwaway import Pod, checked, send_datagrams, throughput, throw_away_pod
 from podmgr.units import format_rate
-from podmgr.wishes import from_manifest
+from podmgr.wishes import from_manifests
 
 BANDWIDTH_SECONDS = 10
 BANDWIDTH_TOLERANCE = 0.03
@@ -56,8 +56,10 @@ def demonstrate(settings: Settings, *, show: Callable[[Row], None], report: Repo
         @contextmanager
         def under(example: str, *rules: str) -> Iterator[Rule]:
             overriding = [rule for text in rules for rule in parse_rule_option(text)]
-            path = str(examples / f"{example}.yaml")
-            made, failed = from_manifest(path, str(pod.cgroup.path), [], overriding, settings, report=report)
+            paths = [str(examples / f"{example}.yaml")]
+            made, failed = from_manifests(
+                paths, str(pod.cgroup.path), [], overriding, settings, report=report
+            )
             outcomes: list[Outcome] = failed + apply(made, settings, runner=proc.run, report=report)
             for outcome in outcomes:
                 if outcome.error:

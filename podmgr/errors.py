@@ -76,6 +76,20 @@ class RuleError(UsageError):
         )
 
 
+class UnknownKeyError(RuleError):
+    """An annotation that can only be meant for podmgr, and that it does not know or does not read."""
+
+    def __init__(self, problem: str, *, key: str, expected: str, where: str | None = None) -> None:
+        super().__init__(problem, key=key, value="", column=1, expected=expected, where=where)
+        prefix = f"{printable(where)}: " if where else ""
+        self.message = prefix + _shortened(printable(problem))
+        self.args = (self.message,)
+        self.detail = None
+
+    def on(self, where: str) -> UnknownKeyError:
+        return UnknownKeyError(self.problem, key=self.key, expected=self.expected, where=where)
+
+
 class MissingToolError(PodmgrError):
     """A program that podmgr needs is not installed."""
 

@@ -49,10 +49,14 @@ _MAX_VALUE_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_]*))?", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
-_NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%]+)", re.ASCII)
+_NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
+_PERCENTAGE = re.compile(r"[-+]?[0-9.]+%?", re.ASCII)
+_LIKE_A_RATE = re.compile(r"([kmg]?)(?:ilo|ega|iga)?i?(?:b|bits?|bytes?)?(?:ps|/s|/sec)?", re.ASCII)
 
 _BANDWIDTH_FORM = 'RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"'
-_LOSS_FORM = '"uniform DIRECTION P%" or "exponential DIRECTION T", such as "uniform egress 2%"'
+_LOSS_FORM = (
+    '"uniform DIRECTION P%", in short "P% DIRECTION", or "exponential DIRECTION T"; such as "2% egress"'
+)
 _CUSTOM_FORM = 'NAME DIRECTION [-DMACRO[=VALUE]]..., such as "dropper egress -DPORT=53"'
 
 
@@ -64,8 +68,8 @@ def parse_rule_option(text: str) -> tuple[Rule, ...]:
     bare = bare_key(key)
     if bare is None:
         shown = printable(key)[:60]
-        guess = difflib.get_close_matches(key.removeprefix(PREFIX), KEYS, n=1)
-        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        guess = closest(key.removeprefix(PREFIX), KEYS)
+        hint = f"did you mean {guess!r}? " if guess else ""
         raise UsageError(
             f"unknown rule key {shown!r}" if equals else f"{printable(text)[:60]!r} is not KEY=VALUE",
             tip=f"{hint}keys are {', '.join(KEYS)}; such as --rule 'bandwidth=10 mbps egress'",
@@ -75,6 +79,11 @@ def parse_rule_option(text: str) -> tuple[Rule, ...]:
             f"--rule {_shown(key)} has no value", tip=f"write --rule '{bare}=...': {_FORMS[bare]}"
         )
     return parse_value(key, value)
+
+
+def closest(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant; None if it is like none of them."""
+    return next(iter(difflib.get_close_matches(word[:80], list(names), n=1)), None)
 
 
 def _shown(key: str) -> str:
@@ -164,6 +173,10 @@ class _Words:
         self._next += 1
         return word
 
+    def next_like(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The next word, without taking it, if the pattern is all of it."""
+        return None if self.done() else pattern.fullmatch(self._words[self._next][0])
+
     def split_number(self) -> None:
         """Make two words of a next word like `10mbps`, so that the blank does not matter."""
         if self.done():
@@ -190,7 +203,7 @@ class _Words:
 def _parse_bandwidth(words: _Words) -> Bandwidth:
     words.split_number()
     amount = _number(words, "the rate")
-    unit = _choice(words, RATE_UNITS, "unit")
+    unit = _rate_unit(words, amount)
     rate = scaled(amount, RATE_UNITS[unit])
     if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
         raise words.error(
@@ -221,11 +234,37 @@ def _parse_bandwidth(words: _Words) -> Bandwidth:
     return Bandwidth(direction, rate, burst, algorithm, place)
 
 
+def _rate_unit(words: _Words, amount: Decimal) -> str:
+    """The unit of a rate; for one of another tool, the error says what was probably meant."""
+    word = words.take("the unit")
+    unit = word.lower()
+    if unit in RATE_UNITS:
+        return unit
+    meant = ""
+    if unit == "%":
+        meant = f"a percentage is a loss: loss=uniform egress {format_number(amount)}%; "
+    elif like := _LIKE_A_RATE.fullmatch(unit):
+        ours = f"{like[1]}bps"
+        meant = f"did you mean {format_number(amount)} {ours}? "
+        if "byte" in unit or re.search("B(?!its?|ps)", word):
+            meant = f"did you mean {format_number(amount * 8)} {ours}, bits instead of bytes? "
+    elif guess := closest(unit, RATE_UNITS):
+        meant = f"did you mean {guess!r}? "
+    raise words.error(
+        f"unknown unit {word!r}",
+        expected=f"{meant}units are {', '.join(RATE_UNITS)} (bits per second)",
+        back=1,
+    )
+
+
 def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
+    if words.next_like(_PERCENTAGE):  # the short form
+        percent = _percent(words)
+        return UniformLoss(_direction(words), percent, _place(words))
     distribution = _choice(words, ("uniform", "exponential"), "distribution")
     direction = _direction(words)
-    words.split_number()
     if distribution == "exponential":
+        words.split_number()
         threshold = _number(words, "the threshold T")
         if threshold > MAX_EXPONENTIAL:
             raise words.error(
@@ -234,6 +273,13 @@ def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
                 back=1,
             )
         return ExponentialLoss(direction, threshold, _place(words))
+    percent = _percent(words)
+    return UniformLoss(direction, percent, _place(words))
+
+
+def _percent(words: _Words) -> Decimal:
+    """A probability in percent, 0 to 100."""
+    words.split_number()
     percent = _number(words, "the probability")
     missing = "the percent sign is missing"
     if words.done():
@@ -244,7 +290,7 @@ def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
         raise words.error(
             f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
         )
-    return UniformLoss(direction, percent, _place(words))
+    return percent
 
 
 def _parse_custom(words: _Words) -> Custom:
@@ -295,8 +341,8 @@ def _choice(words: _Words, choices: Iterable[str], what: str) -> str:
     if word.lower() in choices:
         return word.lower()
     names = list(choices)
-    guess = difflib.get_close_matches(word.lower(), names, n=1)
-    hint = f"did you mean {guess[0]!r}? " if guess else ""
+    guess = closest(word.lower(), names)
+    hint = f"did you mean {guess!r}? " if guess else ""
     raise words.error(f"unknown {what} {word!r}", expected=f"{hint}{what}s are {', '.join(names)}", back=1)
 
 

@@ -1,22 +1,32 @@
-"""Kubernetes manifests in files: the one pod that is meant, its services and its namespace."""
+"""Kubernetes manifests in files: the pods in them, their services and their namespaces."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from podmgr.annotations import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr import documents
+from podmgr.annotations import (
+    STANDARD_KEYS,
+    AnnotatedNamespace,
+    AnnotatedService,
+    PodRules,
+    hints,
+    misplaced,
+    rules_of_pod,
+)
 from podmgr.cluster import mapping, static_hash_of, texts
-from podmgr.errors import PodmgrError, printable
+from podmgr.errors import PodmgrError, UnknownKeyError, UsageError, printable
 from podmgr.plan import PodRef
-from podmgr.rules import bare_key
+from podmgr.rules import is_own_key
 
-_MAX_DEPTH = 100
+_TIP = "-f takes a manifest, or - for standard input"
+_WORKLOADS = frozenset(
+    {"CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,7 @@ class ManifestPod:
     """A pod, or a workload's pod template, and the rules that hold on it.
 
     `cgroup_uids` are the names that its cgroup may carry; none if no API server has seen it.
+    `misplaced` are annotations of the workload itself, `hints` such as may be anybody's.
     """
 
     target: str
@@ -31,111 +42,165 @@ class ManifestPod:
     cgroup_uids: tuple[str, ...]
     has_host_network: bool
     rules: PodRules
+    misplaced: tuple[UnknownKeyError, ...] = ()
+    hints: tuple[str, ...] = ()
 
 
-def read_pod(path: str, default_namespace: str = "default") -> ManifestPod:
-    """The one pod of a manifest (`-` is standard input), with its rules.
+class _Item(NamedTuple):
+    """An object, of which file."""
 
-    Raises PodmgrError if the file cannot be read, or holds no pod or several.
+    path: str
+    kind: str
+    content: Mapping[str, Any]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return mapping(self.content.get("metadata"))
+
+    @property
+    def name(self) -> str:
+        return _text(self.metadata.get("name")) or "unnamed"
+
+    @property
+    def where(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+
+def read_pods(
+    paths: Sequence[str], default_namespace: str = "default", *, reads_standard: bool = False
+) -> list[ManifestPod]:
+    """The pods of these manifests (`-` is standard input), with their rules, of which there is one or more.
+
+    Raises PodmgrError if a file cannot be read, or if there is no pod in them.
     """
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PodmgrError(f"{path}: {reason}", tip="-f takes a manifest, or - for standard input") from error
-    objects = list(_objects(path, text))
-    pods = [(kind, name, template) for kind, name, template in map(_pod_template, objects) if template]
-    if len(pods) != 1:
-        raise PodmgrError(
-            f"{path} holds {len(pods)} pods", tip="one Pod, or one workload with a pod template, per cgroup"
-        )
-    kind, name, template = pods[0]
+    if twice := next((path for path in paths if list(paths).count(path) > 1), None):
+        raise UsageError(f"-f {twice} twice", tip="name each file once")
+    items = [item for path in paths for item in _items(path, _content(path))]
+    pods = [(item, template) for item in items if (template := _pod_template(item))]
+    if not pods:
+        raise _no_pod(", ".join(paths), items)
+    return [_pod(item, template, items, default_namespace, reads_standard) for item, template in pods]
+
+
+def _pod(
+    item: _Item,
+    template: Mapping[str, Any],
+    items: Sequence[_Item],
+    default_namespace: str,
+    reads_standard: bool,
+) -> ManifestPod:
+    path, where = item.path, item.where
     metadata = mapping(template.get("metadata"))
-    namespace = str(metadata.get("namespace") or default_namespace)
+    namespace = _text(metadata.get("namespace")) or default_namespace
     services = [
-        _service(path, item)
-        for item in objects
-        if item.get("kind") == "Service"
-        and str(mapping(item.get("metadata")).get("namespace") or default_namespace) == namespace
+        _service(other)
+        for other in items
+        if other.kind == "Service"
+        and (_text(other.metadata.get("namespace")) or default_namespace) == namespace
     ]
     spaces = [
-        AnnotatedNamespace(namespace, _annotations(path, f"namespace/{namespace}", mapping(item["metadata"])))
-        for item in objects
-        if item.get("kind") == "Namespace" and mapping(item.get("metadata")).get("name") == namespace
+        AnnotatedNamespace(namespace, _annotations(other.path, other.where, other.metadata))
+        for other in items
+        if other.kind == "Namespace" and _text(other.metadata.get("name")) == namespace
     ]
     uid = _uid(path, metadata)
     static = static_hash_of(metadata)
+    own = _annotations(path, where, metadata)
     rules = rules_of_pod(
-        name,
-        _annotations(path, f"{kind}/{name}", metadata),
+        item.name,
+        own,
         texts(metadata.get("labels")),
         services,
         next(iter(spaces), None),
+        reads_standard=reads_standard,
     )
     return ManifestPod(
-        target=f"{kind}/{name}",
-        ref=PodRef(namespace, name, uid),
-        cgroup_uids=tuple(item for item in (uid, static) if item),
+        target=where,
+        ref=PodRef(namespace, item.name, uid),
+        cgroup_uids=tuple(name for name in (uid, static) if name),
         has_host_network=bool(mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
+        misplaced=()
+        if template is item.content
+        else misplaced(where, mapping(item.metadata.get("annotations"))),
+        hints=tuple(hints(where, own, reads_standard=reads_standard)),
     )
 
 
-def _objects(path: str, text: str) -> Iterator[Mapping[str, Any]]:
-    import yaml  # 45 ms: only where manifests are read
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _content(path: str) -> str:
+    if re.match(r"https?://", path):
+        raise PodmgrError(f"podmgr fetches no {path}", tip=f"curl -fsSL {path} | podmgr apply -f -")
     try:
-        _check_depth(path, yaml.parse(text, Loader=loader))
-        documents = list(yaml.load_all(text, Loader=loader))
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise PodmgrError(f"{path} is not YAML", detail=str(error), tip="-f takes a manifest") from error
-    for document in documents:
-        if document is None:
-            continue
-        if not isinstance(document, dict) or "kind" not in document:
+        if path == "-":
+            content = sys.stdin.buffer.read(documents.MAX_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                content = file.read(documents.MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise PodmgrError(f"{path} is a folder", tip="name its files: -f a.yaml -f b.yaml") from error
+    except OSError as error:
+        raise PodmgrError(f"{path}: {error.strerror}", tip=_TIP) from error
+    except ValueError as error:
+        raise PodmgrError(f"{printable(path)}: no name of a file", tip=_TIP) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PodmgrError(f"{path}: not UTF-8 text", tip=_TIP) from error
+
+
+def _items(path: str, text: str) -> Iterator[_Item]:
+    """The objects of a file, also those in lists. Items of a PodList are pods, whether they say so or not."""
+    for document in documents.read(path, text):
+        kind = _text(mapping(document).get("kind"))
+        if not kind:
             raise PodmgrError(f"{path} is not a manifest", tip="a manifest has apiVersion, kind and metadata")
-        items = document.get("items") if str(document["kind"]).endswith("List") else [document]
-        yield from (item for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
+        if not kind.endswith("List"):
+            yield _Item(path, kind, document)
+            continue
+        members = document.get("items")
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, dict):
+                yield _Item(path, _text(member.get("kind")) or kind.removesuffix("List"), member)
 
 
-def _check_depth(path: str, events: Iterable[Any]) -> None:
-    """Refuse what would overrun the stack of the YAML library, which recurses in C."""
-    depth = 0
-    for event in events:
-        kind = type(event).__name__
-        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
-        if depth > _MAX_DEPTH:
-            raise PodmgrError(f"{path} is nested too deeply", tip="-f takes a manifest")
+def _no_pod(paths: str, items: Sequence[_Item]) -> PodmgrError:
+    """What is there instead of a pod."""
+    others = sorted({item.kind for item in items})
+    what = f"holds 0 pods, but {printable(', '.join(others))[:200]}" if others else "holds 0 pods"
+    return PodmgrError(
+        f"{paths} {what}",
+        tip="rules are annotations of a Pod, or of the pod template of a Deployment and its like",
+    )
 
 
-def _pod_template(item: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
-    """Kind, name and the pod of an object; an empty pod if it makes none."""
-    kind = str(item.get("kind", "")).lower()
-    metadata = mapping(item.get("metadata"))
-    name = str(metadata.get("name") or "unnamed")
-    spec = mapping(item.get("spec"))
-    if kind == "pod":
-        return kind, name, item
-    if kind == "cronjob":
+def _pod_template(item: _Item) -> Mapping[str, Any]:
+    """The pod of an object; an empty one if it makes none."""
+    spec = mapping(item.content.get("spec"))
+    if item.kind == "Pod":
+        return item.content
+    if item.kind == "CronJob":
         spec = mapping(mapping(spec.get("jobTemplate")).get("spec"))
     template = dict(mapping(spec.get("template")))
+    if item.kind not in _WORKLOADS and "containers" not in mapping(template.get("spec")):
+        return {}  # what is called a template there is something else
     if template:
         inner = dict(mapping(template.get("metadata")))
-        inner.setdefault("namespace", metadata.get("namespace"))
+        inner.setdefault("namespace", item.metadata.get("namespace"))
         template["metadata"] = inner
-    return kind, name, template
+    return template
 
 
-def _service(path: str, item: Mapping[str, Any]) -> AnnotatedService:
-    metadata = mapping(item.get("metadata"))
-    name = str(metadata.get("name") or "unnamed")
-    selector = mapping(mapping(item.get("spec")).get("selector"))
+def _text(value: object) -> str:
+    """What should be text and is; numbers are taken, what is anything else is as if it were not there."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _service(item: _Item) -> AnnotatedService:
     return AnnotatedService(
-        name,
-        texts(selector),
-        _annotations(path, f"service/{name}", metadata),
-        _timestamp(metadata.get("creationTimestamp")),
+        item.name,
+        texts(mapping(mapping(item.content.get("spec")).get("selector"))),
+        _annotations(item.path, item.where, item.metadata),
+        _text(item.metadata.get("creationTimestamp")),
     )
 
 
@@ -144,8 +209,8 @@ def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str
     found: dict[str, str] = {}
     for key, value in mapping(metadata.get("annotations")).items():
         if isinstance(value, str):
-            found[str(key)] = value
-        elif bare_key(str(key)):
+            found[key] = value
+        elif is_own_key(key) or key in STANDARD_KEYS:
             raise PodmgrError(
                 f"{path}: {printable(where)}: the annotation {key} is not text",
                 tip=f'put it into quotes: {key}: "..."',
@@ -155,15 +220,7 @@ def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str
 
 def _uid(path: str, metadata: Mapping[str, Any]) -> str:
     """The pod's UID, which names a folder: no other characters than those of a UID."""
-    uid = str(metadata.get("uid") or "")
+    uid = _text(metadata.get("uid"))
     if not re.fullmatch(r"[A-Za-z0-9-]{0,63}", uid, re.ASCII):
         raise PodmgrError(f"{path}: {printable(uid)[:80]!r} is not a UID", tip="leave metadata.uid out")
     return uid
-
-
-def _timestamp(value: object) -> str:
-    """RFC 3339 in UTC, so that it sorts as text; YAML reads one without quotes as a time."""
-    if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return str(value or "")

@@ -157,13 +157,17 @@ def clean(
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """0: all targets done; 1: all failed; 2: all, for what the user wrote; 3: some, or skipped."""
+    """0: all done; 1: all failed; 2: all, for what the user wrote; 3: some targets, or skipped.
+
+    A target is done, too, of which all failed that cannot be read, and the rest is in force: 3.
+    """
     outcomes = list(outcomes)
-    failed = {outcome.place for outcome in outcomes if outcome.action is Action.FAILED}
+    failed = [outcome for outcome in outcomes if outcome.action is Action.FAILED]
     skipped = {outcome.place for outcome in outcomes if outcome.action is Action.SKIPPED}
     if not failed:
         return EXIT_PARTLY if skipped else EXIT_DONE
-    if {outcome.place for outcome in outcomes} - failed - skipped:
+    broken = {item.place for item in failed if not (item.error and item.error.exit_code == EXIT_USAGE)}
+    if {outcome.place for outcome in outcomes if outcome not in failed} - broken - skipped:
         return EXIT_PARTLY
     codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     return EXIT_USAGE if codes == {EXIT_USAGE} else EXIT_FAILED

@@ -160,6 +160,11 @@ def bare_key(key: str) -> str | None:
     return bare if bare in KEYS else None
 
 
+def is_own_key(key: str) -> bool:
+    """Whether an annotation is podmgr's business: a known key, or anything that is prefixed."""
+    return key in KEYS or key.startswith(PREFIX)
+
+
 def annotation_values(annotations: Mapping[str, str]) -> list[tuple[str, str]]:
     """The (key, value) pairs that hold rules; the prefixed key replaces the bare key whole.
 

@@ -7,6 +7,7 @@ a size a whole number of bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -19,6 +20,15 @@ MAX_RATE_BITS_PER_SECOND = 400 * 10**9
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _MAX_NUMBER_CHARACTERS = 40
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_QUANTITY = re.compile(
+    r"\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)|[eE]([-+]?[0-9]{1,2}))?",
+    re.ASCII,
+)
+_QUANTITY_SUFFIXES = {
+    **{suffix: Fraction(1000) ** power for power, suffix in enumerate("num kMGTPE", -3)},
+    **{f"{suffix}i": Fraction(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}
 _DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_DURATION_SECONDS = 86_400.0
@@ -63,6 +73,20 @@ def parse_duration_seconds(text: str) -> float:
         if 0 < seconds <= _MAX_DURATION_SECONDS:
             return seconds
     raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 1m30s or 500ms, up to 24h")
+
+
+def parse_quantity(text: str) -> int:
+    """A Kubernetes quantity (`10M`, `1.5G`, `512Ki`, `1e6`) as a whole number, rounded up as there.
+
+    Raises ValueError, with the reason as its text, for anything else.
+    """
+    match = _QUANTITY.fullmatch(text.strip()) if len(text) <= _MAX_NUMBER_CHARACTERS else None
+    if not match:
+        raise ValueError(f"{text[:40]!r} is not a Kubernetes quantity")
+    number = Fraction(Decimal(match[1]))
+    return math.ceil(
+        number * (_QUANTITY_SUFFIXES[match[2]] if match[2] else Fraction(10) ** int(match[3] or 0))
+    )
 
 
 def format_rate(rate_bits_per_second: int) -> str:

@@ -49,12 +49,16 @@ _NO_RULES = PodRules((), (), ())
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends."""
+    """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends.
+
+    `reads_standard`: Kubernetes' own annotations of pods count, too.
+    """
 
     node: str | None = None
     keeps_rules: bool = False
     resync_seconds: float = RESYNC_SECONDS
     posts_events: bool = True
+    reads_standard: bool = False
     metrics_address: tuple[str, int] | None = None
 
 
@@ -88,7 +92,7 @@ class Watch:
         self._options = options
         self._settings = settings
         self._journal = journal
-        self._cluster = Cluster()
+        self._cluster = Cluster(reads_standard=options.reads_standard)
         self._lock = threading.Lock()  # over the cluster, which the informers write
         self._sync = PodSync(
             settings, journal, self._announce, runner=self._beating(runner), enforces=self._enforces

@@ -10,7 +10,7 @@ from podmgr import cgroups, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Wish
-from podmgr.errors import PodmgrError, UsageError
+from podmgr.errors import PodmgrError, UnknownKeyError, UsageError
 from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import KEYS, Rule, collision_key
@@ -18,6 +18,8 @@ from podmgr.settings import Settings
 
 if TYPE_CHECKING:
     from podmgr.manifests import ManifestPod
+
+_MOST_NAMED = 10
 
 
 def from_targets(
@@ -49,44 +51,77 @@ def from_targets(
     return wishes, failed
 
 
-def from_manifest(
-    path: str,
+def from_manifests(
+    paths: Sequence[str],
     cgroup: str | None,
     names: Sequence[str],
     rules: Sequence[Rule],
     settings: Settings,
     *,
     namespace: str = "default",
+    reads_standard: bool = False,
     report: Report,
 ) -> tuple[list[Wish], list[Outcome]]:
-    """The wish of the manifest's pod on one cgroup; `rules` override its annotations.
+    """The wishes of the manifests' pods; `rules` override their annotations.
 
-    `namespace` is that of objects that name none.
+    Of several pods the targets among `names` say which are meant. A cgroup stands for one pod.
+    `namespace` is that of objects that name none. What is annotated and not read is an outcome.
 
     Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
     """
-    places = [*names, *([f"cgroup/{cgroup}"] if cgroup is not None else [])]
+    places = [name for name in names if name.startswith("cgroup/")]
+    places += [f"cgroup/{cgroup}"] if cgroup is not None else []
+    chosen = [name for name in names if not name.startswith("cgroup/")]
     if len(places) > 1:
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
     from podmgr import manifests  # 3 ms, and only -f needs it
 
-    pod = manifests.read_pod(path, namespace)
-    for error in pod.rules.errors:
-        raise error
-    for line in pod.rules.warnings:
-        report(f"warning: {line}")
-    wanted = overridden(pod.rules, rules)
-    if not wanted:
+    there = manifests.read_pods(paths, namespace, reads_standard=reads_standard)
+    pods = _chosen(there, chosen, ", ".join(paths))
+    if places and len(pods) > 1:
+        example = f"podmgr apply {pods[0].target} -f FILE"
+        raise UsageError("a cgroup stands for one pod", tip=f"name one: {example}")
+    wishes: list[Wish] = []
+    failed: list[Outcome] = []
+    for pod in pods:
+        strays = [error for error in pod.rules.errors if isinstance(error, UnknownKeyError)]
+        failed += [Outcome(pod.target, "", Action.FAILED, None, error) for error in (*strays, *pod.misplaced)]
+        for error in pod.rules.errors:
+            if error not in strays:
+                raise error
+        for line in pod.rules.warnings:
+            report(f"warning: {line}")
+        for line in pod.hints:
+            report(f"hint: {line}")
+        if wanted := overridden(pod.rules, rules):
+            place = _place_of(pod, places, settings)
+            target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
+            unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
+            wishes.append(Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS)))
+    if not wishes and not failed:
         raise PodmgrError(
-            f"{pod.target} has no rule", tip='annotate it: bandwidth: "10 mbps egress"; or give --rule'
+            f"{', '.join(pod.target for pod in pods)} has no rule",
+            tip='annotate it: bandwidth: "10 mbps egress"; or give --rule',
         )
+    return wishes, failed
+
+
+def _chosen(pods: Sequence[ManifestPod], names: Sequence[str], paths: str) -> list[ManifestPod]:
+    """The pods that are meant: those of these names, or the only one."""
+    there = ", ".join(pod.target for pod in pods[:_MOST_NAMED]) + (", …" if len(pods) > _MOST_NAMED else "")
+    if not names and len(pods) > 1:
+        example = f"podmgr apply {pods[0].target} -f FILE"
+        raise PodmgrError(f"{paths} holds {len(pods)} pods: {there}", tip=f"say which: {example}")
+    for name in names:
+        if name not in {pod.target for pod in pods}:
+            raise PodmgrError(f"{paths} holds no {name}", tip=f"there is {there}")
+    return [pod for pod in pods if not names or pod.target in names]
+
+
+def _place_of(pod: ManifestPod, places: Sequence[str], settings: Settings) -> Cgroup:
     if places:
-        place = targets.resolve(places[0], cgroups.find_root(settings.cgroup_root)).cgroup
-    else:
-        place = _cgroup_of(pod, settings)
-    target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-    unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
-    return [Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS))], []
+        return targets.resolve(places[0], cgroups.find_root(settings.cgroup_root)).cgroup
+    return _cgroup_of(pod, settings)
 
 
 def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:

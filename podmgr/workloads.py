@@ -30,12 +30,26 @@ Item = dict[str, Any]
 
 def pods_of(api: Api, kind: str, name: str, namespace: str) -> list[Item]:
     """The pods of one object, as JSON. Raises StatusError if there is no such object."""
+    return with_pods(api, kind, name, namespace)[1]
+
+
+def with_pods(api: Api, kind: str, name: str, namespace: str) -> tuple[Item, list[Item]]:
+    """The object and its pods, as JSON. Raises StatusError if there is no such object."""
     require_name(namespace)
     require_name(name)
+    path = f"/api/v1/namespaces/{name}" if kind == "namespace" else f"{_folder(kind, namespace)}/{name}"
+    item = api.get(path)
+    return item, _pods(api, kind, item, name if kind == "namespace" else namespace)
+
+
+def is_workload(kind: str) -> bool:
+    """Whether it makes pods of a template, whose annotations count and not its own."""
+    return kind not in ("pod", "service", "namespace")
+
+
+def _pods(api: Api, kind: str, item: Item, namespace: str) -> list[Item]:
     if kind == "namespace":
-        api.get(f"/api/v1/namespaces/{name}")
-        return pods_with(api, name, "")
-    item = api.get(f"{_folder(kind, namespace)}/{name}")
+        return pods_with(api, namespace, "")
     if kind == "pod":
         return [item]
     spec = item.get("spec") or {}

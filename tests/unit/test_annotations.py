@@ -18,9 +18,11 @@ from podmgr.annotations import (
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
+    hints,
     rules_of_pod,
     strength,
 )
+from podmgr.errors import UnknownKeyError
 from podmgr.rules import Rule, collision_key
 from tests.unit.samples import rules
 
@@ -397,3 +399,89 @@ def test_every_rule_of_the_pod_holds_whatever_others_say(
 ) -> None:
     result = pod(own, service("a", of_service), namespace=space | ({ENFORCE: "true"} if enforces else {}))
     assert {item.rule for item in pod(own).rules} <= {item.rule for item in result.rules}
+
+
+# What is not read
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("podmgr.io/bandwith", "did you mean podmgr.io/bandwidth?"),
+        ("podmgr.io/Bandwidth", "did you mean podmgr.io/bandwidth?"),
+        ("podmgr.io/lost", "did you mean podmgr.io/loss?"),
+        ("podmgr.io/ebpf_limit", "did you mean podmgr.io/ebpf-limit?"),
+        ("podmgr.io/xyz", "keys are podmgr.io/bandwidth"),
+        ("podmgr.io/", "keys are podmgr.io/bandwidth"),
+        ("podmgr.io/enforce", "annotate the namespace"),
+    ],
+)
+def test_an_unknown_key_of_ours_is_an_error_and_stops_no_other(key: str, meant: str) -> None:
+    found = rules_of_pod("web", {key: "10 mbps egress", "loss": "uniform egress 1%"}, {})
+    assert [str(sourced.rule) for sourced in found.rules] == ["loss=uniform egress 1%"]
+    (error,) = found.errors
+    assert isinstance(error, UnknownKeyError)
+    assert error.message.startswith("pod/web: ") and key in error.message
+    assert meant in (error.tip or "")
+
+
+def test_an_unknown_key_of_a_service_or_a_namespace_names_it() -> None:
+    service = AnnotatedService("front", {"app": "web"}, {"podmgr.io/los": "uniform egress 1%"})
+    space = AnnotatedNamespace("shop", {"podmgr.io/enforced": "true", "podmgr.io/enforce": "true"})
+    found = rules_of_pod("web", {}, {"app": "web"}, [service], space)
+    assert [error.message for error in found.errors] == [
+        "service/front: unknown annotation podmgr.io/los",
+        "namespace/shop: unknown annotation podmgr.io/enforced",
+    ]
+
+
+@pytest.mark.parametrize("key", ["bandwith", "Bandwidth", "bandwidht", "bandwidths", "los", "ebpf_limit"])
+def test_a_bare_key_one_letter_off_is_a_hint_and_no_error(key: str) -> None:
+    assert rules_of_pod("web", {key: "x"}, {}).errors == ()
+    (hint,) = hints("pod/web", [key])
+    assert f"annotation {key} is not read; did you mean" in hint
+
+
+@pytest.mark.parametrize(
+    "key", ["delay", "example.com/los", "glass", "bandwidth", "loss", "band", "limit", ""]
+)
+def test_what_may_be_anybodys_is_left_alone(key: str) -> None:
+    assert hints("pod/web", [key]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("10M", "bandwidth=10 mbps egress"),
+        ("1.5G", "bandwidth=1.5 gbps egress"),
+        ("512Ki", "bandwidth=524.288 kbps egress"),
+        ("1e6", "bandwidth=1 mbps egress"),
+        (" 100000 ", "bandwidth=100 kbps egress"),
+    ],
+)
+def test_standard_annotations_are_quantities_of_bits_per_second(value: str, rule: str) -> None:
+    annotations = {"kubernetes.io/egress-bandwidth": value}
+    assert rules_of_pod("web", annotations, {}).rules == ()
+    found = rules_of_pod("web", annotations, {}, reads_standard=True)
+    assert [(str(item.rule), item.source) for item in found.rules] == [(rule, "standard")]
+    (hint,) = hints("pod/web", annotations)
+    assert "--standard-annotations" in hint
+    assert hints("pod/web", annotations, reads_standard=True) == []
+
+
+@pytest.mark.parametrize("value", ["10mbps", "-1M", "1k", "500G", "", "1" * 50, "1Zi"])
+def test_a_standard_annotation_that_is_no_rate_is_an_error(value: str) -> None:
+    found = rules_of_pod("web", {"kubernetes.io/ingress-bandwidth": value}, {}, reads_standard=True)
+    assert found.rules == ()
+    (error,) = found.errors
+    assert "kubernetes.io/ingress-bandwidth" in error.message
+
+
+def test_every_other_layer_beats_a_standard_annotation() -> None:
+    annotations = {"kubernetes.io/egress-bandwidth": "10M", "kubernetes.io/ingress-bandwidth": "20M"}
+    space = AnnotatedNamespace("shop", {"bandwidth": "1 mbps egress"})
+    found = rules_of_pod("web", annotations, {}, (), space, reads_standard=True)
+    assert {str(item.rule): item.source for item in found.rules} == {
+        "bandwidth=1 mbps egress": "namespace/shop",
+        "bandwidth=20 mbps ingress": "standard",
+    }

@@ -1,63 +1,118 @@
-"""The documents: what they link to is there."""
+"""What kubectl reads, and what it means by it; and what strangers write."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+from podmgr import documents
+from podmgr.documents import read
+from podmgr.errors import PodmgrError
 
-_LINK = re.compile(
-    r"\]\(\s*<?([^)\s>]+)|^\[[^\]]+\]:\s*<?([^\s>]+)|(?:src|href)=[\"']([^\"']+)", re.MULTILINE
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: =", "="),
+        ("a: 2024-01-01", "2024-01-01"),
+        ("a: 2024-99-99", "2024-99-99"),
+        ("a: 1:30", "1:30"),
+        ("a: 190:20:30", "190:20:30"),
+        ("a: 0x1f", 31),
+        ("a: 010", 8),
+        ("a: 0o10", 8),
+        ("a: 08", 8.0),
+        ("a: 0b11", 3),
+        ("a: -5", -5),
+        ("a: 1_000", 1000),
+        ("a: 1.5e3", 1500.0),
+        ("a: .inf", math.inf),
+        ("a: yes", True),
+        ("a: Off", False),
+        ("a: ~", None),
+        ("a:", None),
+        ("a: 'yes'", "yes"),
+        ('a: "5"', "5"),
+        ("a: |\n  5\n", "5\n"),
+        ("a: !!str 5", "5"),
+        ("a: ! 5", "5"),
+        ("a: " + "1" * 5000, "1" * 5000),
+        ("a: &x 1\n", 1),
+    ],
 )
-_CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//")
+def test_a_plain_scalar_is_what_gos_yaml_library_takes_it_for(text: str, value: Any) -> None:
+    assert read("f", text) == [{"a": value}]
 
 
-def links(text: str) -> Iterator[str]:
-    """The targets that are not elsewhere on the net."""
-    for match in _LINK.finditer(_CODE.sub("", text)):
-        target = next(group for group in match.groups() if group)
-        if not _ELSEWHERE.match(target):
-            yield target
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": "\\ud83d\\ude80"}', [{"a": "🚀"}]),
+        ('{"a": "\\ud83d"}', [{"a": "\ufffd"}]),
+        ('{"a": 1} {"b": 2}', [{"a": 1}, {"b": 2}]),
+        ('{"a": 1}{"b": 2}\n', [{"a": 1}, {"b": 2}]),
+        ('{"a": 1}\n---\n{"b": 2}\n---\n', [{"a": 1}, {"b": 2}]),
+        ("{a: b}", [{"a": "b"}]),
+        ("\ufeffa: 1", [{"a": 1}]),
+        ("a: 1\n---\n---\nb: 2\n...\n", [{"a": 1}, {"b": 2}]),
+        ("---\n---\n", []),
+        ("", []),
+        ("1: x\nyes: z\n", [{"1": "x", "yes": "z"}]),
+        ("x: &a {k: 1, l: 2}\nz: {<<: *a, k: 3}", [{"x": {"k": 1, "l": 2}, "z": {"k": 3, "l": 2}}]),
+        ("x: &a {k: 1}\nz: {<<: [*a, {m: 4}]}", [{"x": {"k": 1}, "z": {"k": 1, "m": 4}}]),
+    ],
+)
+def test_documents_are_read_as_kubectl_reads_them(text: str, found: list[Any]) -> None:
+    assert read("f", text) == found
 
 
-def anchors(text: str) -> set[str]:
-    """What the headings are called in a link."""
-    headings = re.findall(r"^#+ +(.+?) *$", _CODE.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1\nb: 2\na: 3", "x: {a: 1, a: 2}", '{"a": 1, "a": 2}', '{"x": [{"a": 1, "b": 2, "a": 3}]}'],
+)
+def test_a_key_that_is_written_twice_is_an_error(text: str) -> None:
+    with pytest.raises(PodmgrError, match="the key a is written twice"):
+        read("f", text)
 
 
-def broken(document: Path) -> list[str]:
-    """The links that lead nowhere."""
-    found = []
-    for link in links(document.read_text()):
-        path, _, anchor = link.partition("#")
-        target = document.parent / path if path else document
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
-            found.append(link)
-    return found
+LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_link_leads_somewhere(name: str) -> None:
-    assert broken(ROOT / name) == []
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        "a: &a [*a]",
+        "a: *b",
+        "a: [",
+        "a: b: c",
+        "\x07",
+        "\x01" * 1_000_000,
+        "{" + "\x01" * 1_000_000,
+        "[" * 200_000,
+        "- " * 200_000,
+        '{"a":' * 5_000,
+        "? [a]\n: b",
+        "{<<: 5}",
+        '{"a": NaN}x',
+        '{"a": 1} {"a"',
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_line(text: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        read("f", text)
+    shown = "\n".join([caught.value.message, caught.value.detail or "", caught.value.tip or ""])
+    assert shown.startswith("f")
+    assert len(shown) < 400
+    assert shown.replace("\n", "").isprintable()
 
 
-def test_readme_has_links() -> None:
-    assert len(list(links((ROOT / "README.md").read_text()))) >= 5
-
-
-def test_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
-    (tmp_path / "there.md").write_text("# A `b`, c\n")
-    document = tmp_path / "x.md"
-    document.write_text(
-        "# Head line\n[a](there.md) [b](https://example.com/x) [c](gone.md 'title') [d](#head-line)\n"
-        '[e](#gone) [f](there.md#a-b-c) [g](there.md#gone) <img src="gone.png"> [h][ref]\n'
-        "```\n[i](code.md)\n```\n[ref]: gone-too.md\n"
-    )
-    assert broken(document) == ["gone.md", "#gone", "there.md#gone", "gone.png", "gone-too.md"]
+def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match="larger than 1 MiB"):
+        read("f", "#" * (1 << 20) + "#")

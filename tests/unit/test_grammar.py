@@ -125,6 +125,8 @@ def test_bandwidth_is_bits_per_second_in_powers_of_1000(value: str, rule: Bandwi
     [
         ("uniform egress 2%", UniformLoss(EGRESS, Decimal(2))),
         ("uniform ingress 2 %", UniformLoss(INGRESS, Decimal(2))),
+        ("2% egress", UniformLoss(EGRESS, Decimal(2))),
+        ("2.5 % INGRESS", UniformLoss(INGRESS, Decimal("2.5"))),
         ("uniform egress 0%", UniformLoss(EGRESS, Decimal(0))),
         ("uniform egress 100%", UniformLoss(EGRESS, Decimal(100))),
         ("uniform egress 0.00000001%", UniformLoss(EGRESS, Decimal("0.00000001"))),
@@ -265,7 +267,9 @@ BAD_BANDWIDTHS = [
 ]
 BAD_LOSSES = [
     ("", 1, '"uniform DIRECTION P%"'),
-    ("2% egress", 1, "distributions are uniform, exponential"),
+    ("2%", 3, "in short"),
+    ("2 egress", 3, "a percentage"),
+    ("101% egress", 1, "0% to 100%"),
     ("normal egress 2%", 1, "distributions are uniform, exponential"),
     ("uniform", 8, '"uniform DIRECTION P%"'),
     ("uniform 2% egress", 9, "directions are egress, ingress"),
@@ -491,3 +495,28 @@ def test_rate_is_rounded_once_however_many_digits_it_has() -> None:
     (rule,) = parse_value("bandwidth", "8000.50000000000000000000000000000000001 bps egress")
     assert isinstance(rule, Bandwidth)
     assert rule.rate_bits_per_second == 8001
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "meant"),
+    [
+        ("100kbit/s egress", 4, "100 kbps"),
+        ("10Mbit/s egress", 3, "10 mbps"),
+        ("10 Mbit egress", 4, "10 mbps"),
+        ("10M egress", 3, "10 mbps"),
+        ("1MB/s egress", 2, "8 mbps, bits instead of bytes"),
+        ("2 GiB/s egress", 3, "16 gbps, bits instead of bytes"),
+        ("10 megabits egress", 4, "10 mbps"),
+        ("10Gbits/sec egress", 3, "10 gbps"),
+        ("1500000 bit egress", 9, "1500000 bps"),
+        ("5% egress", 2, "loss=uniform egress 5%"),
+        ("10 mps egress", 4, "mbps"),
+    ],
+)
+def test_a_unit_of_another_tool_is_told_with_what_was_probably_meant(
+    value: str, column: int, meant: str
+) -> None:
+    with pytest.raises(RuleError) as caught:
+        parse_value("bandwidth", value)
+    assert caught.value.column == column
+    assert meant in (caught.value.tip or "")

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "units", "intervals", "backoff", "settings", "mounts"},
     {"rules"},
     {"grammar"},
-    {"annotations", "catalog", "csource", "plan"},
+    {"annotations", "catalog", "csource", "documents", "plan"},
     {"cluster", "spec"},
     {"proc"},
     # The edges: each owns one outside thing.
@@ -42,6 +42,7 @@ GROUND = [
     "grammar",
     "annotations",
     "catalog",
+    "documents",
     "plan",
     "cluster",
     "spec",

@@ -9,10 +9,10 @@ import pytest
 from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, RuleError, UsageError
 from podmgr.grammar import parse_rule_option
-from podmgr.reconcile import Action
+from podmgr.reconcile import Action, Outcome, exit_code
 from podmgr.rules import Rule
 from podmgr.settings import Settings
-from podmgr.wishes import from_manifest, from_targets
+from podmgr.wishes import from_manifests, from_targets
 
 LOSS, BANDWIDTH = "loss=uniform egress 1%", "bandwidth=10 mbps egress"
 POD = """\
@@ -62,8 +62,8 @@ def of_manifest(
     path = settings.cgroup_root.parent / "pod.yaml"
     path.write_text(POD.format(bandwidth=bandwidth, host=host))
     reported: list[str] = []
-    (wish,), failed = from_manifest(
-        str(path), cgroup, names, parsed(*options), settings, report=reported.append
+    (wish,), failed = from_manifests(
+        [str(path)], cgroup, names, parsed(*options), settings, report=reported.append
     )
     assert failed == []
     return wish, reported
@@ -155,4 +155,45 @@ def test_pod_without_a_rule_is_an_error(settings: Settings, tmp_path: Path) -> N
     path = tmp_path / "pod.yaml"
     path.write_text("kind: Pod\nmetadata: {name: web}\n")
     with pytest.raises(PodmgrError, match="pod/web has no rule"):
-        from_manifest(str(path), "a", [], [], settings, report=lambda _: None)
+        from_manifests([str(path)], "a", [], [], settings, report=lambda _: None)
+
+
+# Several pods in the manifests
+
+CHART = """\
+kind: Deployment
+metadata: {name: shop}
+spec: {template: {metadata: {annotations: {bandwidth: 10 mbps egress}}}}
+---
+kind: Pod
+metadata: {name: shop-test, annotations: {helm.sh/hook: test}}
+"""
+
+
+def apply_chart(
+    settings: Settings, path: Path, names: list[str], text: str = CHART
+) -> tuple[list[Wish], list[Outcome]]:
+    path.write_text(text)
+    return from_manifests([str(path)], "a", names, [], settings, report=lambda _: None)
+
+
+def test_of_several_pods_the_target_chooses(settings: Settings, tmp_path: Path) -> None:
+    (wish,), failed = apply_chart(settings, tmp_path / "chart.yaml", ["deployment/shop"])
+    assert (wish.target.name, failed) == ("deployment/shop", [])
+
+
+@pytest.mark.parametrize("names", [[], ["deployment/front"], ["deployment/shop", "pod/shop-test"]])
+def test_several_pods_are_named_where_it_is_not_clear_which_is_meant(
+    settings: Settings, tmp_path: Path, names: list[str]
+) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        apply_chart(settings, tmp_path / "chart.yaml", names)
+    said = f"{caught.value.message} {caught.value.tip}"
+    assert "deployment/shop" in said
+
+
+def test_what_is_not_read_is_an_outcome_beside_what_is_done(settings: Settings, tmp_path: Path) -> None:
+    text = "kind: Pod\nmetadata: {name: web, annotations: {podmgr.io/los: x, bandwidth: 1 mbps egress}}\n"
+    (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
+    assert [str(item.rule) for item in wish.rules] == ["bandwidth=1 mbps egress"]
+    assert [exit_code([*failed, Outcome("pod/web", "x", Action.ATTACHED)]), exit_code(failed)] == [3, 2]
