@@ -247,3 +247,37 @@ def test_a_kubeconfig_that_makes_no_sense_is_one_clear_error(podmgr: Cli, tmp_pa
     path.write_text(text)
     done = podmgr("apply", "pod/web", "--kubeconfig", str(path), "--timeout", "0", code=1)
     assert done.stderr.count("error:") == 1 and "bug" not in done.stderr
+
+
+def test_annotations_of_a_workload_itself_are_told_where_to_write_them(podmgr: Cli, shop: Simulated) -> None:
+    wrong = {"bandwidth": "1 mbps egress"}
+    shop.api.create(objects.deployment("front", "shop", labels=APP, annotations=wrong))
+    done = podmgr("apply", "deploy/front", "-n", "shop", code=3)
+    assert "the annotation bandwidth of the deployment itself is not read" in done.stderr
+    assert "spec.template.metadata.annotations" in done.stderr
+    assert listed(podmgr) == WEB_0 | WEB_1
+    shop.api.create(objects.deployment("lone", "shop", labels={"app": "lone"}, annotations=wrong))
+    shop.pod("lone-0", labels={"app": "lone"})
+    podmgr("apply", "deploy/lone", "-n", "shop", code=2)
+
+
+def test_an_unknown_key_is_told_and_the_other_rules_are_in_force(podmgr: Cli, shop: Simulated) -> None:
+    annotations = {"podmgr.io/bandwith": "1 mbps egress", "loss": "1% egress", "los": "x"}
+    shop.pod("typo", labels={"app": "typo"}, annotations=annotations)
+    done = podmgr("apply", "pod/typo", "-n", "shop", code=3)
+    assert "did you mean podmgr.io/bandwidth?" in done.stderr
+    assert "hint: pod/typo: the annotation los is not read" in done.stderr
+    assert listed(podmgr) == {("pod/typo", LOSS, "pod")}
+
+
+def test_standard_annotations_are_read_where_it_is_asked_for(podmgr: Cli, shop: Simulated) -> None:
+    shop.pod("std", labels={"app": "std"}, annotations={"kubernetes.io/ingress-bandwidth": "10M"})
+    assert "--standard-annotations" in podmgr("apply", "pod/std", "-n", "shop", code=1).stderr
+    podmgr("apply", "pod/std", "-n", "shop", "--standard-annotations")
+    assert listed(podmgr) == {("pod/std", "bandwidth=10 mbps ingress", "standard")}
+
+
+@pytest.mark.parametrize("option", ["-n", "--timeout", "--kubeconfig", "--state-dir", "-o"])
+def test_an_option_of_one_value_that_is_given_twice_is_an_error(podmgr: Cli, option: str) -> None:
+    done = podmgr("apply", "pod/web-0", option, "a", option, "b", code=2)
+    assert "given twice" in done.stderr

@@ -374,6 +374,16 @@ def test_a_bad_annotation_is_told_where_it_is_and_stops_no_other_pod(
     watched.settles(bad, {LOSS: "pod", SLOW: "pod"})
 
 
+def test_an_unknown_key_of_ours_is_told_once_on_its_pod(watched: Simulated, watch: Watching) -> None:
+    pod = watched.pod("typo", annotations={"podmgr.io/bandwith": "1 mbps egress", "loss": "1% egress"})
+    watched.settles(pod, {LOSS: "pod"})
+    eventually(lambda: "RuleFailed" in dict(watched.events(pod)))
+    assert "did you mean podmgr.io/bandwidth?" in dict(watched.events(pod))["RuleFailed"]
+    watched.annotate("pods", "typo", {"loss": "2% egress"})
+    watched.settles(pod, {"loss=uniform egress 2%": "pod"})
+    assert len(watch.said("podmgr.io/bandwith")) == 1
+
+
 def test_a_rule_stays_in_force_when_its_annotation_becomes_unreadable(
     watched: Simulated, watch: Watching
 ) -> None:
