@@ -83,7 +83,7 @@ class Actuator(NamedTuple):
             for row in rows:
                 pin = Pin(opened, row.owner, row.digest)
                 path = f"{folder}/{objects[row.object_digest].path.name}"
-                commands.append(bpftool.load(path, pin.program, pin.maps, row.hook))
+                commands.append(bpftool.load(path, pin.program, pin.maps, row.hook, row.direction))
             results = bpftool.batches(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
         loaded: list[Attachment] = []
         failures: Failures = []

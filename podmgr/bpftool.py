@@ -33,13 +33,14 @@ class Failure(NamedTuple):
     log: str
 
 
-def load(object_path: str, pin: str, maps_dir: str, hook: str) -> Command:
+def load(object_path: str, pin: str, maps_dir: str, hook: str, direction: Direction) -> Command:
     """Load the object's program and pin it, with its maps below `maps_dir`.
 
-    Older versions do not know what a section "tc" is for.
+    The type is said, since versions differ in what they know of sections: not all that libbpf knows
+    today, and `cgroup/skb` without the direction that some verdicts need.
     """
-    kind = ("type", "classifier") if hook == Hook.TC else ()
-    return ("prog", "load", object_path, pin, *kind, "pinmaps", maps_dir)
+    kind = "classifier" if hook == Hook.TC else f"cgroup_skb/{direction}"
+    return ("prog", "load", object_path, pin, "type", kind, "pinmaps", maps_dir)
 
 
 def set_scope(pin: str, cgroup_id: int, level: int) -> Command:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
-from podmgr import clang, elf, programs
+from podmgr import clang, elf, proc, programs, vmlinux
 from podmgr.bpf_syscall import possible_cpus
-from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
+from podmgr.catalog import recipe
 from podmgr.errors import PodmgrError
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.proc import Runner, each
 from podmgr.rules import Hook, Rule
-from podmgr.settings import Settings
+from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
 from podmgr.spec import ProgramSource, ProgramSpec, make_spec
 
 
@@ -25,10 +26,14 @@ class Compiled(NamedTuple):
 
 
 class SpecMaker:
-    """Makes specs, each once; each program is looked up and each compiler asked for once."""
+    """Makes specs, each once; each program is looked up and each compiler asked for once.
 
-    def __init__(self, settings: Settings) -> None:
+    A custom source goes through the preprocessor here: what it includes is part of its digest.
+    """
+
+    def __init__(self, settings: Settings, *, runner: Runner = proc.run) -> None:
         self._settings = settings
+        self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
         self._specs: dict[tuple[Rule, bool, Hook | None, bool], ProgramSpec] = {}
         self._compiler: str | None = None
@@ -42,11 +47,13 @@ class SpecMaker:
             return self._specs[wanted]
         name = recipe(rule).program
         if name not in self._sources:
-            self._sources[name] = programs.find(name, self._settings)
+            self._sources[name] = programs.find(
+                name, self._settings, vmlinux=lambda: vmlinux.header(runner=self._runner)
+            )
         source = self._sources[name]
         if not source.is_object and self._compiler is None:
             self._compiler = clang.identity()
-        self._specs[wanted] = make_spec(
+        spec = make_spec(
             rule,
             source,
             self._compiler or "",
@@ -54,26 +61,52 @@ class SpecMaker:
             hook=hook,
             is_scoped=is_scoped,
         )
-        return self._specs[wanted]
+        if not (source.is_object or source.is_own):
+            spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
+        self._specs[wanted] = spec
+        return spec
 
 
-def compile_spec(spec: ProgramSpec, *, runner: Runner) -> Compiled:
-    """Compile (or take the ready object) and check it.
+def compile_spec(
+    spec: ProgramSpec, *, runner: Runner, max_map_bytes: int = DEFAULT_MAX_MAP_BYTES
+) -> Compiled:
+    """Compile (or take the ready object) and check it. An object with a program for each direction
+    keeps the rule's.
 
     Raises PodmgrError with clang's lines, or with the reason why the object is refused.
     """
-    compiled = _compiled(spec, spec.macros, runner)
-    if compiled.info.hook == Hook.TC and _takes_header_for_cgroup(spec.source):
-        compiled = _compiled(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
-    elf.check_direction(compiled.info, spec.direction, name=spec.source.name)
-    return compiled
+    name, source = spec.source.name, spec.source
+    if source.is_object:
+        content = source.content
+    elif source.is_own:
+        content = clang.compile_c(source.content, name=name, macros=spec.macros, runner=runner)
+    else:
+        content = clang.compile_c(spec.text, name=name, is_preprocessed=True, runner=runner)
+    info = _inspected(spec, content, max_map_bytes)
+    if info.hook == Hook.TC and _takes_header_for_cgroup(source):
+        text = _preprocessed(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
+        info = _inspected(spec, content, max_map_bytes)
+    elf.check_direction(info, spec.direction, name=name)
+    return Compiled(elf.without_others(content, info.section), info)
 
 
-def _compiled(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> Compiled:
-    name, content = spec.source.name, spec.source.content
-    if not spec.source.is_object:
-        content = clang.compile_c(content, name=name, macros=macros, runner=runner)
-    return Compiled(content, elf.inspect(content, name=name, cpus=possible_cpus()))
+def _inspected(spec: ProgramSpec, content: bytes, max_map_bytes: int) -> elf.ObjectInfo:
+    return elf.inspect(
+        content,
+        name=spec.source.name,
+        direction=spec.direction,
+        cpus=possible_cpus(),
+        max_map_bytes=max_map_bytes,
+    )
+
+
+def _preprocessed(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> bytes:
+    """The source with all that it includes, which is part of it or the system's."""
+    name = spec.source.name
+    text, files = clang.preprocess(spec.source.content, name=name, macros=macros, runner=runner)
+    programs.require_system(files, name)
+    return text
 
 
 def _takes_header_for_cgroup(source: ProgramSource) -> bool:
@@ -83,11 +116,15 @@ def _takes_header_for_cgroup(source: ProgramSource) -> bool:
     """
     has_header = not source.is_object and b"define PODMGR_H\n" in source.content
     says_hook = re.search(rb"^[ \t]*#[ \t]*define[ \t]+PODMGR_TC[ \t]+1\b", source.content, re.MULTILINE)
-    return has_header and source.name not in BUILT_IN_PROGRAMS and not says_hook
+    return has_header and not source.is_own and not says_hook
 
 
 def store_all(
-    specs: Iterable[ProgramSpec], store: ObjectStore, *, runner: Runner
+    specs: Iterable[ProgramSpec],
+    store: ObjectStore,
+    *,
+    runner: Runner,
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
 ) -> dict[str, StoredObject | PodmgrError]:
     """An object for each spec's digest, compiled where it is not in the store; or why not."""
     unique = {spec.digest: spec for spec in specs}
@@ -102,7 +139,7 @@ def store_all(
 
     def make(spec: ProgramSpec) -> Compiled | PodmgrError:
         try:
-            return compile_spec(spec, runner=runner)
+            return compile_spec(spec, runner=runner, max_map_bytes=max_map_bytes)
         except PodmgrError as error:
             return error
 

@@ -20,6 +20,7 @@ from podmgr.rules import (
     Rule,
     UniformLoss,
 )
+from podmgr.units import address_in_c, is_address
 
 BUILT_IN_PROGRAMS = frozenset({"bandwidth", "loss", "edt"})
 
@@ -66,7 +67,7 @@ def _recipe(rule: Rule) -> Recipe:
         case Custom(name="edt"):
             return Recipe(rule.name, rule.macros, DELAYING, needs_fq=True)
         case Custom():
-            return Recipe(rule.name, rule.macros, _CUSTOM)
+            return Recipe(rule.name, tuple((name, _in_c(value)) for name, value in rule.macros), _CUSTOM)
         case Bandwidth(algorithm=Algorithm.EDT):
             delay = (("HORIZON", f"{horizon_ns(rule)}ULL"), ("RATE", f"{rule.rate_bits_per_second}ULL"))
             return Recipe("edt", delay, DELAYING, needs_fq=True)
@@ -77,6 +78,11 @@ def _recipe(rule: Rule) -> Recipe:
                 ("RATE", f"{rule.rate_bits_per_second}ULL"),
             )
             return Recipe("bandwidth", macros, _BANDWIDTH)
+
+
+def _in_c(value: str | None) -> str | None:
+    """The value of a macro: an address becomes what it is in a packet."""
+    return address_in_c(value) if value is not None and is_address(value) else value
 
 
 class _Default(NamedTuple):
@@ -174,10 +180,10 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                 ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem"),
             ]
         case Custom():
-            macros = " ".join(
-                f"-D{name}" + ("" if value is None else f"={value}") for name, value in rule.macros
-            )
-            return [("custom program", rule.name), ("macros", macros or "none")]
+            rows = [("custom program", rule.name), ("macros", rule.macro_words.strip() or "none")]
+            return rows + [
+                (f"-D{name} is", _in_c(value) or "") for name, value in rule.macros if _in_c(value) != value
+            ]
         case Bandwidth():
             rate = rule.rate_bits_per_second
             rows = [

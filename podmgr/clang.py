@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from podmgr import proc
 from podmgr.errors import PodmgrError
-from podmgr.proc import Runner
+from podmgr.proc import Completed, Limits, Runner
 
 # v3: 32-bit arithmetic and jumps, understood by every kernel since 5.1. -g: BTF, which map
 # definitions need, and spin locks of programs of one's own.
 FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g")
 
 _SHOWN_ERROR_LINES = 12
+# Of one compilation of what others wrote; podmgr's own programs take 50 ms and 100 MB.
+_LIMITS = Limits(cpu_seconds=20, memory_bytes=2 << 30, output_bytes=16 << 20)
+_ENTERED = re.compile(r'^# \d+ "((?:[^"\\]|\\.)*)" 1(?: \d)*$', re.MULTILINE)
 
 
 def identity() -> str:
@@ -30,28 +34,57 @@ def identity() -> str:
     return f"{path} {status.st_size} {status.st_mtime_ns} {' '.join(FLAGS)}"
 
 
+def preprocess(
+    source: bytes, *, name: str, macros: Sequence[tuple[str, str | None]], runner: Runner
+) -> tuple[bytes, tuple[str, ...]]:
+    """The source with all that it includes, and the files that this was read from.
+
+    Raises PodmgrError with clang's own lines, but with none of any file.
+    """
+    argv = ["clang", *FLAGS, "-x", "c", "-E", "-fno-caret-diagnostics", *_defined(macros), *_includes(), "-"]
+    done = runner(argv, stdin=source, limits=_LIMITS)
+    if not done.succeeded:
+        raise _failed(done, name)
+    text = done.output.decode(errors="surrogateescape")
+    files = [re.sub(r"\\(.)", r"\1", path) for path in _ENTERED.findall(text)]
+    return done.output, tuple(dict.fromkeys(path for path in files if not path.startswith("<")))
+
+
 def compile_c(
     source: bytes,
     *,
     name: str,
-    macros: Sequence[tuple[str, str | None]],
+    macros: Sequence[tuple[str, str | None]] = (),
+    is_preprocessed: bool = False,
     runner: Runner,
 ) -> bytes:
     """Compile `source` to an object. Raises PodmgrError with clang's own lines.
 
     Source and object go through pipes: a crash leaves no file, and only the system's headers are
-    read from the disk.
+    read from the disk; none if the source `is_preprocessed`.
     """
-    argv = ["clang", *FLAGS, "-x", "c"]
-    argv += [f"-D{macro}" if value is None else f"-D{macro}={value}" for macro, value in macros]
-    argv += [f"-I{folder}" for folder in _system_include_dirs()]
-    argv += ["-c", "-", "-o", "-"]
-    done = runner(argv, stdin=source)
-    if done.succeeded:
-        return done.output
+    language = ["cpp-output"] if is_preprocessed else ["c", *_defined(macros), *_includes()]
+    done = runner(["clang", *FLAGS, "-x", *language, "-c", "-", "-o", "-"], stdin=source, limits=_LIMITS)
+    if not done.succeeded:
+        raise _failed(done, name)
+    return done.output
+
+
+def _failed(done: Completed, name: str) -> PodmgrError:
     lines = done.stderr.replace("<stdin>", f"{name}.bpf.c").splitlines()
+    if (
+        done.code < 0
+        or done.code > 128
+        or "std::bad_alloc" in done.stderr
+        or "LLVM ERROR: out of memory" in done.stderr
+    ):
+        return PodmgrError(
+            f"{name}.bpf.c takes too much to compile",
+            tip=f"clang may use {_LIMITS.cpu_seconds} s, {_LIMITS.memory_bytes >> 30} GiB of memory, and "
+            f"make {_LIMITS.output_bytes >> 20} MiB",
+        )
     missing_header = any("'bpf/bpf_helpers.h' file not found" in line for line in lines)
-    raise PodmgrError(
+    return PodmgrError(
         f"{name}.bpf.c does not compile",
         detail="\n".join(lines[:_SHOWN_ERROR_LINES]),
         tip="install the libbpf headers (libbpf-dev, libbpf-devel or libbpf)"
@@ -60,6 +93,15 @@ def compile_c(
     )
 
 
-def _system_include_dirs() -> list[str]:
-    """Debian keeps <asm/types.h> in a folder per machine, where `-target bpf` does not look."""
-    return [str(path) for path in [Path(f"/usr/include/{platform.machine()}-linux-gnu")] if path.is_dir()]
+def _defined(macros: Sequence[tuple[str, str | None]]) -> list[str]:
+    return [f"-D{macro}" if value is None else f"-D{macro}={value}" for macro, value in macros]
+
+
+def _includes() -> list[str]:
+    """Debian keeps <asm/types.h> in a folder per machine, where `-target bpf` does not look.
+
+    There libc's headers look for those of 32 bits, unless they are told which machine this is.
+    """
+    machine = platform.machine()
+    folder = Path(f"/usr/include/{machine}-linux-gnu")
+    return [f"-D__{machine}__", f"-I{folder}"] if folder.is_dir() else []

@@ -30,7 +30,14 @@ from podmgr.render import (
     outcomes_document,
     outcomes_text,
 )
-from podmgr.settings import DEFAULT_BPFFS, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, LogFormat, Settings
+from podmgr.settings import (
+    DEFAULT_BPFFS,
+    DEFAULT_MAX_MAP_BYTES,
+    DEFAULT_PROGRAM_DIR,
+    DEFAULT_STATE_DIR,
+    LogFormat,
+    Settings,
+)
 
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.kube import Api
@@ -78,6 +85,17 @@ CgroupRoot = Annotated[
 ProgramDir = Annotated[
     Path,
     typer.Option("--program-dir", envvar="PODMGR_PROGRAM_DIR", help="Where custom programs are looked for."),
+]
+MaxMapBytes = Annotated[
+    int,
+    typer.Option(
+        "--max-map-bytes",
+        metavar="BYTES",
+        envvar="PODMGR_MAX_MAP_BYTES",
+        min=1,
+        max=1 << 30,
+        help="What all maps of a custom program together may take.",
+    ),
 ]
 Rules = Annotated[
     list[str] | None,
@@ -127,6 +145,7 @@ def _settings(
     bpffs: Path = DEFAULT_BPFFS,
     cgroup_root: Path | None = None,
     program_dir: Path = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
 ) -> Settings:
     source = context.get_parameter_source("program_dir")
     return Settings(
@@ -135,6 +154,7 @@ def _settings(
         cgroup_root=cgroup_root.absolute() if cgroup_root else None,
         program_dir=program_dir.absolute(),
         trusts_invoker=source is not None and source.name == "COMMANDLINE",
+        max_map_bytes=max_map_bytes,
     )
 
 
@@ -184,6 +204,7 @@ def apply(
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
 ) -> int:
     """Give each target exactly its rules, and prove that they are attached.
 
@@ -195,7 +216,7 @@ def apply(
     from podmgr.doctor import require_sockets_with_cgroups
     from podmgr.targets import Scope, read
 
-    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     cli_rules = _parse_rules(rule)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename:
@@ -361,6 +382,7 @@ def watch(
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
 ) -> int:
     """Keep the rules of this node's pods as their annotations say, until Ctrl-C.
 
@@ -373,7 +395,7 @@ def watch(
     from podmgr.journal import Journal
 
     _goes_on()
-    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     if _seconds(resync) < 1:
         raise UsageError("--resync is at least 1s", tip="a change is seen at once; this is for repairs")
     options = watching.Options(
@@ -407,11 +429,12 @@ def compile_(
     ] = False,
     output: Output = Format.TABLE,
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
 ) -> int:
     """Compile rules to eBPF objects, check them, and write or explain them. Needs no root."""
     from podmgr import compiling, proc
 
-    settings = _settings(context, program_dir=program_dir)
+    settings = _settings(context, program_dir=program_dir, max_map_bytes=max_map_bytes)
     folder = output_dir if output_dir or explain else Path()
     results = compiling.compile_rules(_parse_rules(rules), settings, output_dir=folder, runner=proc.run)
     if output in (Format.JSON, Format.YAML):
@@ -439,6 +462,7 @@ def run(
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
     program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
 ) -> int:
     """Run a command under rules, in a cgroup of its own, and remove everything afterwards.
 
@@ -448,7 +472,7 @@ def run(
     from podmgr import proc, running
     from podmgr.doctor import require_sockets_with_cgroups
 
-    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir)
+    settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     parsed = _parse_rules(rule)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")

@@ -32,12 +32,12 @@ def compile_rules(
 
     Nothing is written unless all rules compile. Raises PodmgrError.
     """
-    maker = SpecMaker(settings)
+    maker = SpecMaker(settings, runner=runner)
     specs = []
     for rule in rules:
         choice = chosen_hook(rule, is_shared=False)
         specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
-    compiled = [compile_spec(spec, runner=runner) for spec in specs]
+    compiled = [compile_spec(spec, runner=runner, max_map_bytes=settings.max_map_bytes) for spec in specs]
     results = []
     for spec, item in zip(specs, compiled, strict=True):
         path = None

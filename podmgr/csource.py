@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from podmgr.errors import PodmgrError, printable
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 16 << 20  # vmlinux.h has 3 MiB
 _MAX_DEPTH = 32
 
 _TOKENS = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
@@ -40,9 +40,16 @@ def offered_macros(source: bytes) -> frozenset[str]:
 def expand(name: str, source: bytes, headers: Mapping[str, bytes]) -> bytes:
     """The source with its `#include "..."` replaced by the headers' text, and lines that say so.
 
-    System headers, in <>, stay for the compiler. Raises PodmgrError for any other include.
+    System headers, in <>, stay for the compiler. Raises PodmgrError for any other include that is
+    written plainly; what hides from this the compiler reports, see `programs.require_system`.
     """
     return _expand(name, source, headers, (), set())
+
+
+def includes(header: str, source: bytes) -> bool:
+    """Whether the source itself includes `header` by `#include "..."`."""
+    found = (match for match in map(_QUOTED.fullmatch, _INCLUDE.findall(without_comments(source))) if match)
+    return any(match[1] == header.encode() for match in found)
 
 
 def _expand(
@@ -62,7 +69,9 @@ def _expand(
         end = match.end()
     expanded = b"".join([*parts, source[end:]])
     if len(expanded) > _MAX_BYTES:
-        raise PodmgrError(f"{name} is larger than 1 MiB with its headers", tip="include less")
+        raise PodmgrError(
+            f"{name} is larger than {_MAX_BYTES >> 20} MiB with its headers", tip="include less"
+        )
     return expanded
 
 

@@ -14,7 +14,7 @@ from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.network import Networks, Placement
 from podmgr.plan import Attachment, Slot, Target, slot_of
-from podmgr.rules import Hook, Rule, collision_key
+from podmgr.rules import Hook, Rule, collision_key, succession_key
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
@@ -192,8 +192,8 @@ class Desired:
         """Whose rules stay in the place of one that fails: its own, and those that it beats."""
         wish, rule = self.wishes[cgroup_id], parse_rule_option(text)[0]
         own = {sourced.source for sourced in wish.rules if sourced.rule == rule}
-        key = collision_key(rule)
-        return own | {source for source, other in wish.beaten if collision_key(other) == key}
+        key = succession_key(rule)
+        return own | {source for source, other in wish.beaten if succession_key(other) == key}
 
     def fail_all(self, failures: Failures) -> None:
         for row, error in failures:

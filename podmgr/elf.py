@@ -7,24 +7,38 @@ nothing about rules beyond "this object is sound".
 from __future__ import annotations
 
 import io
+import re
 import struct
 from typing import Any, NamedTuple
 
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, printable
 from podmgr.rules import Direction
+from podmgr.settings import DEFAULT_MAX_MAP_BYTES
 
-MAX_MAP_BYTES = 1 << 20  # all maps of an object together stay under this
+_MOST_SECTIONS = 4_096
+_MOST_SYMBOLS = 65_536
 
-# Section of the program to hook and direction; None: the program takes the rule's direction.
-SECTIONS: dict[str, tuple[str, Direction | None]] = {
-    "cgroup_skb/egress": ("cgroup", Direction.EGRESS),
-    "cgroup_skb/ingress": ("cgroup", Direction.INGRESS),
-    "tc": ("tc", None),
+# Names of sections for programs of a pod's traffic, as libbpf has them, by hook. What follows the
+# slash is a direction; without one the program takes the rule's.
+_HOOKS = {
+    "cgroup": re.compile(r"cgroup/skb|cgroup_skb(?:/(egress|ingress))?", re.ASCII),
+    "tc": re.compile(r"(?:tc|tcx|classifier)(?:/(egress|ingress))?|(?:tc|classifier)[/_]\w+", re.ASCII),
+}
+_KNOWN = 'SEC("cgroup_skb/egress"), SEC("cgroup_skb/ingress"), SEC("tc"), and libbpf\'s other names for these'
+_DIRECTIONS = {
+    "cgroup": 'SEC("cgroup_skb/egress") and SEC("cgroup_skb/ingress")',
+    "tc": 'SEC("tc/egress") and SEC("tc/ingress")',
+}
+_OTHERS = {
+    "xdp": 'XDP sees neither what leaves nor whose it is: write it for SEC("tc")',
+    "action": 'a classifier in SEC("tc") drops as well',
+    "socket": "a socket filter sees a copy and drops nothing for others",
 }
 
 _EM_BPF = 247
 _INSTRUCTION_BYTES = 8
 _SHF_EXECINSTR = 0x4
+_FLAGS_AT = 8  # in Elf64_Shdr
 # Relocations that libbpf resolves by itself: R_BPF_64_64 (maps and data), R_BPF_64_32 (calls).
 _PROGRAM_RELOCATIONS = frozenset({1, 10})
 _DATA_SECTIONS = (".data", ".rodata", ".bss")
@@ -66,18 +80,26 @@ class ObjectInfo(NamedTuple):
     maps: tuple[MapInfo, ...]
 
 
-def inspect(content: bytes, *, name: str, cpus: int = 1) -> ObjectInfo:
+def inspect(
+    content: bytes,
+    *,
+    name: str,
+    direction: Direction | None = None,
+    cpus: int = 1,
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
+) -> ObjectInfo:
     """Check an object and say what it holds. `cpus`: how often per-CPU maps are laid out.
 
-    Raises PodmgrError with the reason if it is not an ELF file for BPF with exactly one program
-    in a known section, a licence, relocations that libbpf resolves, and maps of less than 1 MiB.
+    Of a program for each direction, that of `direction` is meant. Raises PodmgrError with the
+    reason if it is not an ELF file for BPF with exactly one such program in a known section, a
+    licence, relocations that libbpf resolves, and maps of less than `max_map_bytes`.
     """
     from elftools.common.exceptions import ELFError  # 60 ms: only where objects are read
     from elftools.elf.elffile import ELFFile
 
     try:
         elf = ELFFile(io.BytesIO(content))
-        return _inspect(elf, name, cpus)
+        return _inspect(elf, name, direction, cpus, max_map_bytes)
     except PodmgrError:
         raise
     except (
@@ -121,30 +143,59 @@ def _refuse(name: str, reason: str, tip: str = "podmgr compile shows what an obj
     return PodmgrError(f"program {name} {reason}", tip=tip)
 
 
-def _inspect(elf: Any, name: str, cpus: int) -> ObjectInfo:
+def without_others(content: bytes, section: str) -> bytes:
+    """The object with no other program than that of `section`: libbpf skips what is not executable."""
+    from elftools.elf.elffile import ELFFile
+
+    elf: Any = ELFFile(io.BytesIO(content))
+    changed = bytearray(content)
+    for number, other in enumerate(elf.iter_sections()):
+        if _is_program(other) and other.name != section:
+            at = elf["e_shoff"] + number * elf["e_shentsize"] + _FLAGS_AT
+            struct.pack_into("<Q", changed, at, other["sh_flags"] & ~_SHF_EXECINSTR)
+    return bytes(changed)
+
+
+def _is_program(section: Any) -> bool:
+    executable = section["sh_type"] == "SHT_PROGBITS" and section["sh_flags"] & _SHF_EXECINSTR
+    return bool(executable and section.name != ".text" and section["sh_size"])
+
+
+def _place(section: str) -> tuple[str, Direction | None] | None:
+    """Hook and direction of a program by the name of its section; None if it is for something else."""
+    for hook, pattern in _HOOKS.items():
+        if match := pattern.fullmatch(section):
+            return hook, Direction(match[1]) if match[1] else None
+    return None
+
+
+def _inspect(elf: Any, name: str, direction: Direction | None, cpus: int, max_map_bytes: int) -> ObjectInfo:
+    if elf.num_sections() > _MOST_SECTIONS:
+        raise _refuse(name, f"has more than {_MOST_SECTIONS:,} sections")
     if elf.header["e_machine"] not in ("EM_BPF", _EM_BPF):
         raise _refuse(name, f"is an object for {elf.header['e_machine']}, not for BPF", "clang -target bpf")
     sections = [(index, section) for index, section in enumerate(elf.iter_sections()) if section.name]
     symbols = elf.get_section_by_name(".symtab")
     if symbols is None:
         raise _refuse(name, "has no symbol table", "do not strip symbols")
-    section, function = _program(sections, symbols, name)
+    if symbols.num_symbols() > _MOST_SYMBOLS:
+        raise _refuse(name, f"has more than {_MOST_SYMBOLS:,} symbols")
+    section, function, hook, own_direction = _program(sections, symbols, name, direction)
     _check_relocations(elf, sections, symbols, name)
-    hook, direction = SECTIONS[section.name]
     licence = _licence(elf, name)
     maps = _maps(elf, sections, name, cpus)
     size = sum(item.size_bytes for item in maps)
-    if size >= MAX_MAP_BYTES:
+    if size >= max_map_bytes:
         largest = max(maps, key=lambda item: item.size_bytes)
         raise _refuse(
             name,
-            f"would take {size:,} bytes of maps; it must stay under {MAX_MAP_BYTES:,}",
-            f"the largest is {largest.name} with {largest.size_bytes:,} bytes",
+            f"would take {size:,} bytes of maps; it must stay under {max_map_bytes:,}",
+            f"the largest is {largest.name} with {largest.size_bytes:,} bytes; --max-map-bytes allows more",
         )
     return ObjectInfo(
         section=section.name,
         hook=hook,
-        direction=direction,
+        direction=own_direction,
         function=function,
         instructions=section["sh_size"] // _INSTRUCTION_BYTES,
         licence=licence,
@@ -152,19 +203,30 @@ def _inspect(elf: Any, name: str, cpus: int) -> ObjectInfo:
     )
 
 
-def _program(sections: list[tuple[int, Any]], symbols: Any, name: str) -> tuple[Any, str]:
-    """The one section with a program, and the one function in it."""
+def _program(
+    sections: list[tuple[int, Any]], symbols: Any, name: str, direction: Direction | None
+) -> tuple[Any, str, str, Direction | None]:
+    """The one section with a program of the direction, the one function in it, its hook and direction."""
     programs = []
     for index, section in sections:
-        executable = section["sh_type"] == "SHT_PROGBITS" and section["sh_flags"] & _SHF_EXECINSTR
-        if not executable or section.name == ".text" or not section["sh_size"]:
+        if not _is_program(section):
             continue
-        if section.name not in SECTIONS:
-            raise _refuse(name, f"has an unknown section {section.name!r}", f"known: {', '.join(SECTIONS)}")
-        programs.append((index, section))
+        place = _place(section.name)
+        if place is None:
+            kind = re.split(r"[/.]", section.name)[0]
+            reason = f"has an unknown section {printable(section.name)[:60]!r}"
+            raise _refuse(name, reason, _OTHERS.get(kind) or f"known: {_KNOWN}")
+        programs.append((index, section, *place))
+    if direction is not None and len(programs) > 1:
+        programs = [program for program in programs if program[3] in (None, direction)] or programs[:1]
     if len(programs) != 1:
-        raise _refuse(name, f"holds {len(programs)} programs", "one function under one SEC per object")
-    index, section = programs[0]
+        found = ", ".join(f'SEC("{section.name}")' for _, section, _, _ in programs) or "none"
+        raise _refuse(
+            name,
+            f"holds {len(programs)} programs",
+            f"one for each direction, in a section that says it, such as tc/egress; it has {found}",
+        )
+    index, section, hook, own = programs[0]
     functions = [
         symbol.name
         for symbol in symbols.iter_symbols()
@@ -172,9 +234,11 @@ def _program(sections: list[tuple[int, Any]], symbols: Any, name: str) -> tuple[
     ]
     if len(functions) != 1:
         raise _refuse(
-            name, f"holds {len(functions)} functions in {section.name}", "one function under one SEC"
+            name,
+            f"holds {len(functions)} functions in {section.name}",
+            f"one function under one SEC: {_DIRECTIONS[hook]} tell directions apart",
         )
-    return section, functions[0]
+    return section, functions[0], hook, own
 
 
 def _check_relocations(elf: Any, sections: list[tuple[int, Any]], symbols: Any, name: str) -> None:

@@ -41,13 +41,15 @@ from podmgr.units import (
     RATE_UNITS,
     SIZE_UNITS,
     format_number,
+    is_address,
     parse_number,
     scaled,
 )
 
 _MAX_VALUE_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_]*))?", re.ASCII)
+_MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_.:]*))?", re.ASCII)
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
 _PERCENTAGE = re.compile(r"[-+]?[0-9.]+%?", re.ASCII)
@@ -310,10 +312,11 @@ def _parse_custom(words: _Words) -> Custom:
             place = _custom_place(words, word, place)
             continue
         match = _MACRO.fullmatch(word)
-        if not match:
+        if not match or not (_PLAIN_VALUE.fullmatch(match[2] or "") or is_address(match[2])):
             raise words.error(
                 f"{word!r} is not a macro",
-                expected="-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ only; or interface=NAME",
+                expected="-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ or an IP address; "
+                "or interface=NAME",
                 back=1,
             )
         macro = match.group(1)

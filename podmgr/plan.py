@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from podmgr.grammar import parse_rule_option
-from podmgr.rules import Direction, collision_key
+from podmgr.rules import Direction, succession_key
 
 if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
     from podmgr.cgroups import Cgroup
@@ -17,7 +17,7 @@ Slot = tuple[object, ...]
 
 def slot_of(cgroup_id: int, rule: str) -> Slot:
     """Equal for two rules on one cgroup of which one replaces the other."""
-    return (cgroup_id, *collision_key(parse_rule_option(rule)[0]))
+    return (cgroup_id, *succession_key(parse_rule_option(rule)[0]))
 
 
 class PodRef(NamedTuple):

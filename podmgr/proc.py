@@ -6,13 +6,15 @@ Commands are argument lists, never a shell. A missing binary is an ordinary fail
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
 
@@ -20,6 +22,7 @@ TIMEOUT_SECONDS = 120.0
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
+_NOBODY = 65_534
 _libc = ctypes.CDLL(None)
 
 _Item = TypeVar("_Item")
@@ -32,6 +35,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "iperf3": "iperf3",
     "nsenter": "util-linux",
+    "prlimit": "util-linux",
 }
 
 
@@ -52,11 +56,27 @@ class Completed(NamedTuple):
         return self.code == 0
 
 
+class Limits(NamedTuple):
+    """What a command may use that works on what strangers wrote.
+
+    Root runs it as the user nobody, who can read nothing but what all can.
+    """
+
+    cpu_seconds: int
+    memory_bytes: int
+    output_bytes: int
+
+
 class Runner(Protocol):
     """How podmgr runs a command to its end."""
 
     def __call__(
-        self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        pass_fds: Sequence[int] = (),
+        limits: Limits | None = None,
     ) -> Completed: ...
 
 
@@ -66,41 +86,104 @@ def run(
     stdin: bytes = b"",
     pass_fds: Sequence[int] = (),
     prepare: Callable[[], None] | None = None,
+    limits: Limits | None = None,
 ) -> Completed:
     """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
 
-    `prepare` runs in the child before the command: to join a cgroup, to change the user.
+    `prepare` runs in the child before the command: to join a cgroup, to change the user. A command
+    that goes beyond its `limits` is ended by the kernel: `code` is the signal's, or its own.
     Raises MissingToolError if there is no such program, PodmgrError if it cannot be started,
     ToolTimeoutError if it takes longer than two minutes. A non-zero exit is a result, no error.
     """
     process: subprocess.Popen[bytes] | None = None
+    with ExitStack() as stack:
+        output = _limited_output(stack) if limits else None
+        try:
+            if limits and find(argv[0]) is None:
+                raise missing_tool(argv[0])
+            with uninterrupted():  # a child that was started is always known, and so waited for
+                process = _started(argv, limits, pass_fds, prepare, output or subprocess.PIPE)
+            printed, errors = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
+        except FileNotFoundError as error:
+            raise missing_tool(argv[0]) from error
+        except subprocess.TimeoutExpired as error:
+            raise ToolTimeoutError(
+                f"{argv[0]} did not end within {TIMEOUT_SECONDS:.0f} s",
+                tip="podmgr doctor shows whether it works",
+            ) from error
+        except OSError as error:
+            raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
+        finally:
+            if process is not None and process.returncode is None:
+                process.kill()
+                process.communicate()
+        if output is not None:
+            output.seek(0)
+            printed = output.read()
+    return Completed(tuple(argv), process.returncode, printed, errors.decode(errors="replace"))
+
+
+def _limited_output(stack: ExitStack) -> BinaryIO:
+    """A file in memory: unlike a pipe it has a size that can be limited."""
+    return stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
+
+
+def _started(
+    argv: Sequence[str],
+    limits: Limits | None,
+    pass_fds: Sequence[int],
+    prepare: Callable[[], None] | None,
+    output: BinaryIO | int,
+) -> subprocess.Popen[bytes]:
+    def begin(user: int | None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*_limited(limits), *argv] if limits else argv,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
+            env=dict(os.environ) | {"PATH": search_path()},
+            cwd="/",  # where only root writes: a compiler also looks for headers there
+            user=user,
+            group=user,
+            extra_groups=None if user is None else (),
+        )
+
+    if limits is None or os.geteuid() != 0:
+        return begin(None)
+    tool = find(argv[0])
+    if tool is None or not _may_be_run_by_all(tool):
+        return begin(None)
     try:
-        with uninterrupted():  # a child that was started is always known, and so waited for
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=pass_fds,
-                preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
-                env=dict(os.environ) | {"PATH": search_path()},
-                cwd="/",  # where only root writes: a compiler also looks for headers there
-            )
-        output, errors = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
-    except FileNotFoundError as error:
-        raise missing_tool(argv[0]) from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolTimeoutError(
-            f"{argv[0]} did not end within {TIMEOUT_SECONDS:.0f} s",
-            tip="podmgr doctor shows whether it works",
-        ) from error
+        return begin(_NOBODY)
     except OSError as error:
-        raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
-    finally:
-        if process is not None and process.returncode is None:
-            process.kill()
-            process.communicate()
-    return Completed(tuple(argv), process.returncode, output, errors.decode(errors="replace"))
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+        return begin(None)  # no capability to change the user, or no such user here
+
+
+def _limited(limits: Limits) -> list[str]:
+    """The words before a command that limit it. A child can be limited by itself alone, before it starts."""
+    tool = find("prlimit")
+    if tool is None:
+        raise missing_tool("prlimit")
+    return [
+        tool,
+        f"--cpu={limits.cpu_seconds}",
+        f"--as={limits.memory_bytes}",
+        f"--fsize={limits.output_bytes}",
+        "--core=0",
+    ]
+
+
+def _may_be_run_by_all(tool: str) -> bool:
+    """Whether the user nobody can reach it: some have a compiler of their own in /root."""
+    real = os.path.realpath(tool)
+    folders = [os.path.dirname(real)]
+    while folders[-1] != "/":
+        folders.append(os.path.dirname(folders[-1]))
+    return all(os.stat(place).st_mode & stat.S_IXOTH for place in (real, *folders))
 
 
 def each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

@@ -6,21 +6,23 @@ line, the invoking user) may have written them.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
-import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from podmgr import csource
+from podmgr import csource, vetting
 from podmgr.catalog import BUILT_IN_PROGRAMS
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.errors import PodmgrError, printable
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource
 
-_ACCESS_LIST = "system.posix_acl_access"
+MOST_BYTES = 8 << 20  # of a source, a header or a ready object
+
 _PACKAGE = Path(__file__).parent
+_ROOT = frozenset({0})
+_SYSTEM = (Path("/usr"), Path("/opt"))
+_VMLINUX = "vmlinux.h"
+_INCLUDES = "put the header beside the program; of the system's, those below /usr are for programs"
 
 
 def shipped_folder(name: str) -> Path:
@@ -29,8 +31,10 @@ def shipped_folder(name: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / name
 
 
-def find(name: str, settings: Settings) -> ProgramSource:
+def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None = None) -> ProgramSource:
     """The program `name`: a built-in, or NAME.bpf.c or NAME.bpf.o of the program folder.
+
+    `vmlinux` makes the kernel's types, should the program include vmlinux.h and not bring it.
 
     Raises PodmgrError if there is none, if one hides a built-in, or if others could have
     written it.
@@ -46,13 +50,15 @@ def find(name: str, settings: Settings) -> ProgramSource:
         return _source(name, (built_in / f"{name}.bpf.c").read_bytes(), headers)
     trusted = _trusted_users(settings)
     for path in candidates:
-        content = _read(path, trusted)
+        content = vetting.read(path, trusted, most_bytes=MOST_BYTES)
         if content is None:
             continue
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
         for header in folder.glob("*.h"):
-            headers.setdefault(header.name, _read(header, trusted) or b"")
+            headers.setdefault(header.name, vetting.read(header, trusted, most_bytes=MOST_BYTES) or b"")
+        if vmlinux and _VMLINUX not in headers and csource.includes(_VMLINUX, content):
+            headers[_VMLINUX] = vmlinux()
         return _source(name, content, headers)
     there = sorted(path.name.removesuffix(".bpf.c") for path in folder.glob("*.bpf.c"))
     raise PodmgrError(
@@ -67,8 +73,10 @@ def _headers(folder: Path) -> dict[str, bytes]:
 
 
 def _source(name: str, content: bytes, headers: Mapping[str, bytes]) -> ProgramSource:
-    expanded = csource.expand(f"{name}.bpf.c", content, headers)
-    return ProgramSource(name, expanded, macros=csource.offered_macros(content))
+    file = f"{name}.bpf.c"
+    expanded = csource.expand(file, content, headers)
+    named = f'#line 1 "{file}"\n'.encode() + expanded  # for the lines of clang and of the verifier
+    return ProgramSource(name, named, macros=csource.offered_macros(content))
 
 
 def _trusted_users(settings: Settings) -> frozenset[int]:
@@ -80,59 +88,13 @@ def _trusted_users(settings: Settings) -> frozenset[int]:
     return frozenset(users)
 
 
-def _read(path: Path, trusted: frozenset[int]) -> bytes | None:
-    """The content of a file that only `trusted` could have written; None if there is no file."""
-    try:
-        real = path.resolve(strict=True)
-        # Not to hang on a pipe that somebody calls a program; on files O_NONBLOCK means nothing.
-        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PodmgrError(f"{path} is not a regular file", tip="see --program-dir")
-            for folder in {path.parent, real.parent}:
-                _check_writers(folder, folder.stat(), trusted)
-                for ancestor in folder.resolve().parents:
-                    if not ancestor.stat().st_mode & stat.S_ISVTX:  # in a sticky one, owners rule
-                        _check_writers(ancestor, ancestor.stat(), trusted)
-            _check_writers(path, status, trusted)
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-        reason = error.strerror if isinstance(error, OSError) else "a link that leads nowhere"
-        raise PermissionDeniedError(f"{path}: {reason}", tip="see --program-dir") from error
-
-
-def _check_writers(path: Path, status: os.stat_result, trusted: frozenset[int]) -> None:
-    if status.st_mode & stat.S_IWOTH:
-        raise PermissionDeniedError(f"everybody can write {path}", tip=f"chmod o-w {path}")
-    writers = {status.st_uid}
-    if status.st_mode & stat.S_IWGRP:
-        if _ACCESS_LIST in os.listxattr(path):
-            raise PermissionDeniedError(
-                f"an access control list lets others write {path}", tip=f"setfacl --remove-all {path}"
-            )
-        writers |= _members(status.st_gid)
-    if others := writers - trusted:
-        names = ", ".join(_user_name(uid) for uid in sorted(others))
-        raise PermissionDeniedError(
-            f"{names} can write {path}; programs must be root's alone",
-            tip=f"chown root:root {path}; chmod g-w,o-w {path}",
-        )
-
-
-def _members(gid: int) -> set[int]:
-    """The users of a group, as their primary group or as members."""
-    users = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
-    try:
-        members = grp.getgrgid(gid).gr_mem
-    except KeyError:
-        return users
-    return users | {user.pw_uid for user in pwd.getpwall() if user.pw_name in members}
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
+def require_system(files: Iterable[str], name: str) -> None:
+    """Raise PodmgrError if the compiler has read anything but the system's headers, which are root's."""
+    for file in files:
+        what = f"{name} includes {printable(file)}"
+        try:
+            real = vetting.require(Path("/", file), _ROOT)  # the compiler stands in /
+        except OSError as error:
+            raise PodmgrError(f"{what}: {error.strerror}", tip=_INCLUDES) from error
+        if not any(real.is_relative_to(folder) for folder in _SYSTEM):
+            raise PodmgrError(f"{what}, which is no header of the system", tip=_INCLUDES)

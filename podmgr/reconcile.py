@@ -293,7 +293,9 @@ class _Transaction:
         from podmgr.build import store_all
 
         specs = [desired.specs[row.object_digest] for row in desired.rows]
-        results = store_all(specs, self._store, runner=self._runner)
+        results = store_all(
+            specs, self._store, runner=self._runner, max_map_bytes=self._settings.max_map_bytes
+        )
         objects: dict[str, StoredObject] = {}
         for digest, result in results.items():
             if isinstance(result, StoredObject):

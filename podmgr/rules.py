@@ -135,9 +135,13 @@ class Custom:
     place: Place = ANYWHERE
 
     @property
+    def macro_words(self) -> str:
+        """The macros as they are written, each behind a blank."""
+        return "".join(f" -D{name}" + ("" if value is None else f"={value}") for name, value in self.macros)
+
+    @property
     def value(self) -> str:
-        macros = [f"-D{name}" + ("" if value is None else f"={value}") for name, value in self.macros]
-        return " ".join([self.name, self.direction.value, *macros, *self.place.words])
+        return " ".join([f"{self.name} {self.direction}{self.macro_words}", *self.place.words])
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -150,7 +154,16 @@ KEYS = (Bandwidth.key, UniformLoss.key, Custom.key)
 
 
 def collision_key(rule: Rule) -> CollisionKey:
-    """Two rules with the same key cannot both hold on one pod: (kind or custom NAME, direction)."""
+    """Two rules with the same key cannot both hold on one pod: (kind, direction).
+
+    A custom program with other macros is another kind: one that drops port 80, and one 443.
+    """
+    kind = f"custom {rule.name}{rule.macro_words}" if isinstance(rule, Custom) else rule.kind
+    return (kind, rule.direction)
+
+
+def succession_key(rule: Rule) -> CollisionKey:
+    """A rule takes the place of one with the same key that goes: as before, whatever the macros."""
     return (f"custom {rule.name}" if isinstance(rule, Custom) else rule.kind, rule.direction)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 DEFAULT_STATE_DIR = Path("/run/podmgr")
 DEFAULT_BPFFS = Path("/sys/fs/bpf/podmgr")
+DEFAULT_MAX_MAP_BYTES = 1 << 20
 DEFAULT_PROGRAM_DIR = Path("/etc/podmgr/programs")
 
 
@@ -22,7 +23,8 @@ class Settings(NamedTuple):
     """`cgroup_root` None: the cgroup2 mount is looked up in the mount table.
 
     `trusts_invoker` is true when the program folder was named on the command line: then the
-    invoking user may own it, otherwise only root may.
+    invoking user may own it, otherwise only root may. All maps of a custom program together stay
+    under `max_map_bytes`.
     """
 
     state_dir: Path = DEFAULT_STATE_DIR
@@ -30,3 +32,4 @@ class Settings(NamedTuple):
     cgroup_root: Path | None = None
     program_dir: Path = DEFAULT_PROGRAM_DIR
     trusts_invoker: bool = False
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES

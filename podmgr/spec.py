@@ -20,7 +20,8 @@ _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2
 class ProgramSource(NamedTuple):
     """A program as found: a C source of which its headers are part, or a ready object.
 
-    `macros` are those that the source, without its headers, offers to be set.
+    `macros` are those that the source, without its headers, offers to be set. An `is_own` source
+    is one of podmgr's.
     """
 
     name: str
@@ -28,12 +29,17 @@ class ProgramSource(NamedTuple):
     macros: frozenset[str] = frozenset()
     is_object: bool = False
 
+    @property
+    def is_own(self) -> bool:
+        return self.name in BUILT_IN_PROGRAMS
+
 
 @dataclass(frozen=True)
 class ProgramSpec:
     """What to compile for one rule. `compiler` names the compiler, its version and its flags.
 
-    `hook` None: the program's own section says it. `counts_loopback` is true where the target has
+    `hook` None: the program's own section says it. `text` is a custom source as it came out of the
+    preprocessor, with all that it includes. `counts_loopback` is true where the target has
     no network namespace of its own, `is_scoped` where it shares its interfaces with others.
     """
 
@@ -43,6 +49,7 @@ class ProgramSpec:
     counts_loopback: bool = False
     hook: Hook | None = None
     is_scoped: bool = False
+    text: bytes = b""
 
     @property
     def direction(self) -> Direction:
@@ -57,7 +64,7 @@ class ProgramSpec:
             ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
             ("PODMGR_SCOPED", str(int(self.is_scoped))),
         )
-        if self.source.name in BUILT_IN_PROGRAMS:  # others say it in their source
+        if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
         return own + recipe(self.rule).macros
 
@@ -66,7 +73,7 @@ class ProgramSpec:
         """Names the object: everything that decides its bytes."""
         if self.source.is_object:
             return _digest(b"object", self.direction.encode(), self.source.content)
-        parts = [b"source", self.compiler.encode(), self.source.content]
+        parts = [b"source", self.compiler.encode(), self.text or self.source.content]
         parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
         return _digest(*parts)
 

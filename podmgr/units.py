@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
 SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
@@ -58,6 +63,33 @@ def format_number(number: Decimal) -> str:
 def scaled(number: Decimal, factor: int) -> int:
     """`number` times `factor`, to the nearest whole (halves to even)."""
     return round(Fraction(number) * factor)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, of version 4 or 6 and without a zone."""
+    return _address(text) is not None
+
+
+def address_in_c(text: str) -> str:
+    """An IP address as a C program compares it with what stands in a packet, in network byte order.
+
+    IPv4: one number, as in `ip->daddr`. IPv6: four, with commas between, as in `skb->remote_ip6`.
+    """
+    address = _address(text)
+    if address is None:
+        raise ValueError(f"{text[:60]!r} is not an IP address")
+    return ", ".join(f"0x{word:08x}U" for (word,) in struct.iter_unpack("=I", address.packed))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if not ("." in text or ":" in text):
+        return None
+    from ipaddress import ip_address  # 3 ms: few rules name one
+
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def parse_duration_seconds(text: str) -> float:

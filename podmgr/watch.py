@@ -29,7 +29,7 @@ from podmgr.journal import Journal
 from podmgr.kube import Access, Api, StatusError, UnreachableError, find_node
 from podmgr.plan import PodRef
 from podmgr.podsync import PodSync, Wanted
-from podmgr.proc import Completed, Runner
+from podmgr.proc import Completed, Limits, Runner
 from podmgr.settings import Settings
 from podmgr.workqueue import WorkQueue
 
@@ -135,8 +135,14 @@ class Watch:
     def _beating(self, runner: Runner) -> Runner:
         """A transaction may run many tools, each of which may take long: that is being alive."""
 
-        def run(argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
-            done = runner(argv, stdin=stdin, pass_fds=pass_fds)
+        def run(
+            argv: Sequence[str],
+            *,
+            stdin: bytes = b"",
+            pass_fds: Sequence[int] = (),
+            limits: Limits | None = None,
+        ) -> Completed:
+            done = runner(argv, stdin=stdin, pass_fds=pass_fds, limits=limits)
             self._turn()
             return done
 

@@ -24,7 +24,7 @@ from podmgr.build import SpecMaker, compile_spec
 from podmgr.grammar import parse_rule_option
 from podmgr.pins import Pin
 from podmgr.programs import shipped_folder
-from podmgr.rules import Hook
+from podmgr.rules import Direction, Hook
 from podmgr.settings import Settings
 from podmgr.throwaway import checked
 from tests.bench import chains
@@ -230,7 +230,7 @@ def _loaded(cases: Sequence[Case], settings: Settings) -> Iterator[list[Loaded]]
 
 
 def _load(path: Path, pin: Pin, hook: Hook) -> None:
-    command = bpftool.load(str(path), pin.program, pin.maps, hook)
+    command = bpftool.load(str(path), pin.program, pin.maps, hook, Direction.EGRESS)
     checked(proc.run(["bpftool", *command]))
     if Path(pin.scope).exists():  # the packet's socket is bpftool's, which is in some cgroup below the root
         root = cgroups.find_root(None)

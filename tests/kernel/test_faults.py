@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -246,10 +247,10 @@ def test_a_full_disk_leaves_nothing_attached(
 def test_a_cgroup_that_vanishes_during_apply_is_reported(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
     stays, goes = make_cgroup("stays"), make_cgroup("goes")
 
-    def runner(argv: list[str], *, stdin: bytes = b"", pass_fds: tuple[int, ...] = ()) -> Completed:
-        if b"cgroup attach" in stdin:
+    def runner(argv: list[str], **options: Any) -> Completed:
+        if b"cgroup attach" in options.get("stdin", b""):
             cgroups.remove(goes)
-        return proc.run(argv, stdin=stdin, pass_fds=pass_fds)
+        return proc.run(argv, **options)
 
     rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(BANDWIDTH))
     wishes = [Wish(Target(cgroup.path.name, cgroup), rules) for cgroup in (goes, stays)]
@@ -266,10 +267,11 @@ def test_a_custom_program_that_keeps_the_verifier_busy_stops_no_other_target(
     """bpftool is given two minutes; the runner stands for one that needs more."""
     busy, quick = make_cgroup("busy"), make_cgroup("quick")
 
-    def runner(argv: list[str], *, stdin: bytes = b"", pass_fds: tuple[int, ...] = ()) -> Completed:
+    def runner(argv: list[str], **options: Any) -> Completed:
+        stdin = options.get("stdin", b"")
         if b"prog load" in stdin and str(busy.id).encode() in stdin:
             raise ToolTimeoutError("bpftool did not end within 120 s")
-        return proc.run(argv, stdin=stdin, pass_fds=pass_fds)
+        return proc.run(argv, **options)
 
     custom = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("ebpf-limit=dropper egress"))
     rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(BANDWIDTH))

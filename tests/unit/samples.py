@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from podmgr import clang, proc
 from podmgr.plan import Attachment, Link, PodRef
-from podmgr.proc import Completed
+from podmgr.proc import Completed, Limits
 from podmgr.rules import (
     ANYWHERE,
     MAX_BURST_BYTES,
@@ -121,7 +121,14 @@ class Script:
     inputs: list[bytes] = field(default_factory=list)
     fds: list[tuple[int, ...]] = field(default_factory=list)
 
-    def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Completed:
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        pass_fds: Sequence[int] = (),
+        limits: Limits | None = None,  # noqa: ARG002
+    ) -> Completed:
         self.calls.append(tuple(argv))
         self.inputs.append(stdin)
         self.fds.append(tuple(pass_fds))

@@ -98,7 +98,7 @@ def test_pod_rule_beats_service_rule_per_collision_key() -> None:
             {
                 "bandwidth": "10 mbps egress; 20 mbps ingress",
                 "loss": "uniform egress 1%",
-                "ebpf-limit": "dropper egress -DX=1; other egress",
+                "ebpf-limit": "dropper egress; other egress",
             },
         ),
     )
@@ -323,7 +323,7 @@ def test_enforced_rules_are_never_left_out() -> None:
 
 def test_rule_that_is_beaten_takes_no_room() -> None:
     text = "; ".join(f"program-{number} egress" for number in range(MAX_RULES))
-    result = pod({"ebpf-limit": text}, service("front", {"ebpf-limit": "program-0 egress -DX=1"}))
+    result = pod({"ebpf-limit": text}, service("front", {"ebpf-limit": "program-0 egress"}))
     assert len(result.rules) == MAX_RULES
     assert result.warnings == ()
 

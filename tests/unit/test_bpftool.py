@@ -138,9 +138,10 @@ def test_word_that_a_batch_would_misread_is_refused_before_anything_runs(word: s
 
 
 def test_commands_are_spelled_as_bpftool_wants_them() -> None:
-    assert bpftool.load("o", "p", "m", "cgroup") == ("prog", "load", "o", "p", "pinmaps", "m")
+    of_cgroup = ("prog", "load", "o", "p", "type", "cgroup_skb/egress", "pinmaps", "m")
+    assert bpftool.load("o", "p", "m", "cgroup", EGRESS) == of_cgroup
     classifier = ("prog", "load", "o", "p", "type", "classifier", "pinmaps", "m")
-    assert bpftool.load("o", "p", "m", "tc") == classifier
+    assert bpftool.load("o", "p", "m", "tc", INGRESS) == classifier
     assert bpftool.attach("c", EGRESS, "p") == ("cgroup", "attach", "c", "egress", "pinned", "p", "multi")
     assert bpftool.detach("c", INGRESS, "p") == ("cgroup", "detach", "c", "ingress", "pinned", "p")
     assert bpftool.detach("c", INGRESS, 5) == ("cgroup", "detach", "c", "ingress", "id", "5")

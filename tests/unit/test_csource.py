@@ -102,7 +102,7 @@ def test_headers_that_include_each_other_come_to_an_end() -> None:
 
 
 def test_headers_that_multiply_are_refused() -> None:
-    headers = {f"{level}.h": f'#include "{level + 1}.h"\n'.encode() * 4 for level in range(12)}
-    headers["12.h"] = b"int x;\n" * 100
-    with pytest.raises(PodmgrError, match="larger than 1 MiB"):
+    headers = {f"{level}.h": f'#include "{level + 1}.h"\n'.encode() * 4 for level in range(14)}
+    headers["14.h"] = b"int x;\n" * 100
+    with pytest.raises(PodmgrError, match="larger than 16 MiB"):
         expand("x.bpf.c", b'#include "0.h"\n', headers)

@@ -290,7 +290,7 @@ BAD_LOSSES = [
     ("uniform egress 1%;exponential egress 400", 19, "one loss rule per direction"),
 ]
 A_NAME = "letters, digits, - and _, at most 63, no path"
-A_MACRO = "-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ only"
+A_MACRO = "-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ or an IP address"
 BAD_CUSTOMS = [
     ("", 1, "NAME DIRECTION [-DMACRO[=VALUE]]..."),
     ("dropper", 8, "NAME DIRECTION [-DMACRO[=VALUE]]..."),
@@ -333,7 +333,7 @@ BAD_CUSTOMS = [
     ("dropper egress -DDIRECTION_EGRESS=0", 16, "the direction is the second word"),
     ("dropper egress -DX=1 -DX=2", 22, "each macro once"),
     ("dropper egress -DX -DX", 20, "each macro once"),
-    ("dropper egress;dropper egress -DX", 16, "one custom dropper rule per direction"),
+    ("dropper egress -DX;dropper egress -DX", 20, "one custom dropper -DX rule per direction"),
 ]
 NAMES = "interface=NAME or interface=NAME,NAME"
 BAD_PLACES = [

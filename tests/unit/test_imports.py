@@ -20,9 +20,9 @@ LAYERS = [
     {"proc"},
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
-    | {"probe", "programs", "kube", "journal", "systemd", "netlink"},
-    {"announcer", "informer", "workloads", "workqueue", "build", "scratch", "tc"},
-    {"netns"},
+    | {"probe", "vetting", "vmlinux", "kube", "journal", "systemd", "netlink"},
+    {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},
+    {"netns", "build"},
     {"actual", "network", "qdiscs", "throwaway"},
     {"filters"},
     {"actuator"},

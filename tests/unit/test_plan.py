@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from podmgr.grammar import parse_rule_option
 from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan, slot_of
-from podmgr.rules import Rule, collision_key
+from podmgr.rules import Rule, succession_key
 from tests.unit.samples import EGRESS, INGRESS, attachment, rules
 
 RULES = [
@@ -184,9 +184,9 @@ def test_unchanged_rule_keeps_the_owner_that_its_pin_has() -> None:
 
 
 @given(rules, rules)
-def test_slots_are_equal_exactly_when_the_rules_collide(one: Rule, other: Rule) -> None:
-    collide = collision_key(one) == collision_key(other)
-    assert (slot_of(7, str(one)) == slot_of(7, str(other))) is collide
+def test_slots_are_equal_exactly_when_one_rule_may_take_the_others_place(one: Rule, other: Rule) -> None:
+    succeeds = succession_key(one) == succession_key(other)
+    assert (slot_of(7, str(one)) == slot_of(7, str(other))) is succeeds
     assert slot_of(7, str(one)) != slot_of(8, str(one))
 
 

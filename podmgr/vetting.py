@@ -1,0 +1,117 @@
+"""Who could have written a file: its owner, its group, and whoever may exchange a folder or link above it.
+
+A path is followed link by link, so that none leads through a place that somebody else can change.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from podmgr.errors import PermissionDeniedError, PodmgrError
+
+_ACCESS_LIST = "system.posix_acl_access"
+_MOST_LINKS = 40  # as the kernel follows
+
+
+def read(path: Path, trusted: Collection[int], *, most_bytes: int) -> bytes | None:
+    """The content of a file that only the users `trusted` could have written; None if there is none.
+
+    Raises PermissionDeniedError if others could, PodmgrError for what is no file or larger than
+    `most_bytes`.
+    """
+    try:
+        real = require(path, trusted)
+        # Not to hang on a pipe that somebody calls a program; on files O_NONBLOCK means nothing.
+        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PodmgrError(f"{path} is not a regular file", tip="see --program-dir")
+            _check_writers(path, status, trusted)
+            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
+            if len(content) > most_bytes or status.st_size > most_bytes:
+                raise PodmgrError(
+                    f"{path} is larger than {most_bytes >> 20} MiB",
+                    tip="no program for a pod's packets is so large",
+                )
+            return content
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        reason = "a link that leads nowhere" if error.errno == errno.ELOOP else error.strerror
+        raise PermissionDeniedError(f"{path}: {reason}", tip="see --program-dir") from error
+
+
+def require(path: Path, trusted: Collection[int]) -> Path:
+    """Where a path leads, if nobody but the users `trusted` can make it lead elsewhere.
+
+    Raises PermissionDeniedError if others can, OSError as lstat does.
+    """
+    found = Path("/")
+    left = list(path.parts[1:])
+    links = 0
+    while left:
+        step = found / left.pop(0)
+        if step.name == "..":
+            found = found.parent
+            continue
+        status = os.lstat(step)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            if status.st_uid not in trusted:
+                raise _others([status.st_uid], step)
+            target = Path(os.readlink(step))
+            left = [*target.parts[target.is_absolute() :], *left]
+            found = Path("/") if target.is_absolute() else found
+            continue
+        # In a sticky folder others exchange nothing, but make what they like: none holds the file itself.
+        if stat.S_ISDIR(status.st_mode) and not (len(left) > 1 and status.st_mode & stat.S_ISVTX):
+            _check_writers(step, status, trusted)
+        found = step
+    return found
+
+
+def _check_writers(path: Path, status: os.stat_result, trusted: Collection[int]) -> None:
+    if status.st_mode & stat.S_IWOTH:
+        raise PermissionDeniedError(f"everybody can write {path}", tip=f"chmod o-w {path}")
+    writers = {status.st_uid}
+    if status.st_mode & stat.S_IWGRP:
+        if _ACCESS_LIST in os.listxattr(path):
+            raise PermissionDeniedError(
+                f"an access control list lets others write {path}", tip=f"setfacl --remove-all {path}"
+            )
+        writers |= _members(status.st_gid)
+    if others := writers - set(trusted):
+        raise _others(sorted(others), path)
+
+
+def _others(users: Collection[int], path: Path) -> PermissionDeniedError:
+    names = ", ".join(map(_user_name, users))
+    return PermissionDeniedError(
+        f"{names} can write {path}; programs must be root's alone",
+        tip=f"chown root:root {path}; chmod g-w,o-w {path}",
+    )
+
+
+def _members(gid: int) -> set[int]:
+    """The users of a group, as their primary group or as members."""
+    users = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
+    try:
+        members = grp.getgrgid(gid).gr_mem
+    except KeyError:
+        return users
+    return users | {user.pw_uid for user in pwd.getpwall() if user.pw_name in members}
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
