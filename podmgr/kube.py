@@ -1,41 +1,40 @@
-"""The Kubernetes API server: where it is, who we are there, and requests to it.
+"""The Kubernetes API server: where it is, the connection to it, and requests.
 
-Kubeconfig, exec plugins, TLS and proxies are the official client's. Requests go over its
-connection pool and stay JSON: its models take over a millisecond for a pod, its `Watch` raises
-KeyError on an error event that is not made into a model, and its informer repeats a failing
-watch without a pause. Following a list is `informer`'s business.
+Requests go over urllib3's connection pool, as JSON. Who we are there is `kubeconfig`'s business,
+following a list is `informer`'s.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
-import importlib
 import json
 import os
 import pwd
 import re
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from podmgr import kubeconfig as credentials
 from podmgr.cluster import is_name
 from podmgr.errors import PodmgrError, UsageError, printable
+from podmgr.kubeconfig import Connection
+
+if TYPE_CHECKING:
+    import ssl
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _K3S = Path("/etc/rancher/k3s/k3s.yaml")
-_SCRATCH = "podmgr-kube-"
 _PAGE = 500
 _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
+# The server says something each minute, if only with a bookmark: after two in silence it is not there.
+_SILENCE_SECONDS = 120.0
 _GONE = 410
 _MAX_LINE_BYTES = 8 << 20
 
@@ -109,21 +108,6 @@ def _home_configs() -> Iterator[Path]:
             yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
 
 
-@functools.cache
-def _scratch() -> str:
-    """Where the client writes the keys that a kubeconfig holds: a folder of this process alone.
-
-    It goes with the process; what a killed one has left is removed here.
-    """
-    for folder in Path(tempfile.gettempdir()).glob(_SCRATCH + "*-*"):
-        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-    own = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
-
-
 class Api:
     """Requests to one API server, with the credentials as they are on disk when it is made.
 
@@ -132,38 +116,21 @@ class Api:
 
     def __init__(self, access: Access) -> None:
         """Raises PodmgrError if the credentials cannot be read."""
-        import urllib3
-        from kubernetes import client  # 350 ms and 35 MB: only where a cluster is used
+        import urllib3  # 40 ms: only where a cluster is used
 
-        config: Any = importlib.import_module("kubernetes.config")  # it has no types
-        configuration = client.Configuration()
-        try:
-            if access.kubeconfig is None:
-                config.load_incluster_config(client_configuration=configuration)
-                self.namespace = (_SERVICE_ACCOUNT / "namespace").read_text().strip() or "default"
-            else:
-                config.load_kube_config(
-                    config_file=access.kubeconfig,
-                    context=access.context,
-                    client_configuration=configuration,
-                    persist_config=False,
-                    temp_file_path=_scratch(),
-                )
-                self.namespace = _namespace(access, config)
-        except Exception as error:  # what a kubeconfig may hold makes the client raise anything
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PodmgrError(
-                f"{access.kubeconfig or 'the service account'}: {reason[:300]}",
-                tip="kubectl config view; see --kubeconfig and --context",
-            ) from error
+        if access.kubeconfig is None:
+            found = credentials.of_service_account(_SERVICE_ACCOUNT, os.environ)
+        else:
+            found = credentials.load(access.kubeconfig, access.context)
+        urllib3.disable_warnings()  # they would go to stderr, between our own lines
         self._urllib3 = urllib3
-        self._pool = client.ApiClient(configuration).rest_client.pool_manager
-        self._pool.connection_pool_kw["socket_options"] = _KEEPALIVE
-        self.server = str(configuration.host).rstrip("/")
-        self._headers = {"Accept": "application/json", "User-Agent": "podmgr"}
-        settings: Mapping[str, Any] = configuration.auth_settings()
-        for setting in settings.values():
-            self._headers[setting["key"]] = setting["value"]
+        self._plugin = found.plugin
+        self.server, self.namespace = found.server, found.namespace
+        self._proxy = found.proxy or _proxy_of_environment(found.server)
+        self._pool = _pool(urllib3, found, self._proxy)
+        self._headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "podmgr"})
+        for name, value in found.headers:
+            self._headers.add(name, value)
 
     def close(self) -> None:
         self._pool.clear()
@@ -200,7 +167,8 @@ class Api:
         """(type, object) of each event since `version`, for `seconds`; then the server ends it.
 
         Returns as soon as the server has agreed. Bookmarks are among the events.
-        StatusError.is_gone: `version` is too old; that may also come in the middle.
+        StatusError.is_gone: `version` is too old; that may also come in the middle. A server that is
+        silent longer than any that sends bookmarks ends it, too.
         """
         asked = {
             **query,
@@ -209,7 +177,8 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
         }
-        response = self._request("GET", path, asked, read_seconds=seconds + 15.0)
+        silence = min(seconds + 15.0, _SILENCE_SECONDS)
+        response = self._request("GET", path, asked, read_seconds=silence)
         try:
             self._check(response)
         except BaseException:
@@ -235,6 +204,10 @@ class Api:
                 rest = bytearray(last)
                 if len(rest) > _MAX_LINE_BYTES:
                     raise UnreachableError(f"{self.server}: an event of more than {_MAX_LINE_BYTES} bytes")
+        except self._urllib3.exceptions.ReadTimeoutError as error:
+            if rest.strip():
+                raise self._unreachable(error) from error
+            return
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         if rest.strip():
@@ -278,7 +251,9 @@ class Api:
         body: bytes | None = None,
         read_seconds: float = _READ_SECONDS,
     ) -> Any:
-        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+        headers = self._headers.copy()
+        if body:
+            headers["Content-Type"] = "application/json"
         url = f"{self.server}{path}"
         if query:
             from urllib.parse import urlencode
@@ -301,6 +276,8 @@ class Api:
     def _check(self, response: Any) -> None:
         if response.status < 300:
             return
+        if response.status == 401:
+            credentials.forget(self._plugin)
         try:
             message = str(json.loads(response.data).get("message") or "")
         except (self._urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError, RecursionError):
@@ -315,10 +292,105 @@ class Api:
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = str(getattr(error, "reason", None) or error)
         plain = re.search(r"\[Errno -?\d+\] ([^')]+)", reason)  # behind what the HTTP library adds
+        of_tls = re.search(r"certificate verify failed: ([^(\"']+)", reason)
+        what = (
+            plain[1]
+            if plain
+            else f"its certificate: {of_tls[1].strip()}"
+            if of_tls
+            else printable(reason)[:300]
+        )
+        if isinstance(error, self._urllib3.exceptions.ProxyError):
+            where = printable(re.sub("//[^@/]*@", "//", self._proxy or ""))  # without its password
+            return UnreachableError(
+                f"the proxy {where} to the API server {self.server} cannot be reached: {what}",
+                tip="proxy-url of the kubeconfig, or HTTPS_PROXY and NO_PROXY in the environment",
+            )
         return UnreachableError(
-            f"the API server {self.server} cannot be reached: {plain[1] if plain else reason}",
+            f"the API server {self.server} cannot be reached: {what}",
             tip="kubectl cluster-info; see --kubeconfig and --context",
         )
+
+
+def _pool(urllib3: Any, found: Connection, proxy: str | None) -> Any:
+    """The connections: over TLS as the kubeconfig says, through a proxy if there is one."""
+    options: dict[str, Any] = {"socket_options": _KEEPALIVE}
+    if found.server.startswith("https:"):
+        options["ssl_context"] = _tls(found)
+        if found.is_insecure:
+            options["assert_hostname"] = False
+        elif found.server_name:
+            options["server_hostname"] = found.server_name
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(proxy)
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    sent = urllib3.make_headers(proxy_basic_auth=login) if parts.username else None
+    return urllib3.ProxyManager(proxy, proxy_headers=sent, **options)
+
+
+def _tls(found: Connection) -> ssl.SSLContext:
+    """Chain and name are checked. Of Python's own demands, new in 3.13, clusters' authorities know nothing:
+    many lack a key usage or a key identifier.
+    """
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cadata=found.ca.decode() if found.ca else None)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if found.is_insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if found.certificate and found.key:
+            with open(os.memfd_create("podmgr"), "wb") as file:  # it is read from a file only
+                file.write(found.certificate + b"\n" + found.key)
+                file.flush()
+                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: b"")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+        raise PodmgrError(
+            f"the certificates for {found.server} cannot be used: {reason[:200]}",
+            tip="kubectl config view --raw shows them",
+        ) from error
+    return context
+
+
+def _proxy_of_environment(server: str) -> str | None:
+    """HTTPS_PROXY or HTTP_PROXY, but for what NO_PROXY names, as Go reads them: never for localhost."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(server)
+    host = (parts.hostname or "").lower()
+    name = f"{parts.scheme}_proxy"
+    url = os.environ.get(name.upper()) or os.environ.get(name)
+    if not url or host == "localhost" or _is_excepted(host, parts.port):
+        return None
+    url = url if "://" in url else f"http://{url}"
+    return credentials.checked_proxy(url, f"{name.upper()} in the environment")
+
+
+def _is_excepted(host: str, port: int | None) -> bool:
+    from ipaddress import ip_address, ip_network
+
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = None
+    if address is not None and address.is_loopback:
+        return True
+    for word in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "").lower().split(","):
+        word = word.strip()
+        if word == "*":
+            return True
+        with suppress(ValueError):
+            if address is not None and address in ip_network(word, strict=False):
+                return True
+        name = word.removesuffix(f":{port}").lstrip("*").lstrip(".")
+        if name and (host == name or host.endswith(f".{name}")):
+            return True
+    return False
 
 
 def status_error(status: int, message: str) -> StatusError:
@@ -377,12 +449,6 @@ def _event(line: bytes) -> tuple[str, dict[str, Any]]:
             code if isinstance(code, int) else 0, str(item.get("message") or "no reason given")
         )
     return kind, item
-
-
-def _namespace(access: Access, config: Any) -> str:
-    contexts, active = config.list_kube_config_contexts(access.kubeconfig)
-    chosen = next((item for item in contexts if item["name"] == access.context), active)
-    return str((chosen.get("context") or {}).get("namespace") or "default")
 
 
 def _some(names: Sequence[str]) -> str:

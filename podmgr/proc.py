@@ -87,8 +87,11 @@ def run(
     pass_fds: Sequence[int] = (),
     prepare: Callable[[], None] | None = None,
     limits: Limits | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
+
+    `env` are variables beside our own.
 
     `prepare` runs in the child before the command: to join a cgroup, to change the user. A command
     that goes beyond its `limits` is ended by the kernel: `code` is the signal's, or its own.
@@ -102,7 +105,8 @@ def run(
             if limits and find(argv[0]) is None:
                 raise missing_tool(argv[0])
             with uninterrupted():  # a child that was started is always known, and so waited for
-                process = _started(argv, limits, pass_fds, prepare, output or subprocess.PIPE)
+                variables = {**os.environ, "PATH": search_path(), **(env or {})}
+                process = _started(argv, limits, pass_fds, prepare, output or subprocess.PIPE, variables)
             printed, errors = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
         except FileNotFoundError as error:
             raise missing_tool(argv[0]) from error
@@ -134,6 +138,7 @@ def _started(
     pass_fds: Sequence[int],
     prepare: Callable[[], None] | None,
     output: BinaryIO | int,
+    env: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     def begin(user: int | None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -143,7 +148,7 @@ def _started(
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
             preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
-            env=dict(os.environ) | {"PATH": search_path()},
+            env=env,
             cwd="/",  # where only root writes: a compiler also looks for headers there
             user=user,
             group=user,

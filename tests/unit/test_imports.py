@@ -20,7 +20,8 @@ LAYERS = [
     {"proc"},
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
-    | {"probe", "vetting", "vmlinux", "kube", "journal", "systemd", "netlink"},
+    | {"probe", "vetting", "vmlinux", "kubeconfig", "journal", "systemd", "netlink"},
+    {"kube"},
     {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},
     {"netns", "build"},
     {"actual", "network", "qdiscs", "throwaway"},
