@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperOption
 from typer.exceptions import TyperException
 
 from podmgr import __version__
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError, UsageError, printable
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, PodmgrError, UsageError, printable, unexpected
 from podmgr.render import (
     Format,
     attachments_document,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.rules import Rule
     from podmgr.targets import Scope
 
+_LAST_LINES_SECONDS = 2.0
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
 app = typer.Typer(
@@ -406,9 +407,18 @@ def watch(
         reads_standard=standard_annotations,
         metrics_address=watching.parse_address(metrics_address) if metrics_address else None,
     )
-    access = kube.find_access(kubeconfig, kube_context)
-    require_sockets_with_cgroups(settings, runner=proc.run)
-    return watching.watch(access, options, settings, Journal(log_format), runner=proc.run)
+    journal = Journal(log_format)
+    try:
+        access = kube.find_access(kubeconfig, kube_context)
+        require_sockets_with_cgroups(settings, runner=proc.run)
+        return watching.watch(access, options, settings, journal, runner=proc.run)
+    except Exception as problem:
+        if log_format is not LogFormat.JSON:
+            raise
+        error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
+        journal.error(error.message, tip=error.tip, detail=error.detail)
+        journal.flush(_LAST_LINES_SECONDS)
+        return error.exit_code
 
 
 @app.command("compile", cls=_Command)
