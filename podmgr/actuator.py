@@ -84,7 +84,7 @@ class Actuator(NamedTuple):
                 pin = Pin(opened, row.owner, row.digest)
                 path = f"{folder}/{objects[row.object_digest].path.name}"
                 commands.append(bpftool.load(path, pin.program, pin.maps, row.hook, row.direction))
-            results = bpftool.batches(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
+            results = bpftool.batches(commands, runner=self.runner, pass_fds=[*self.state.fds, bpffs])
         loaded: list[Attachment] = []
         failures: Failures = []
         for row, failure in zip(rows, results, strict=True):
@@ -120,7 +120,7 @@ class Actuator(NamedTuple):
             for row in asking:
                 pin = Pin(opened, row.owner, row.digest)
                 commands.append(bpftool.set_scope(pin.scope, row.cgroup_id, cgroups.level(cgroup_of(row))))
-            results = bpftool.batch(commands, runner=self.runner, pass_fds=[self.state.fd, bpffs])
+            results = bpftool.batch(commands, runner=self.runner, pass_fds=[*self.state.fds, bpffs])
         failed = zip(asking, results, strict=True)
         return failures + [(row, _refused(row, failure)) for row, failure in failed if failure is not None]
 
@@ -150,7 +150,7 @@ class Actuator(NamedTuple):
                 for row in present
             ]
             results = bpftool.batch(
-                commands, runner=self.runner, pass_fds=[self.state.fd, bpffs, *_open(handles)]
+                commands, runner=self.runner, pass_fds=[*self.state.fds, bpffs, *_open(handles)]
             )
             said = dict(zip((row.identity for row in present), results, strict=True))
         attached = {row.identity for row in self.sight.attached(rows)}
@@ -169,7 +169,7 @@ class Actuator(NamedTuple):
             attached = [row for row in self.sight.attached(rows) if not row.links]
             if attached:
                 handles = _open_cgroups(attached, stack)
-                fds = [self.state.fd, *_open(handles)]
+                fds = [*self.state.fds, *_open(handles)]
                 pinned = [row for row in attached if at_pin[row.owner, row.digest] == row.program_id]
                 bpffs = self._open_bpffs(stack) if pinned else -1
                 fds += [bpffs] if pinned else []

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.refusals import failed
 from podmgr.rules import Direction
 
 _SYSCALL_NUMBERS = {
@@ -178,8 +179,4 @@ def _bpf(command: int, attr: bytearray, purpose: str) -> int:
     if result >= 0:
         return result
     cause = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if cause.errno in (errno.EPERM, errno.EACCES):
-        raise PermissionDeniedError(
-            f"not allowed to {purpose}", tip="run as root (sudo podmgr ...)"
-        ) from cause
-    raise PodmgrError(f"cannot {purpose}: {cause.strerror}", tip="podmgr doctor") from cause
+    raise failed(purpose, cause, tip="it takes the capabilities BPF and NET_ADMIN; podmgr doctor") from cause

@@ -12,16 +12,18 @@ import re
 import signal
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from podmgr import mounts
-from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
+from podmgr.errors import PodmgrError, UsageError, printable
+from podmgr.refusals import failed
 
 _POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 _REMOVE_SECONDS = 5.0
+_MOST_FOLDERS = 200_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _ROOT_INODE = 1
 _FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the handle is the 64-bit inode number
@@ -135,9 +137,8 @@ def _open_by_id(cgroup_id: int) -> int | None:
     number = ctypes.get_errno()
     if number in _IS_GONE:
         return None
-    raise PermissionDeniedError(
-        f"cannot look for cgroup {cgroup_id}: {os.strerror(number)}", tip="run as root (sudo podmgr ...)"
-    )
+    error = OSError(number, os.strerror(number))
+    raise failed(f"look for cgroup {cgroup_id}", error, tip="it takes CAP_DAC_READ_SEARCH")
 
 
 def exists(cgroup: Cgroup) -> bool:
@@ -176,9 +177,29 @@ def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:
 
 def walk(root: Path) -> Iterator[Cgroup]:
     """Every cgroup below `root`, and the root itself. Those that vanish meanwhile are left out."""
-    for folder, _, _ in os.walk(root):
+    for folder in _folders(root):
         with suppress(OSError):
             yield Cgroup(Path(folder), os.stat(folder).st_ino)
+
+
+def _folders(top: Path, enters: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
+    """A folder and those below it, each before what it holds; what `enters` refuses is not looked into.
+
+    Without recursion, and bounded: users may make thousands of cgroups, one below the other, in
+    what is delegated to them.
+    """
+    left = [str(top)]
+    count = 0
+    while left:
+        folder = left.pop()
+        count += 1
+        if count > _MOST_FOLDERS:
+            raise PodmgrError(f"more than {_MOST_FOLDERS:,} cgroups below {top}", tip="see --cgroup-root")
+        yield folder
+        if not enters(folder):
+            continue
+        with suppress(OSError), os.scandir(folder) as entries:  # gone meanwhile, or a path that is too long
+            left += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def walk_everywhere(root: Path) -> Iterator[Cgroup]:
@@ -203,23 +224,47 @@ def own(root: Path) -> Path:
     return root
 
 
-def pods(root: Path) -> dict[str, Cgroup]:
-    """Pod UID to the pod's own directory, for all pods that have processes; listed once.
+class Pods(NamedTuple):
+    """Pod UID to the pod's own directory, and the UIDs that several directories claim, which have none."""
+
+    found: Mapping[str, Cgroup]
+    rivals: Mapping[str, tuple[Path, ...]] = {}
+
+
+def pods(root: Path) -> Pods:
+    """The directories of all pods that have processes; listed once.
 
     Found by their names wherever they are, so that no runtime's layout is guessed. A static pod
     goes by the hash of its manifest (annotation kubernetes.io/config.hash). Directories without
-    processes are passed over: kubelet leaves empty ones beside the real one.
+    processes are passed over: kubelet leaves empty ones beside the real one. So is all that is
+    not root's alone: whoever is given a cgroup may call one below it like another's pod.
     """
-    found: dict[str, Cgroup] = {}
-    for folder, below, _ in os.walk(root):
-        if not _POD_UID.search(os.path.basename(folder)):
+    claims: dict[str, list[Cgroup]] = {}
+
+    def enters(folder: str) -> bool:
+        # what a pod makes below its own cgroup stands for no pod
+        return _is_roots(folder) and not _POD_UID.search(os.path.basename(folder))
+
+    for folder in _folders(root, enters):
+        if not _POD_UID.search(os.path.basename(folder)) or not _is_roots(folder):
             continue
-        below.clear()  # what a pod makes below its own cgroup stands for no pod
         with suppress(OSError):
             cgroup = Cgroup(Path(folder), os.stat(folder).st_ino)
             if is_populated(cgroup):
-                found.setdefault(cgroup.pod_uid or "", cgroup)
-    return found
+                claims.setdefault(cgroup.pod_uid or "", []).append(cgroup)
+    return Pods(
+        {uid: several[0] for uid, several in claims.items() if len(several) == 1},
+        {uid: tuple(item.path for item in several) for uid, several in claims.items() if len(several) > 1},
+    )
+
+
+def _is_roots(folder: str) -> bool:
+    """Whether root alone makes folders in it."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 
 
 class PodIndex:
@@ -227,7 +272,7 @@ class PodIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._pods: dict[str, Cgroup] = {}
+        self._pods = Pods({})
 
     def find(self, uids_of_pods: Iterable[Sequence[str]]) -> list[Cgroup | None]:
         """For each pod, named by the UIDs that its directory may carry, its cgroup if it has one."""
@@ -238,11 +283,25 @@ class PodIndex:
         self._pods = pods(self._root)
         return [cgroup or self._known(uids) for uids, cgroup in zip(wanted, found, strict=True)]
 
-    def __len__(self) -> int:
-        return len(self._pods)
+    def why_none(self, uids: Sequence[str]) -> PodmgrError:
+        """Why a pod that was looked for has no cgroup."""
+        for paths in (self._pods.rivals[uid] for uid in uids if uid in self._pods.rivals):
+            return PodmgrError(
+                f"several cgroups claim to be this pod: {', '.join(map(str, paths[:3]))}",
+                tip="one of them is not kubelet's: whose processes are in it?",
+            )
+        if not self._pods.found:
+            return PodmgrError(
+                "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1",
+                tip="podmgr doctor; see --cgroup-root and --node-name",
+            )
+        return PodmgrError(
+            f"no cgroup of this pod (UID {uids[0]}) has processes here",
+            tip="is it running? kubectl describe pod; podmgr doctor",
+        )
 
     def _known(self, uids: Sequence[str]) -> Cgroup | None:
-        for cgroup in (self._pods[uid] for uid in uids if uid in self._pods):
+        for cgroup in (self._pods.found[uid] for uid in uids if uid in self._pods.found):
             if exists(cgroup):
                 return cgroup
         return None
@@ -261,7 +320,7 @@ def processes(cgroup: Cgroup) -> list[int]:
     with suppress(OSError):  # the root has no such file
         if "populated 0" in (cgroup.path / "cgroup.events").read_text():
             return found
-    for folder, _, _ in os.walk(cgroup.path):
+    for folder in _folders(cgroup.path):
         with suppress(OSError):
             found += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]
     return found
@@ -312,7 +371,7 @@ def remove(cgroup: Cgroup) -> None:
     for some seconds. Raises PodmgrError after that.
     """
     deadline = time.monotonic() + _REMOVE_SECONDS
-    for folder, _, _ in os.walk(cgroup.path, topdown=False):
+    for folder in reversed(list(_folders(cgroup.path))):
         while True:
             try:
                 os.rmdir(folder)
@@ -336,7 +395,8 @@ def display_name(root: Path, cgroup: Cgroup) -> str:
 
 
 def _cannot_use(what: str, error: Exception, root: Path) -> PodmgrError:
+    tip = f"cgroups are the directories below {root}"
     if isinstance(error, PermissionError):
-        return PermissionDeniedError(f"not allowed to use {what}", tip="run as root (sudo podmgr ...)")
+        return failed(f"use {what}", error, tip=tip)
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return PodmgrError(f"{what}: {reason}", tip=f"cgroups are the directories below {root}")
+    return PodmgrError(f"{what}: {reason}", tip=tip)

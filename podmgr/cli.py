@@ -344,12 +344,18 @@ def clean(
         rows = reconcile.recorded(settings)
         selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     outcomes = list(failed)
+    said: list[str] = []
+
+    def report(line: str) -> None:
+        said.append(line)
+        _report(line)
+
     if selection is None or selection.cgroup_ids:
-        outcomes += reconcile.clean(selection, settings, runner=proc.run, report=_report)
+        outcomes += reconcile.clean(selection, settings, runner=proc.run, report=report)
     if selection is None:
         for cgroup in scratch.sweep(cgroups.find_root(settings.cgroup_root)):
-            _report(f"removed {cgroup.path}, left by a crash")
-    if not outcomes:
+            report(f"removed {cgroup.path}, left by a crash")
+    if not outcomes and not said:
         _report("nothing of podmgr's is attached" + (" there" if selection else ""))
     _print_outcomes(outcomes, output)
     return reconcile.exit_code(outcomes)
@@ -516,6 +522,8 @@ def demo(
 @app.command("doctor", cls=_Command)
 def doctor(
     context: typer.Context,
+    kubeconfig: Kubeconfig = None,
+    kube_context: KubeContext = None,
     output: Output = Format.TABLE,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
@@ -531,7 +539,7 @@ def doctor(
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
     listing = FindingList(output)
-    for finding in practice.examine(settings, runner=proc.run):
+    for finding in practice.examine(settings, runner=proc.run, named=kubeconfig, context=kube_context):
         listing.add(finding)
     listing.end()
     return EXIT_FAILED if listing.cannot_work else EXIT_DONE

@@ -125,10 +125,7 @@ class ClusterWishes:
             elif not pod.node:
                 found.waiting[f"pod/{pod.ref.name}"] = PodmgrError("is not scheduled to a node yet")
             else:
-                found.waiting[f"pod/{pod.ref.name}"] = PodmgrError(
-                    f"no cgroup of this pod (UID {uid}) has processes here",
-                    tip="is it running? kubectl describe pod; podmgr doctor",
-                )
+                found.waiting[f"pod/{pod.ref.name}"] = index.why_none(claims.cgroup_uids(pod))
         return found
 
     def _claims(self, pods: Collection[Pod], node: str) -> Cluster:

@@ -9,8 +9,8 @@ from typing import Any
 
 from podmgr.build import Compiled, SpecMaker, compile_spec
 from podmgr.catalog import caveats, chosen_hook, explain
-from podmgr.errors import PodmgrError
 from podmgr.proc import Runner
+from podmgr.refusals import failed
 from podmgr.rules import Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
@@ -47,7 +47,7 @@ def compile_rules(
                 output_dir.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(item.content)
             except OSError as error:
-                raise PodmgrError(f"cannot write {path}: {error.strerror}", tip="see --output-dir") from error
+                raise failed(f"write {path}", error, tip="see --output-dir") from error
         results.append(Result(spec, item, path))
     return results
 

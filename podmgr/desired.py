@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from podmgr import ledger
 from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
@@ -99,7 +100,9 @@ class Desired:
             is_scoped=place.is_scoped if place else target.counts_loopback,
         )
         self.specs[spec.digest] = spec
-        self._rows[target.cgroup.id].append(_wanted_row(target, sourced, spec, place or _AT_CGROUP))
+        row = _wanted_row(target, sourced, spec, place or _AT_CGROUP)
+        ledger.require_readable(row)
+        self._rows[target.cgroup.id].append(row)
 
     def _place(self, target: Target, rule: Rule, hook: Hook | None = None) -> Placement:
         place = self._networks.place(

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr import bpf_syscall, cgroups, mounts, netlink, proc, scratch
+from podmgr import bpf_syscall, cgroups, kube, kubeconfig, mounts, netlink, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
@@ -34,6 +34,7 @@ _TOOLS = (
     ("clang", True, "install clang"),
     ("bpftool", True, "install bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))"),
     ("ip", False, "install iproute2; the demo needs it"),
+    ("prlimit", True, "install util-linux"),
     ("nsenter", False, "install util-linux; the demo needs it"),
     ("iperf3", False, "install iperf3; the demo needs it"),
 )
@@ -61,8 +62,10 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(settings: Settings, *, runner: Runner) -> Iterator[Finding]:
-    """All findings, as they are made. Leaves nothing behind."""
+def examine(
+    settings: Settings, *, runner: Runner, named: str | None = None, context: str | None = None
+) -> Iterator[Finding]:
+    """All findings, as they are made; `named` is a kubeconfig. Leaves nothing behind, asks no API server."""
     yield _kernel()
     for check in (_syscall, _privileges, _cgroup2):
         yield _finding(check, settings)
@@ -77,7 +80,7 @@ def examine(settings: Settings, *, runner: Runner) -> Iterator[Finding]:
         yield finding
     for kind, advice in _QDISCS:
         yield _qdisc(kind, advice)
-    yield _kubeconfig()
+    yield _cluster(named, context)
     yield (
         _self_test(settings, runner)
         if tools_found
@@ -206,15 +209,19 @@ def _qdisc(kind: str, advice: str) -> Finding:
     return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
 
 
-def _kubeconfig() -> Finding:
-    homes = [os.path.expanduser("~"), os.path.expanduser(f"~{os.environ.get('SUDO_USER', '')}")]
-    candidates = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(":") if part]
-    candidates += [Path(home) / ".kube/config" for home in homes]
-    candidates.append(Path("/etc/rancher/k3s/k3s.yaml"))
-    for path in candidates:
-        if path.is_file():
-            return Finding("kubeconfig", Status.OK, str(path))
-    return Finding("kubeconfig", Status.LACKING, "none found", "not needed for cgroup/PATH, -f and run")
+def _cluster(named: str | None, context: str | None) -> Finding:
+    """The cluster that a command would ask; one that was named must be fit for it."""
+    is_asked_for = bool(named or context)
+    try:
+        access = kube.find_access(named, context)
+        if access.kubeconfig is None:
+            return Finding("kubeconfig", Status.OK, "the service account of this pod")
+        found = kubeconfig.load(access.kubeconfig, access.context)
+    except PodmgrError as error:
+        advice = error.tip if is_asked_for else "not needed for cgroup/PATH, -f and run"
+        status = Status.MISSING if is_asked_for else Status.LACKING
+        return Finding("kubeconfig", status, error.message, advice or "")
+    return Finding("kubeconfig", Status.OK, f"{access.kubeconfig}, for {found.server}")
 
 
 def require_sockets_with_cgroups(settings: Settings, *, runner: Runner) -> None:

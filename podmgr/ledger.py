@@ -1,9 +1,9 @@
 """The ledger: which attachments are ours. `<state-dir>/ledger.json`, written whole, under a lock.
 
 The kernel is the truth, the ledger is the title deed: what it says is always checked against
-the kernel by the caller. The lock is a flock on the state folder itself. Its descriptor is
-handed to the child processes of a transaction, so that after a `kill -9` of podmgr the lock
-lasts until the last bpftool of it has ended.
+the kernel by the caller. The lock is a flock on a file that only its owner can open: whoever may
+open a folder may lock it. Its descriptor is handed to the child processes of a transaction, so
+that after a `kill -9` of podmgr the lock lasts until the last bpftool of it has ended.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
 from podmgr.grammar import parse_rule_option
 from podmgr.plan import Attachment, Link, PodRef
+from podmgr.refusals import failed
 from podmgr.rules import Direction
 
 VERSION = 1
@@ -29,6 +30,7 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
+_LOCK = "lock"
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TYPES = {"cgroup_id": int, "links": tuple, "is_scoped": bool}  # all others are text
@@ -36,10 +38,15 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class State(NamedTuple):
-    """The state folder, locked. `fd` is its descriptor: keep it open in child processes."""
+    """The state folder, locked. `fd` is its descriptor, `lock` the lock's: keep both open in children."""
 
     folder: Path
     fd: int
+    lock: int
+
+    @property
+    def fds(self) -> list[int]:
+        return [self.fd, self.lock]
 
 
 _Signature = tuple[int, ...]
@@ -76,14 +83,15 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise _not_allowed(folder) from error
     except OSError as error:
-        raise PodmgrError(f"state folder {folder}: {error.strerror}", tip="see --state-dir") from error
+        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
     try:
         _check_owner(folder, fd)
-        _lock(folder, fd, on_wait)
-        yield State(folder, fd)
+        lock = _lock(folder, fd, on_wait)
+        try:
+            yield State(folder, fd, lock)
+        finally:
+            os.close(lock)
     finally:
         os.close(fd)
 
@@ -91,7 +99,7 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
 def is_locked(folder: Path) -> bool:
     """Whether another podmgr is in a transaction just now."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -125,10 +133,12 @@ def read(folder: Path) -> list[Attachment]:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except PermissionError as error:
-        raise _not_allowed(folder) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DamagedLedgerError(folder / _FILE) from error
+    except IsADirectoryError as error:
+        raise DamagedLedgerError(folder / _FILE) from error
+    except OSError as error:
+        raise failed(f"read the ledger in {folder}", error, tip="see --state-dir") from error
     try:
         content = json.loads(text)
         if content["version"] != VERSION:
@@ -190,9 +200,27 @@ def write(state: State, attachments: Sequence[Attachment]) -> None:
     except OSError as error:
         with suppress(OSError):
             staging.unlink()
-        raise PodmgrError(
-            f"cannot write the ledger in {state.folder}: {error.strerror}", tip="free some space there"
-        ) from error
+        raise failed(f"write the ledger in {state.folder}", error, tip="see --state-dir") from error
+
+
+def require_readable(row: Attachment) -> None:
+    """Raise UsageError for a row that could be written, and not read back: before the kernel is touched."""
+    for name, value in row._asdict().items():
+        if isinstance(value, str):
+            _check_text(name, value)
+    for value in row.pod or ():
+        _check_text("the pod's name", value)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        is_too_long = len(text.encode()) > _MAX_TEXT_BYTES
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} is not valid UTF-8: {text[:60]!r}", tip="give it another name") from error
+    if is_too_long:
+        raise UsageError(f"{name} is longer than {_MAX_TEXT_BYTES:,} bytes", tip="give it a shorter name")
+    if "\0" in text:
+        raise UsageError(f"{name} holds a NUL", tip="give it another name")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,8 +243,8 @@ def _from_json(row: dict[str, Any]) -> Attachment:
         expected = _TYPES.get(name, str)
         if name not in ("pod", "program_id") and not isinstance(value, expected):
             raise ValueError(f"{name} is not {expected.__name__}")
-        if isinstance(value, str) and ("\0" in value or len(value.encode()) > _MAX_TEXT_BYTES):
-            raise ValueError(f"{name} is no name")
+        if isinstance(value, str):
+            _check_text(name, value)
     if not _PLAIN_NAME.fullmatch(attachment.owner) or not _PLAIN_NAME.fullmatch(attachment.digest):
         raise ValueError("a pin outside the folder")
     if not isinstance(attachment.program_id, int | None):
@@ -233,14 +261,20 @@ def _link(fields: dict[str, Any]) -> Link:
     return link
 
 
-def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> None:
+def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
+    """The descriptor of the lock's file, locked. The file stays: others may be waiting for it."""
+    try:
+        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+    except OSError as error:
+        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
     waiting = False
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
+                os.close(lock)
                 raise PodmgrError(
                     f"another podmgr has held the lock on {folder} for a minute",
                     tip="wait for it, or look for a hanging podmgr or bpftool",
@@ -250,7 +284,7 @@ def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> None:
                 on_wait()
             time.sleep(0.01)
         else:
-            return
+            return lock
 
 
 def _check_owner(folder: Path, fd: int) -> None:
@@ -260,9 +294,3 @@ def _check_owner(folder: Path, fd: int) -> None:
         raise PermissionDeniedError(
             f"others may write to the state folder {folder}", tip=f"chown root {folder}; chmod 700 {folder}"
         )
-
-
-def _not_allowed(folder: Path) -> PermissionDeniedError:
-    return PermissionDeniedError(
-        f"not allowed to use the state folder {folder}", tip="run as root (sudo podmgr ...)"
-    )

@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from podmgr import __version__
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, printable
 from podmgr.reconcile import observe
 from podmgr.settings import Settings
 
@@ -124,7 +124,8 @@ class _Attachments(Collector):
                 continue
             namespace, pod = (row.pod.namespace, row.pod.name) if row.pod else ("", row.target)
             for name, family in families.items():
-                family.add_metric([namespace, pod, row.direction, row.rule], getattr(item.counters, name))
+                texts = [printable(text) for text in (namespace, pod, row.direction, row.rule)]
+                family.add_metric(texts, getattr(item.counters, name))
         yield attachments
         yield from families.values()
 

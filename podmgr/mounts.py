@@ -27,9 +27,13 @@ def table() -> list[Mount]:
 
 def filesystem_of(path: Path) -> str | None:
     """The type of the file system that `path` lies on, or would lie on."""
+    mount = mount_of(path)
+    return mount and mount.filesystem
+
+
+def mount_of(path: Path) -> Mount | None:
+    """The mount that `path` lies on, or would lie on."""
     absolute = Path(os.path.realpath(path))
     covering = [mount for mount in table() if absolute.is_relative_to(mount.path)]
-    if not covering:
-        return None
-    deepest = max(len(mount.path.parts) for mount in covering)
-    return [mount for mount in covering if len(mount.path.parts) == deepest][-1].filesystem
+    deepest = max((len(mount.path.parts) for mount in covering), default=0)
+    return next((mount for mount in reversed(covering) if len(mount.path.parts) == deepest), None)

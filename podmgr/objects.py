@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr.errors import PodmgrError
+from podmgr.refusals import failed
 
 # Unused objects that stay, newest first, so that a rule that comes back is not compiled again.
 SPARE_OBJECTS = 64
@@ -50,9 +50,7 @@ class ObjectStore:
         except OSError as error:
             with suppress(OSError):
                 staging.unlink()
-            raise PodmgrError(
-                f"cannot keep an object in {self.folder}: {error.strerror}", tip="free some space there"
-            ) from error
+            raise failed(f"keep an object in {self.folder}", error, tip="see --state-dir") from error
         return StoredObject(path, digest, hook)
 
     def prune(self, used: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from podmgr import mounts
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.proc import Runner
+from podmgr.refusals import failed
 
 _DEFAULT_MOUNT = Path("/sys/fs/bpf")
 _MAPS_SUFFIX = "-maps"
@@ -103,10 +104,21 @@ def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
         )
     try:
         bpffs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except PermissionError as error:
-        raise _not_allowed(bpffs) from error
+    except OSError as error:
+        raise failed(f"use {bpffs}", error, tip="see --bpffs") from error
     require_own(bpffs)
     return mounted
+
+
+def require_names(bpffs: Path) -> None:
+    """Raise PodmgrError for a folder that no bpf file system can have, where it says "not permitted"."""
+    mount = mounts.mount_of(bpffs)
+    if mount is None or mount.filesystem != "bpf":
+        return
+    if any("." in name for name in Path(os.path.realpath(bpffs)).relative_to(mount.path).parts):
+        raise PodmgrError(
+            f"{bpffs}: on a bpf file system no name may hold a dot", tip="name another folder with --bpffs"
+        )
 
 
 def require_own(bpffs: Path) -> None:
@@ -156,8 +168,8 @@ def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:
         names = os.listdir(bpffs)
     except (FileNotFoundError, NotADirectoryError):
         return set()
-    except PermissionError as error:
-        raise _not_allowed(bpffs) from error
+    except OSError as error:
+        raise failed(f"use {bpffs}", error, tip="see --bpffs") from error
     return {name for name in names if name != _MARKS and not (pods_only and name.isdigit())}
 
 

@@ -194,20 +194,15 @@ class PodSync:
                 gone.add(uid)
             if rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
-                self._miss(pod)
+                self._miss(pod, living[uid].cgroup_uids)
         return wishes
 
-    def _miss(self, pod: Pod) -> None:
+    def _miss(self, pod: Pod, cgroup_uids: Sequence[str]) -> None:
         """Complain of a running pod that has had no cgroup for long."""
         since = self._missing_since.setdefault(pod.ref.uid, self._clock())
         if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
             self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
-            why = (
-                "no cgroup of this pod with processes in it"
-                if len(self._index)
-                else "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1"
-            )
-            self._say_failed(pod.ref, [f"{why}; podmgr doctor; see --cgroup-root and --node-name"])
+            self._say_failed(pod.ref, [_line(self._index.why_none(cgroup_uids))])
 
     def _complain(self, uid: str, item: Wanted) -> None:
         """Of what cannot be read or is overruled, when it is new."""

@@ -153,7 +153,7 @@ def clean(
     if not (settings.state_dir.exists() or pins.owners(settings.bpffs) or pins.marks(settings.bpffs)):
         return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
-        return transaction.clean(selection)
+        return transaction.clean(selection, report)
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
@@ -265,14 +265,15 @@ class _Transaction:
         self._remove([row for row in loaded if not desired.is_alive(row)])
         return loaded
 
-    def clean(self, selection: Selection | None) -> list[Outcome]:
+    def clean(self, selection: Selection | None, report: Report) -> list[Outcome]:
         rows = [
             row
             for row in [*self.rows, *self._sight.unknown_attachments(self.rows)]
             if selection is None or selection.covers(row)
         ]
         failures = self._remove(rows)
-        self._unpin_unknown(selection.owners if selection else None, failures)
+        if left := self._unpin_unknown(selection.owners if selection else None, failures):
+            report(f"removed {left} {'pin' if left == 1 else 'pins'}, left by a crash")
         failed = {row.identity: error for row, error in failures}
         return [
             _outcome(
@@ -312,12 +313,17 @@ class _Transaction:
         self.rows = [row for row in self.rows if (row.identity, row.program_id) not in gone]
         return failures
 
-    def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> None:
-        """Unpin what a crash left between loading and attaching, for these owners or all (None)."""
+    def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> int:
+        """Unpin what a crash left between loading and attaching, for these owners or all (None); how many."""
         keep = {(row.owner, row.digest) for row, _ in still_attached}
-        for pin in unknown_pins(self._settings, self.rows, owners):
-            if (pin.owner, pin.digest) not in keep:
-                pins.remove(pin)
+        left = [
+            pin
+            for pin in unknown_pins(self._settings, self.rows, owners)
+            if (pin.owner, pin.digest) not in keep
+        ]
+        for pin in left:
+            pins.remove(pin)
+        return len(left)
 
     def _write(self) -> None:
         """Write the ledger if it would change. With no rows always: what lies there is no ledger."""
@@ -367,6 +373,7 @@ def _actual(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list[
 
 def _require_sight(settings: Settings) -> None:
     """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
+    pins.require_names(settings.bpffs)
     path = cgroups.find_root(settings.cgroup_root)
     with cgroups.opened(Cgroup(path, os.stat(path).st_ino)) as fd:
         if fd is None:

@@ -39,7 +39,7 @@ def document(content: Any, form: Format) -> str:
         import yaml  # 45 ms: only for -o yaml
 
         plain = json.loads(json.dumps(content))  # enumerations as text
-        return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=False))  # no text acts on a terminal
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -203,7 +203,7 @@ class FindingList:
             colour = {"ok": _GREEN, "missing": _RED}.get(finding.status, _YELLOW)
             advice = f"; {finding.advice}" if finding.advice else ""
             status = _painted(finding.status.ljust(7), colour)
-            print(f"{status}   {finding.name.ljust(17)}   {finding.found}{advice}", flush=True)
+            print(f"{status}   {finding.name.ljust(17)}   {printable(finding.found + advice)}", flush=True)
 
     def end(self) -> None:
         if self._is_document:

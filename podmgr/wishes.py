@@ -131,14 +131,11 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
             f"{pod.target} has no UID: which cgroup is it?",
             tip="add --cgroup PATH, or take the pod from the cluster: kubectl get pod NAME -o yaml",
         )
-    found = cgroups.pods(cgroups.find_root(settings.cgroup_root))
-    for uid in pod.cgroup_uids:
-        if uid in found:
-            return found[uid]
-    raise PodmgrError(
-        f"no cgroup of {pod.target} (UID {pod.ref.uid}) has processes here",
-        tip="podmgr must run on the pod's own node, and the pod must be running",
-    )
+    index = cgroups.PodIndex(cgroups.find_root(settings.cgroup_root))
+    (found,) = index.find([pod.cgroup_uids])
+    if found is None:
+        raise index.why_none(pod.cgroup_uids)
+    return found
 
 
 def overridden(own: PodRules, rules: Sequence[Rule]) -> tuple[SourcedRule, ...]:

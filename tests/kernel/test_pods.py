@@ -60,7 +60,7 @@ def node(request: pytest.FixtureRequest, cgroup: Cgroup) -> Iterator[Node]:
 
 @pytest.mark.parametrize("node", RECORDINGS, ids=lambda path: str(path.stem), indirect=True)
 def test_every_pod_of_a_recorded_node_is_found_where_its_containers_are(node: Node) -> None:
-    found = cgroups.pods(node.root)
+    found = cgroups.pods(node.root).found
     for path in node.containers:
         match = UID.search(path)
         assert match is not None
@@ -74,7 +74,7 @@ def test_every_pod_of_a_recorded_node_is_found_where_its_containers_are(node: No
 def test_empty_directories_with_a_pods_name_are_no_pods(node: Node) -> None:
     ghost = node.root / "kubepods/besteffort/pod00000000-0000-4000-8000-000000000000"
     ghost.mkdir(parents=True)
-    assert "00000000-0000-4000-8000-000000000000" not in cgroups.pods(node.root)
+    assert "00000000-0000-4000-8000-000000000000" not in cgroups.pods(node.root).found
 
 
 def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
@@ -82,7 +82,7 @@ def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
     nested = f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{uid.replace('-', '_')}.slice"
     node = Node(cgroup.path, f"0::/system.slice/docker-abc.scope/{nested}/cri-containerd-abc.scope\n")
     try:
-        assert cgroups.pods(cgroup.path)[uid].path.name.endswith(".slice")
+        assert cgroups.pods(cgroup.path).found[uid].path.name.endswith(".slice")
     finally:
         node.end()
 
@@ -90,7 +90,7 @@ def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
 def test_a_node_with_cgroup_v1_alone_has_no_pods_here(cgroup: Cgroup) -> None:
     text = (Path(__file__).parent / "recordings/v1-systemd.txt").read_text()
     assert not re.findall(r"^ *0::/.*pod", text, re.MULTILINE)
-    assert cgroups.pods(cgroup.path) == {}
+    assert cgroups.pods(cgroup.path).found == {}
 
 
 @pytest.mark.parametrize("node", RECORDINGS[-1:], ids=["v2-systemd"], indirect=True)
@@ -115,7 +115,7 @@ metadata:
     {annotation}
 """
     podmgr("apply", "-f", "-", "--cgroup-root", str(node.root), stdin=text)
-    assert len(attached(cgroups.pods(node.root)[pod])) == 1
+    assert len(attached(cgroups.pods(node.root).found[pod])) == 1
     assert podmgr.listed()[0]["target"] == "pod/web"
 
 

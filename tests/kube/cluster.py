@@ -366,7 +366,7 @@ class Real(Cluster):
         )
         pod = RunningPod(self.namespace, name, str(made.metadata.uid))
         root = cgroups.find_root(self.settings.cgroup_root)
-        pod.cgroup = eventually(lambda: cgroups.pods(root).get(pod.uid), seconds=REAL_SECONDS)
+        pod.cgroup = eventually(lambda: cgroups.pods(root).found.get(pod.uid), seconds=REAL_SECONDS)
         return pod
 
     def service(

@@ -187,7 +187,7 @@ def test_missing_cgroup_of_the_real_mount_is_an_error() -> None:
 
 def test_not_being_allowed_to_look_is_not_being_absent(root: Path, mocker: MockerFixture) -> None:
     mocker.patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup web"):
+    with pytest.raises(PermissionDeniedError, match="cannot use cgroup web: Permission denied"):
         cgroups.locate(root, "web")
 
 
@@ -260,7 +260,7 @@ def test_cgroup_that_exists_is_not_created(root: Path) -> None:
 
 def test_not_being_allowed_to_create_is_told_apart(root: Path, mocker: MockerFixture) -> None:
     mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup"):
+    with pytest.raises(PermissionDeniedError, match="cannot use cgroup"):
         cgroups.create(root, "podmgr-x")
 
 
@@ -347,7 +347,6 @@ def test_pods_are_found_in_the_order_in_which_they_are_asked_for(tree: Path) -> 
     assert index.find([(OTHER_UID,), (UID,)]) == [other, one]
     assert index.find([(UID,), ("no-such",), (OTHER_UID,)]) == [one, None, other]
     assert index.find([]) == []
-    assert len(index) == 2
 
 
 def test_static_pod_is_found_by_its_hash(tree: Path) -> None:
@@ -390,7 +389,6 @@ def test_pod_that_is_gone_is_not_found(tree: Path, listings: MagicMock) -> None:
     index.find([(UID,)])
     shutil.rmtree(found.path)
     assert index.find([(UID,), (OTHER_UID,)]) == [None, other]
-    assert len(index) == 1
     assert listings.call_count == 2
 
 
@@ -427,7 +425,7 @@ def test_what_a_pod_makes_below_its_own_cgroup_is_no_other_pod(tree: Path, mine:
     own = pod_directory(tree, below=f"kubepods/{mine}")
     pod_directory(tree, OTHER_UID, below=f"kubepods/{mine}/pod{UID}")
     other = pod_directory(tree, OTHER_UID, below=f"kubepods/{others}/x/y/z")
-    assert cgroups.pods(tree) == {UID: own, OTHER_UID: other}
+    assert cgroups.pods(tree).found == {UID: own, OTHER_UID: other}
 
 
 # Levels below the true root

@@ -17,9 +17,10 @@ LAYERS = [
     {"grammar"},
     {"annotations", "catalog", "csource", "documents", "plan"},
     {"cluster", "spec"},
-    {"proc"},
+    {"proc", "refusals"},
+    {"cgroups"},
     # The edges: each owns one outside thing.
-    {"bpf_syscall", "bpftool", "cgroups", "clang", "elf", "ledger", "manifests", "objects", "pins"}
+    {"bpf_syscall", "bpftool", "clang", "elf", "ledger", "manifests", "objects", "pins"}
     | {"probe", "vetting", "vmlinux", "kubeconfig", "journal", "systemd", "netlink"},
     {"kube"},
     {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},

@@ -42,7 +42,9 @@ LINKS = (
     Link(4026532000, 3, Direction.INGRESS, 'a"b\\c'),
 )
 AT_TC = [attachment(program_id=14, links=LINKS, is_scoped=True)]
-TRY_LOCK = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+TRY_LOCK = (
+    "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1] + '/lock', 2), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+)
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
 def is_locked_for_others(folder: Path) -> bool:
@@ -248,7 +250,7 @@ def test_sound_ledger_is_not_set_aside(folder: Path) -> None:
 def test_ledger_that_may_not_be_read_is_no_damaged_one(folder: Path, mocker: MockerFixture) -> None:
     written(folder, ROWS)
     mocker.patch.object(Path, "open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="not allowed to use the state folder"):
+    with pytest.raises(PermissionDeniedError, match="cannot read the ledger in"):
         ledger.read(folder)
 
 
@@ -329,7 +331,10 @@ def test_folder_that_others_may_only_read_is_accepted(folder: Path, mode: int) -
 
 def test_folder_that_may_not_be_made_is_a_lack_of_rights(folder: Path, mocker: MockerFixture) -> None:
     mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="not allowed to use"), ledger.locked(folder):
+    with (
+        pytest.raises(PermissionDeniedError, match="cannot use the state folder"),
+        ledger.locked(folder),
+    ):
         pass
 
 
@@ -358,7 +363,7 @@ def test_lock_ends_with_an_error_in_the_block(folder: Path) -> None:
 
 def test_lock_lasts_until_the_last_child_has_ended(folder: Path) -> None:
     with ledger.locked(folder) as state:
-        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[state.fd])
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=state.fds)
     assert is_locked_for_others(folder)
     child.communicate()
     assert not is_locked_for_others(folder)
@@ -374,7 +379,7 @@ def test_other_children_do_not_hold_the_lock(folder: Path) -> None:
 def test_waiting_is_announced_once_and_ends_with_the_other(folder: Path, mocker: MockerFixture) -> None:
     announced: list[str] = []
     with ledger.locked(folder) as first:
-        release = [lambda: None, lambda: fcntl.flock(first.fd, fcntl.LOCK_UN)]
+        release = [lambda: None, lambda: fcntl.flock(first.lock, fcntl.LOCK_UN)]
         sleep = mocker.patch("podmgr.ledger.time.sleep", side_effect=lambda _: release.pop(0)())
         with ledger.locked(folder, on_wait=lambda: announced.append("waiting")):
             assert announced == ["waiting"]

@@ -504,7 +504,7 @@ def test_running_pod_without_a_cgroup_is_an_error_after_a_while(node: Node) -> N
     assert node.bring(ONE).waiting == {ONE}
     ((uid, reason, message, is_warning),) = node.announced
     assert (uid, reason, is_warning) == (ONE, "RuleFailed", True)
-    assert message.startswith("no cgroup of this pod with processes in it; podmgr doctor")
+    assert message.startswith(f"no cgroup of this pod (UID {ONE}) has processes here")
     (line,) = node.said()
     assert (line["level"], line["pod"], line["namespace"], line["uid"]) == ("error", "pod-1", "shop", ONE)
 
