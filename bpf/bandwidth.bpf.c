@@ -4,11 +4,17 @@
  *
  * One bucket for the whole cgroup, shared by all CPUs. It is kept as a moment (the generic cell
  * rate algorithm, ITU-T I.371 annex A): a link of RATE has paid for bytes on the wire until then.
- * How far that moment lies back is the credit; it lies back BURST at most, and a packet passes
- * when it does not move beyond now.
+ * How far that moment lies back is the credit; a packet passes when the credit covers it.
  *
- * The bucket starts with INITIAL bytes only: enough for a connection to begin, too little to
- * show in an average. A packet larger than the bucket is always dropped.
+ * Credit is time of the link that nobody used, and there are two kinds of it. While nothing is to
+ * be sent it grows to BURST. While TCP waits because a packet of its own was refused, which takes
+ * it 200 ms whatever the rate, it grows on, to STALL: that time was lost to the limit, and without
+ * it a bucket of less than 200 ms of the rate starved every flow. All the same no more has passed
+ * at any time than INITIAL or BURST and what the rate makes since the link was idle.
+ *
+ * A packet that is larger than all the credit there can be passes when there is that much, and is
+ * paid for afterwards. The bucket starts with INITIAL bytes only: enough for a connection to begin,
+ * too little to show in an average.
  */
 #include "podmgr.h"
 
@@ -27,40 +33,57 @@
 	((__s64)((unsigned __int128)(BYTES) * (8 * NS_PER_SECOND * TICKS_PER_NS) / RATE))
 #define BURST_TICKS TICKS_OF(BURST)
 #define INITIAL_TICKS TICKS_OF(INITIAL)
+#define LARGER(A, B) ((A) > (B) ? (A) : (B))
+/* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
+#define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
+#define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)
+#define STALL_BYTES 32768
+#define NS_PER_MS 1000000LL
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
 _Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
 _Static_assert(BURST > 0 && BURST <= 100000000000ULL, "BURST is too small or too large");
 
+struct bucket {
+	struct link link;
+	__s64 refused_at; /* in ticks; written without a lock: only its order of magnitude counts */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct link);
+	__type(value, struct bucket);
 } podmgr_bucket SEC(".maps");
 
 SEC(PODMGR_SECTION)
 int podmgr_bandwidth(struct __sk_buff *skb)
 {
 	__u32 key = 0;
-	struct link *link = bpf_map_lookup_elem(&podmgr_bucket, &key);
+	struct bucket *bucket = bpf_map_lookup_elem(&podmgr_bucket, &key);
 	struct wire wire;
-	__s64 now, seen, from, ticks;
+	__s64 now, seen, from, ticks, most = BURST_TICKS, enough = BURST_TICKS;
 
-	if (!link || is_exempt(skb))
+	if (!bucket || is_exempt(skb))
 		return VERDICT_PASS;
 	wire = wire_of(skb);
 	ticks = sending_ticks(wire, RATE);
 	now = now_ticks();
-	seen = taken_until(link);
+	seen = taken_until(&bucket->link);
 	if (!seen) { /* the first packet of all */
 		seen = now - INITIAL_TICKS;
-		set_taken(link, seen);
+		set_taken(&bucket->link, seen);
 	}
-	from = seen < now - BURST_TICKS ? now - BURST_TICKS : seen;
-	if (from + ticks > now)
+	if (now - bucket->refused_at < 4 * STALL_TICKS) {
+		enough = MOST_TICKS;
+		most = MOST_TICKS + MOST_TICKS / 2;
+	}
+	from = seen < now - most ? now - most : seen;
+	if (from + (ticks < enough ? ticks : enough) > now) {
+		bucket->refused_at = now;
 		return count(wire, VERDICT_DROP);
-	take(link, seen, from, ticks);
+	}
+	take(&bucket->link, seen, from, ticks);
 	return count(wire, VERDICT_PASS);
 }
 

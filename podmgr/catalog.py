@@ -26,9 +26,12 @@ BUILT_IN_PROGRAMS = frozenset({"bandwidth", "loss", "edt"})
 
 DRAWS = 2**32  # values of a uniform 32-bit draw
 
-# Depth of a dropping bucket: less stalls TCP below its limit, more lets bursts through.
-_BURST_SECONDS = Fraction(1, 4)
-_BURST_FLOOR_BYTES = 128 * 1024
+# What passes at once after a pause, unless the rule says it: 100 kB take their time at any rate.
+_BURST_SECONDS = Fraction(1, 8)
+# What is given back of the time that TCP waits after a refusal: its shortest timeout and some, or what
+# it sends in one packet where that takes longer; and half of it more. bpf/bandwidth.bpf.c does so.
+_STALL_SECONDS = Fraction(1, 4)
+_STALL_FLOOR_BYTES = 32_768
 # What a new bucket holds: a connection's first packets, too little to show in an average.
 _INITIAL_SECONDS = Fraction(1, 10)
 _INITIAL_CEILING_BYTES = 16_000
@@ -146,10 +149,16 @@ def drop_threshold(rule: UniformLoss | ExponentialLoss) -> int:
 
 
 def burst_bytes(rule: Bandwidth) -> int:
-    """The bucket's depth: as written, or 250 ms of the rate and at least 128 KiB."""
+    """What passes at once after a pause: as written, or 125 ms of the rate and at least a full frame."""
     if rule.burst_bytes is not None:
         return rule.burst_bytes
-    return max(int(_BURST_SECONDS * rule.rate_bits_per_second / 8), _BURST_FLOOR_BYTES)
+    return max(int(_BURST_SECONDS * rule.rate_bits_per_second / 8), _FULL_FRAME_BYTES)
+
+
+def regained_bytes(rule: Bandwidth) -> int:
+    """What passes at once at most after TCP has waited because a packet of its own was refused."""
+    stall = max(int(_STALL_SECONDS * rule.rate_bits_per_second / 8), _STALL_FLOOR_BYTES)
+    return max(burst_bytes(rule), stall) * 3 // 2
 
 
 def initial_bytes(rule: Bandwidth) -> int:
@@ -204,6 +213,10 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                 ("burst", f"{burst:,} bytes = {burst * 8_000 / rate:,.6g} ms of the rate"),
                 ("starts with", f"{initial_bytes(rule):,} bytes"),
                 ("over the rate", "dropped"),
+                (
+                    "after a drop",
+                    f"up to {regained_bytes(rule):,} bytes of what the rate makes while TCP waits pass at once",
+                ),
             ]
 
 
@@ -214,9 +227,5 @@ def caveats(rule: Rule, hook: str) -> list[str]:
         lines.append(
             "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
             "sees congestion, sends the segment again and counts no retransmit"
-        )
-    if isinstance(rule, Bandwidth) and rule.burst_bytes is not None and rule.burst_bytes < 65_550:
-        lines.append(
-            f"burst={rule.burst_bytes}b is smaller than a 64 KiB GSO packet: TCP's larger packets never pass"
         )
     return lines

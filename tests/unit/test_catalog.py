@@ -19,6 +19,7 @@ from podmgr.catalog import (
     horizon_ns,
     initial_bytes,
     recipe,
+    regained_bytes,
 )
 from podmgr.grammar import parse_rule_option
 from podmgr.programs import shipped_folder
@@ -103,24 +104,36 @@ def test_exponential_never_drops_less_than_2_percent(threshold: Decimal) -> None
 @pytest.mark.parametrize(
     ("rate", "burst", "initial"),
     [
-        (8_000, 131_072, 1_514),
-        (121_120, 131_072, 1_514),
-        (1_000_000, 131_072, 12_500),
-        (4_194_304, 131_072, 16_000),
-        (4_194_336, 131_073, 16_000),
-        (10_000_000, 312_500, 16_000),
-        (1_000_000_000, 31_250_000, 16_000),
-        (400 * 10**9, 12_500_000_000, 16_000),
+        (8_000, 1_514, 1_514),
+        (96_896, 1_514, 1_514),
+        (121_120, 1_892, 1_514),
+        (1_000_000, 15_625, 12_500),
+        (10_000_000, 156_250, 16_000),
+        (1_000_000_000, 15_625_000, 16_000),
+        (400 * 10**9, 6_250_000_000, 16_000),
     ],
 )
-def test_bucket_holds_250_ms_of_the_rate_and_at_least_128_kib(rate: int, burst: int, initial: int) -> None:
+def test_bucket_holds_125_ms_of_the_rate_and_at_least_a_frame(rate: int, burst: int, initial: int) -> None:
     limit = Bandwidth(EGRESS, rate)
     assert (burst_bytes(limit), initial_bytes(limit)) == (burst, initial)
 
 
+@pytest.mark.parametrize(
+    ("rate", "burst", "regained"),
+    [
+        (100_000, None, 49_152),  # 32 KiB and half of it
+        (10_000_000, None, 468_750),  # 250 ms and half of it
+        (10_000_000, 64_000, 468_750),
+        (10_000_000, 1_000_000, 1_500_000),
+    ],
+)
+def test_what_a_wait_gives_back_is_at_least_tcps_timeout(rate: int, burst: int | None, regained: int) -> None:
+    assert regained_bytes(Bandwidth(EGRESS, rate, burst)) == regained
+
+
 @given(rates)
-def test_default_burst_is_a_quarter_of_a_second_of_bytes(rate: int) -> None:
-    assert burst_bytes(Bandwidth(EGRESS, rate)) == max(rate // 8 // 4, 128 * 1024)
+def test_default_burst_is_an_eighth_of_a_second_of_bytes(rate: int) -> None:
+    assert burst_bytes(Bandwidth(EGRESS, rate)) == max(rate // 8 // 8, 1_514)
 
 
 @given(rates, st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES))
@@ -142,7 +155,7 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
         (
             "bandwidth=10 mbps egress",
             "bandwidth",
-            {"RATE": "10000000ULL", "BURST": "312500ULL", "INITIAL": "16000ULL"},
+            {"RATE": "10000000ULL", "BURST": "156250ULL", "INITIAL": "16000ULL"},
         ),
         (
             "bandwidth=10 mbps egress burst=2kb",
@@ -210,9 +223,10 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             {
                 "rate": "10,000,000 bits/s = 1,250,000 bytes/s",
                 "counts": "bytes on the wire: 14 + the IP packet, for every segment of a GSO packet",
-                "burst": "312,500 bytes = 250 ms of the rate",
+                "burst": "156,250 bytes = 125 ms of the rate",
                 "starts with": "16,000 bytes",
                 "over the rate": "dropped",
+                "after a drop": "up to 468,750 bytes of what the rate makes while TCP waits pass at once",
             },
         ),
         (
@@ -273,8 +287,6 @@ def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
     [
         ("loss=uniform egress 2%", Hook.CGROUP, "not loss to TCP"),
         ("loss=exponential egress 400", Hook.CGROUP, "not loss to TCP"),
-        ("bandwidth=10 mbps egress burst=64kb", Hook.CGROUP, "TCP's larger packets never pass"),
-        ("bandwidth=10 mbps egress burst=65549b", Hook.TC, "TCP's larger packets never pass"),
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
