@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What every podmgr program shares: verdicts, the size of a packet on the wire, counters, and
  * whose packets a rule is about. For programs at either hook: SEC(PODMGR_SECTION).
@@ -45,6 +45,7 @@
 #define VERDICT_PASS TC_ACT_UNSPEC
 #define VERDICT_DROP TC_ACT_STOLEN
 #define LINK_HEADER_BYTES 0 /* skb->len has it */
+#define LINK_HEADER_IN_SKB 14
 #else
 /*
  * Verdicts of a cgroup_skb program. At egress, 0 would make the sender's sendto() fail with
@@ -55,6 +56,7 @@
 #define VERDICT_PASS 1
 #define VERDICT_DROP (DIRECTION_EGRESS ? 2 : 0)
 #define LINK_HEADER_BYTES 14
+#define LINK_HEADER_IN_SKB 0
 #endif
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
@@ -139,16 +141,27 @@ static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
 	return 40 + (data_offset >> 4) * 4;
 }
 
+/*
+ * A GSO packet that comes from a virtual machine does not say how many packets it is, only how large
+ * their payload is. At tc egress the kernel has made the sum, for the link header that the device has.
+ */
 static __always_inline struct wire wire_of(struct __sk_buff *skb)
 {
 	struct wire wire = { .packets = 1, .bytes = LINK_HEADER_BYTES + skb->len };
-	__u32 segments = skb->gso_segs;
+	__u32 segments = skb->gso_segs, payload = skb->gso_size;
 
-	if (segments > 1) {
+	if (segments > 1 || payload) {
+		__u32 headers = segment_header_bytes(skb);
+		__u32 first = LINK_HEADER_IN_SKB + headers;
+
+		if (!segments)
+			segments = skb->len > first ? (skb->len - first + payload - 1) / payload : 1;
 		wire.packets = segments;
-		wire.bytes += (segments - 1) *
-			      (ETHERNET_HEADER_BYTES + segment_header_bytes(skb));
+		wire.bytes += (segments - 1) * (ETHERNET_HEADER_BYTES + headers);
 	}
+#if PODMGR_TC && DIRECTION_EGRESS
+	wire.bytes = skb->wire_len;
+#endif
 	return wire;
 }
 

@@ -207,7 +207,7 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                     ("horizon", f"{horizon_ms:,.6g} ms: what would wait longer is dropped"),
                     ("ECN", "flows that understand it are marked when they wait half as long"),
                 ]
-            burst = burst_bytes(rule)
+            burst, regained = burst_bytes(rule), regained_bytes(rule)
             return [
                 *rows,
                 ("burst", f"{burst:,} bytes = {burst * 8_000 / rate:,.6g} ms of the rate"),
@@ -215,7 +215,7 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                 ("over the rate", "dropped"),
                 (
                     "after a drop",
-                    f"up to {regained_bytes(rule):,} bytes of what the rate makes while TCP waits pass at once",
+                    f"up to {regained:,} bytes of what the rate makes while TCP waits pass at once",
                 ),
             ]
 

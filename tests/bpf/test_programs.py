@@ -134,6 +134,6 @@ def test_programs_compile_by_hand(source: Path) -> None:
 def test_programs_carry_their_licence_and_say_what_they_do(source: Path) -> None:
     text = source.read_text()
     name = source.name.split(".")[0]
-    assert text.startswith("// SPDX-License-Identifier: GPL-2.0\n/*\n")
+    assert text.startswith("// SPDX-License-Identifier: GPL-2.0-only\n/*\n")
     assert f"/*\n * {name}: " in text
     assert text.count("SEC(") - text.count('SEC(".maps")') - text.count('SEC("license")') == 1

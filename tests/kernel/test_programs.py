@@ -20,6 +20,8 @@ from podmgr.rules import Bandwidth
 from podmgr.settings import Settings
 from tests.kernel.conftest import run
 
+GSO_SIZE_AT = 176  # in struct __sk_buff, linux/bpf.h
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -27,11 +29,15 @@ class Loaded:
 
     pin: str
 
-    def test(self, packet: bytes, folder: Path, *, repeat: int = 1) -> int:
+    def test(self, packet: bytes, folder: Path, *, repeat: int = 1, gso_size: int = 0) -> int:
         """The verdict on a packet, the last of `repeat` runs."""
         data = folder / "packet"
         data.write_bytes(packet)
         argv = ["bpftool", "-j", "prog", "run", "pinned", self.pin, "data_in", str(data)]
+        if gso_size:
+            context = folder / "context"
+            context.write_bytes(bytes(GSO_SIZE_AT) + struct.pack("=I", gso_size))
+            argv += ["ctx_in", str(context)]
         return int(json.loads(run(*argv, "repeat", str(repeat)))["retval"])
 
     def counters(self) -> bpf_syscall.Counters:
@@ -103,10 +109,28 @@ def test_a_bucket_passes_what_it_starts_with_and_then_the_rate(load: Load, tmp_p
     assert program.counters().passed_packets in (1514 // len(UDP), 1514 // len(UDP) + 1)
 
 
-def test_a_bucket_never_passes_a_packet_that_is_larger_than_it(load: Load, tmp_path: Path) -> None:
-    program = load("bandwidth=400 gbps egress burst=1514b")
-    assert program.test(UDP + bytes(1514), tmp_path, repeat=100) == 2
+def test_a_packet_larger_than_the_bucket_passes_when_it_is_full_and_is_paid_for_afterwards(
+    load: Load, tmp_path: Path
+) -> None:
+    program = load("bandwidth=100 kbps egress burst=1514b")
+    large = UDP + bytes(3000 - len(UDP))  # 0.24 s of the rate, 0.12 of them saved up
+    assert program.test(large, tmp_path) == 1
+    assert program.test(UDP, tmp_path) == 2
+    time.sleep(0.3)
     assert program.test(UDP, tmp_path) == 1
+
+
+def test_a_gso_packet_that_does_not_say_how_many_it_is_counts_as_its_segments(
+    load: Load, tmp_path: Path
+) -> None:
+    """As a virtual machine sends it: gso_segs 0, and the size of a segment's payload."""
+    program = load("loss=uniform egress 0% hook=cgroup")
+    ip = b"\x45" + bytes(7) + b"\x40\x06" + bytes(10)
+    tcp = bytes(12) + b"\x50" + bytes(7)
+    header = UDP[:14] + ip + tcp
+    program.test(header + bytes(2000), tmp_path, gso_size=900)
+    counters = program.counters()
+    assert (counters.passed_packets, counters.passed_bytes) == (3, len(header) + 2000 + 2 * (14 + 40))
 
 
 @pytest.mark.parametrize("rate", ["3 mbps", "7 mbps", "11 mbps", "4.29 gbps", "5 gbps", "400 gbps"])
