@@ -22,7 +22,7 @@ LAYERS = [
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "clang", "elf", "ledger", "manifests", "objects", "pins"}
     | {"probe", "vetting", "vmlinux", "kubeconfig", "journal", "systemd", "netlink"},
-    {"kube"},
+    {"kube", "verdicts"},
     {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},
     {"netns", "build"},
     {"actual", "network", "qdiscs", "throwaway"},
