@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from podmgr import bpf_syscall, cgroups, ledger, pins
+from podmgr import bpf_syscall, cgroups, ledger, others, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, unknown_pins
 from podmgr.actuator import Actuator, Failures
 from podmgr.bpf_syscall import Counters
@@ -26,7 +26,7 @@ from podmgr.network import Networks
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan
 from podmgr.proc import Runner, uninterrupted
-from podmgr.rules import Direction
+from podmgr.rules import Direction, Hook
 from podmgr.settings import Settings
 
 if TYPE_CHECKING:  # `list` and `clean` need no programs, and start 10 ms sooner without
@@ -113,6 +113,7 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
         store = ObjectStore(settings.state_dir)
         desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
         desired.require_fq()
+        _require_none_lifted(desired)
         gone = set(_without_cgroup(rows))
         actual = _actual(desired, sight, [row for row in rows if row not in gone])
         plan = make_plan(desired.rows, actual)
@@ -221,6 +222,7 @@ class _Transaction:
         self._remove(_without_cgroup(self.rows))
         objects = self._build(desired)
         desired.settle({digest: stored.hook for digest, stored in objects.items()})
+        _require_none_lifted(desired)
         actual = _actual(desired, self._sight, self.rows)
         plan = make_plan(desired.rows, actual)
         half_there = self._keep(plan, desired, frozenset(actual))
@@ -369,6 +371,19 @@ def _actual(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list[
     desired.require_one_cgroup_each([*rows, *unknown])
     ids = desired.cgroup_ids
     return [row for row in (*unknown, *healthy) if row.cgroup_id in ids]
+
+
+def _require_none_lifted(desired: Desired) -> None:
+    """Fail what would switch off a program of others, before anything is attached."""
+    found: dict[tuple[int, Direction], others.Holder | None] = {}
+    for row in desired.rows:
+        place = (row.cgroup_id, row.direction)
+        if row.hook != Hook.CGROUP:
+            continue
+        if place not in found:
+            found[place] = others.would_be_lifted(cgroup_of(row), row.direction)
+        if holder := found[place]:
+            desired.fail(row.cgroup_id, row.rule, others.refusal(row.rule, cgroup_of(row), holder))
 
 
 def _require_sight(settings: Settings) -> None:

@@ -25,7 +25,7 @@ LAYERS = [
     {"kube", "verdicts"},
     {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},
     {"netns", "build"},
-    {"actual", "network", "qdiscs", "throwaway"},
+    {"actual", "network", "others", "qdiscs", "throwaway"},
     {"filters"},
     {"actuator"},
     {"desired"},
