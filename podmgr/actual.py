@@ -141,13 +141,17 @@ class Sight:
     ) -> list[Attachment]:
         """These programs, wherever a filter runs one of them."""
         links: dict[int, list[Link]] = {}
+        priorities: dict[int, int] = {}
         for namespace in self.namespaces.all() if orphans else []:
             with suppress(PodmgrError):  # anybody may make one, and it may vanish
                 for place, item in self._all_filters(namespace):
                     if item.program_id is not None and item.program_id in orphans:
                         links.setdefault(item.program_id, []).append(place)
+                        priorities[item.program_id] = item.priority
         return [
-            _unknown_at_tc(key, orphans[key], tuple(sorted(set(places))), near)
+            _unknown_at_tc(key, orphans[key], tuple(sorted(set(places))), near)._replace(
+                priority=priorities[key]
+            )
             for key, places in links.items()
         ]
 

@@ -51,6 +51,7 @@ class Attachment(NamedTuple):
     `object_digest` the object file. `target` is what the user calls it. An attachment whose
     `rule` is "" was found by its pin alone: the ledger does not know it. With `is_scoped`
     the interfaces are also others', and the program is told whose packets it may touch.
+    `priority` is its place in the chain of filters there.
     """
 
     target: str
@@ -68,11 +69,12 @@ class Attachment(NamedTuple):
     program_id: int | None = None
     links: tuple[Link, ...] = ()
     is_scoped: bool = False
+    priority: int = 0
 
     @property
     def identity(self) -> Slot:
         """Equal for the same rule with the same program in the same place."""
-        return (self.cgroup_id, self.digest, self.direction, self.links)
+        return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
 
     @property
     def holder(self) -> str:

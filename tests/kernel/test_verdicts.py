@@ -10,11 +10,12 @@ import pytest
 from podmgr import bpftool, pins, proc
 from podmgr.build import SpecMaker, compile_spec
 from podmgr.grammar import parse_rule_option
+from podmgr.reconcile import Action, clean
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
-from tests.kernel.conftest import counters, run, under
-from tests.kernel.network import Place, datagrams
+from tests.kernel.conftest import applied, assert_nothing_left, counters, run, under
+from tests.kernel.network import Place, datagrams, programs
 
 UNSPEC, DROPS = 0xFFFFFFFF, (2, 4, 8)  # SHOT, STOLEN, TRAP
 ALL = (-1, *range(10), 255, 0x7FFFFFFF)
@@ -107,3 +108,17 @@ def test_limit_behind_holds(pod: Pod, folder: Settings, direction: str) -> None:
 def test_redirect_is_a_pass(pod: Pod, folder: Settings) -> None:
     with under(folder, pod.cgroup, "ebpf-limit=redirect egress -DVERDICT=7", "loss=uniform egress 0%"):
         assert _arrive(pod, "egress") == 200
+
+
+def test_two_programs_stand_in_the_order_written(pod: Pod, folder: Settings) -> None:
+    """However often they are applied, and whichever was there first."""
+    texts = [rule(1), rule(3)]
+    for order in (texts, texts[::-1], texts[1:], texts):
+        outcomes = applied(folder, pod.cgroup, *order)
+        assert [outcome.error for outcome in outcomes if outcome.error] == []
+        ids = {outcome.rule: outcome.program_id for outcome in outcomes if outcome.action != "detached"}
+        assert programs(pod.pid) == [ids[str(parse_rule_option(text)[0])] for text in order]
+        again = applied(folder, pod.cgroup, *order)
+        assert {outcome.action for outcome in again} == {Action.UNCHANGED}
+    clean(None, folder, runner=proc.run)
+    assert_nothing_left(folder)
