@@ -15,7 +15,7 @@ from podmgr.pins import Pin
 from podmgr.plan import Attachment, Link
 from podmgr.rules import Direction, Hook
 from podmgr.settings import Settings
-from podmgr.tc import Filter
+from podmgr.tc import Filter, Traffic
 
 _Side = tuple[int, Direction]
 _OnCgroup = tuple[int, Direction, int | None]
@@ -61,12 +61,14 @@ class Sight:
         self.namespaces = namespaces
         self._filters: dict[int, dict[_Side, list[Filter]]] = {}
         self._indexes: dict[int, set[int]] = {}
+        self._traffic: dict[int, Mapping[_Side, Traffic]] = {}
 
     def forget(self, namespaces: Iterable[int]) -> None:
         """Something was changed there."""
         for namespace in namespaces:
             self._filters.pop(namespace, None)
             self._indexes.pop(namespace, None)
+            self._traffic.pop(namespace, None)
 
     def attached(self, rows: Sequence[Attachment]) -> list[Attachment]:
         """The rows whose program the kernel has on the row's cgroup, or on its interfaces.
@@ -94,6 +96,19 @@ class Sight:
             for item in self._filters[link.namespace][link.index, link.side]
             if item.program_id is not None and item.program_id == row.program_id
         ]
+
+    def traffic(self, row: Attachment) -> Traffic | None:
+        """What the row's interfaces have counted on their sides; None if they cannot be looked at."""
+        found = []
+        for link in row.links:
+            if link.namespace not in self._traffic:
+                control = self.namespaces.traffic_control(link.namespace, cgroup_of(row))
+                self._traffic[link.namespace] = control.traffic() if control else {}
+            counted = self._traffic[link.namespace].get((link.index, link.side))
+            if counted is not None:
+                found.append(counted)
+        packets, size = (sum(numbers) for numbers in zip(*found, strict=True)) if found else (0, 0)
+        return Traffic(packets, size) if found else None
 
     def healthy_near(self, rows: Sequence[Attachment], near: Mapping[str, Cgroup]) -> list[Attachment]:
         """The healthy rows of these cgroups, and of their owners."""
@@ -141,13 +156,17 @@ class Sight:
     ) -> list[Attachment]:
         """These programs, wherever a filter runs one of them."""
         links: dict[int, list[Link]] = {}
+        priorities: dict[int, int] = {}
         for namespace in self.namespaces.all() if orphans else []:
             with suppress(PodmgrError):  # anybody may make one, and it may vanish
                 for place, item in self._all_filters(namespace):
                     if item.program_id is not None and item.program_id in orphans:
                         links.setdefault(item.program_id, []).append(place)
+                        priorities[item.program_id] = item.priority
         return [
-            _unknown_at_tc(key, orphans[key], tuple(sorted(set(places))), near)
+            _unknown_at_tc(key, orphans[key], tuple(sorted(set(places))), near)._replace(
+                priority=priorities[key]
+            )
             for key, places in links.items()
         ]
 

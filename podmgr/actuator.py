@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr import bpf_syscall, bpftool, cgroups, elf, pins
+from podmgr import bpf_syscall, bpftool, cgroups, elf, others, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, pinned_id
 from podmgr.errors import PodmgrError, ToolTimeoutError
 from podmgr.filters import Filters
@@ -137,6 +137,19 @@ class Actuator(NamedTuple):
         return [(row, complaints.get(row) or _not_there(row)) for row in failed]
 
     def _attach(self, rows: Sequence[Attachment]) -> Failures:
+        """Those that take the place of another's program fail, and are for the caller to remove."""
+        places = {(cgroup_of(row), row.direction) for row in rows}
+        acting = {place: others.effective(*place) for place in places}
+        failures = self._attach_to_cgroups(rows)
+        lifted = {place: others.lifted(before, *place) for place, before in acting.items()}
+        known = {row.identity for row, _ in failures}
+        for row in rows:
+            holder = lifted[cgroup_of(row), row.direction]
+            if holder is not None and row.identity not in known:
+                failures.append((row, others.refusal(row.rule, cgroup_of(row), holder)))
+        return failures
+
+    def _attach_to_cgroups(self, rows: Sequence[Attachment]) -> Failures:
         with ExitStack() as stack:
             bpffs = self._open_bpffs(stack)
             handles = _open_cgroups(rows, stack)

@@ -16,7 +16,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError, printable
 from podmgr.refusals import failed
 from podmgr.rules import Direction
 
@@ -35,15 +35,20 @@ _SYSCALL_NUMBERS = {
 _MAP_LOOKUP_ELEM = 1
 _OBJ_GET = 7
 _OBJ_GET_INFO_BY_FD = 15
+_PROG_GET_FD_BY_ID = 13
 _PROG_QUERY = 16
 _ATTACH_TYPES = {Direction.INGRESS: 0, Direction.EGRESS: 1}
 
+BPF_F_ALLOW_OVERRIDE = 1
 BPF_F_ALLOW_MULTI = 2
+_BPF_F_QUERY_EFFECTIVE = 1
 MAX_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS: what a cgroup and a direction can hold
+_MOST_EFFECTIVE = 64 * MAX_PROGRAMS
 
 _ATTR_BYTES = 64
 _Attr = ctypes.c_char * _ATTR_BYTES
 _PROG_INFO_BYTES = 8  # struct bpf_prog_info begins with u32 type, u32 id
+_PROG_NAME = slice(64, 80)
 _MAP_INFO_BYTES = 24  # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags
 _BPF_MAP_TYPE_PERCPU_ARRAY = 6
 _COUNTERS = struct.Struct("=4Q")
@@ -76,16 +81,49 @@ def attached_programs(cgroup_fd: int, direction: Direction) -> AttachedPrograms:
 
     Raises PermissionDeniedError without the right to look (CAP_NET_ADMIN).
     """
-    room = MAX_PROGRAMS
+    return _query(cgroup_fd, direction, 0, MAX_PROGRAMS)
+
+
+def effective_programs(cgroup_fd: int, direction: Direction) -> tuple[int, ...]:
+    """The programs that see the cgroup's packets: its own, and those of ancestors that act on it.
+
+    Raises PermissionDeniedError without the right to look.
+    """
+    return _query(cgroup_fd, direction, _BPF_F_QUERY_EFFECTIVE, _MOST_EFFECTIVE).program_ids
+
+
+def _query(cgroup_fd: int, direction: Direction, query_flags: int, room: int) -> AttachedPrograms:
     ids = (ctypes.c_uint32 * room)()
     attr = bytearray(_ATTR_BYTES)
     # target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt
     struct.pack_into(
-        "=IIIIQI", attr, 0, cgroup_fd, _ATTACH_TYPES[direction], 0, 0, ctypes.addressof(ids), room
+        "=IIIIQI",
+        attr,
+        0,
+        cgroup_fd,
+        _ATTACH_TYPES[direction],
+        query_flags,
+        0,
+        ctypes.addressof(ids),
+        room,
     )
     _bpf(_PROG_QUERY, attr, "look at a cgroup's programs")
     flags, _, count = struct.unpack_from("=IQI", attr, 12)
     return AttachedPrograms(tuple(ids[:count]), flags)
+
+
+def program_name(program_id: int) -> str:
+    """What a loaded program's author calls it, as far as the kernel keeps it; "" if it cannot be told."""
+    attr = bytearray(_ATTR_BYTES)
+    struct.pack_into("=I", attr, 0, program_id)
+    try:
+        fd = _bpf(_PROG_GET_FD_BY_ID, attr, "look at a program")
+    except PodmgrError:
+        return ""
+    try:
+        return printable(_info(fd, _PROG_NAME.stop)[_PROG_NAME].partition(b"\0")[0].decode(errors="replace"))
+    finally:
+        os.close(fd)
 
 
 def open_pin(pin: str | Path) -> int:

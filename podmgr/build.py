@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from podmgr import clang, elf, proc, programs, vmlinux
+from podmgr import clang, elf, proc, programs, verdicts, vmlinux
 from podmgr.bpf_syscall import possible_cpus
 from podmgr.catalog import recipe
 from podmgr.errors import PodmgrError
@@ -88,7 +88,10 @@ def compile_spec(
         content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
         info = _inspected(spec, content, max_map_bytes)
     elf.check_direction(info, spec.direction, name=name)
-    return Compiled(elf.without_others(content, info.section), info)
+    content = elf.without_others(content, info.section)
+    if info.hook == Hook.TC and not source.is_own:
+        content = verdicts.passing_on(content, info, name=name)
+    return Compiled(content, info)
 
 
 def _inspected(spec: ProgramSpec, content: bytes, max_map_bytes: int) -> elf.ObjectInfo:

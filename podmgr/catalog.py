@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
 
 
 # Where several programs of one hook see a packet. What delays comes behind all that drops.
-_LOSS, _CUSTOM, _BANDWIDTH, DELAYING = range(4)
+_LOSS, CUSTOM, _BANDWIDTH, DELAYING = range(4)
 
 
 def recipe(rule: Rule) -> Recipe:
@@ -70,7 +70,7 @@ def _recipe(rule: Rule) -> Recipe:
         case Custom(name="edt"):
             return Recipe(rule.name, rule.macros, DELAYING, needs_fq=True)
         case Custom():
-            return Recipe(rule.name, tuple((name, _in_c(value)) for name, value in rule.macros), _CUSTOM)
+            return Recipe(rule.name, tuple((name, _in_c(value)) for name, value in rule.macros), CUSTOM)
         case Bandwidth(algorithm=Algorithm.EDT):
             delay = (("HORIZON", f"{horizon_ns(rule)}ULL"), ("RATE", f"{rule.rate_bits_per_second}ULL"))
             return Recipe("edt", delay, DELAYING, needs_fq=True)

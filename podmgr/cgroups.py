@@ -175,6 +175,17 @@ def ancestors(root: Path, cgroup: Cgroup) -> list[Cgroup]:
     return [Cgroup(path, path.stat().st_ino) for path in above]
 
 
+def above(cgroup: Cgroup) -> list[Cgroup]:
+    """All cgroups above that are to be seen, nearest first, also beyond the configured root."""
+    found = []
+    for path in cgroup.path.parents:
+        if not (path / "cgroup.procs").exists():
+            break
+        with suppress(OSError):
+            found.append(Cgroup(path, path.stat().st_ino))
+    return found
+
+
 def walk(root: Path) -> Iterator[Cgroup]:
     """Every cgroup below `root`, and the root itself. Those that vanish meanwhile are left out."""
     for folder in _folders(root):

@@ -133,6 +133,14 @@ StandardAnnotations = Annotated[
         help="Also read kubernetes.io/ingress-bandwidth and egress-bandwidth of pods; all else beats them.",
     ),
 ]
+Settle = Annotated[
+    str,
+    typer.Option(
+        "--settle",
+        metavar="DURATION",
+        help="Look again after so long, for rules that are attached while packets pass them by.",
+    ),
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
 
 
@@ -197,6 +205,7 @@ def apply(
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for pods to start.")
     ] = "30s",
+    settle: Settle = "0s",
     kubeconfig: Kubeconfig = None,
     kube_context: KubeContext = None,
     node_name: NodeName = None,
@@ -218,6 +227,7 @@ def apply(
     from podmgr.targets import Scope, read
 
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
+    settle_seconds = _seconds(settle)
     cli_rules = _parse_rules(rule)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename:
@@ -259,6 +269,9 @@ def apply(
         )
         for line in reconcile.remarks(outcomes):
             _report(f"note: {line}")
+        if settle_seconds:
+            for line in reconcile.bypassed(outcomes, settings, settle_seconds):
+                _report(f"warning: {line}")
     _print_outcomes(outcomes, output, dry_run=dry_run)
     return reconcile.exit_code(outcomes)
 
@@ -276,6 +289,7 @@ def list_(
     kubeconfig: Kubeconfig = None,
     kube_context: KubeContext = None,
     output: Output = Format.TABLE,
+    settle: Settle = "0s",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, with rates, until Ctrl-C.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
@@ -295,7 +309,7 @@ def list_(
             raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
         live.watch(settings, output)
         return EXIT_DONE
-    observed, unknown = reconcile.observe(settings)
+    observed, unknown = reconcile.settled(settings, _seconds(settle))
     rows = [item.attachment for item in observed]
     selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     if selection is not None:

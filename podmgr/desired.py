@@ -12,10 +12,11 @@ from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
 from podmgr.catalog import chosen_hook, recipe
 from podmgr.errors import PodmgrError
+from podmgr.filters import priority
 from podmgr.grammar import parse_rule_option
 from podmgr.network import Networks, Placement
 from podmgr.plan import Attachment, Slot, Target, slot_of
-from podmgr.rules import Hook, Rule, collision_key, succession_key
+from podmgr.rules import Custom, Hook, Rule, collision_key, succession_key
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
@@ -59,6 +60,7 @@ class Desired:
         self._failed_rules: dict[tuple[int, str], PodmgrError] = {}
         self._failed_slots: set[tuple[Slot, str]] = set()
         self._left_alone: set[Slot] = set()
+        self._priorities: dict[tuple[int, str], int] = {}
         for wish in wishes:
             other = self.wishes.setdefault(wish.target.cgroup.id, wish)
             if other.target != wish.target:
@@ -79,6 +81,7 @@ class Desired:
                 for row in present.get(cgroup_id, ())
                 if row.source == CLI and row.rule
             }
+            self._number(cgroup_id, rules)
             for sourced in sorted(rules, key=lambda sourced: recipe(sourced.rule).order):
                 if wish.is_standing and sourced.source == CLI:
                     self._leave_alone(theirs[sourced.rule], sourced.rule, maker)
@@ -87,6 +90,23 @@ class Desired:
                     self._want(wish.target, sourced, maker)
                 except PodmgrError as error:
                     self.fail(cgroup_id, str(sourced.rule), error)
+
+    def _number(self, cgroup_id: int, rules: Sequence[SourcedRule]) -> None:
+        """The place of each rule among the filters of an interface: custom programs in the order written."""
+        custom = [sourced for sourced in rules if isinstance(sourced.rule, Custom)]
+        for sourced in rules:
+            position = custom.index(sourced) if sourced in custom else 0
+            self._priorities[cgroup_id, str(sourced.rule)] = priority(
+                sourced.rule, is_enforced=sourced.is_enforced, position=position
+            )
+
+    def _at(self, row: Attachment, place: Placement) -> Attachment:
+        return row._replace(
+            hook=place.hook.value,
+            links=place.links,
+            is_scoped=place.is_scoped,
+            priority=self._priorities[row.cgroup_id, row.rule] if place.links else 0,
+        )
 
     def _want(self, target: Target, sourced: SourcedRule, maker: SpecMaker) -> None:
         """The rule as a row and a spec. A custom program's place is known when it is compiled."""
@@ -100,7 +120,7 @@ class Desired:
             is_scoped=place.is_scoped if place else target.counts_loopback,
         )
         self.specs[spec.digest] = spec
-        row = _wanted_row(target, sourced, spec, place or _AT_CGROUP)
+        row = self._at(_wanted_row(target, sourced, spec), place or _AT_CGROUP)
         ledger.require_readable(row)
         self._rows[target.cgroup.id].append(row)
 
@@ -135,7 +155,7 @@ class Desired:
                             f"'{rule}' is for the cgroup hook, which knows no interfaces",
                             tip='leave interface= out, or use SEC("tc")',
                         )
-                    rows[number] = _placed(row, self._place(self.wishes[cgroup_id].target, rule, hook))
+                    rows[number] = self._at(row, self._place(self.wishes[cgroup_id].target, rule, hook))
                 except PodmgrError as error:
                     self.fail(cgroup_id, row.rule, error)
 
@@ -275,7 +295,7 @@ def _lacks_fq(rule: str, lacking: Mapping[str, str]) -> PodmgrError:
     )
 
 
-def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec, place: Placement) -> Attachment:
+def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Attachment:
     return Attachment(
         target=target.name,
         owner=target.owner,
@@ -284,15 +304,9 @@ def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec, place: 
         rule=str(sourced.rule),
         kind=sourced.rule.kind,
         direction=sourced.rule.direction,
-        hook=place.hook.value,
+        hook=_AT_CGROUP.hook.value,
         source=sourced.source,
         digest=spec.rule_digest,
         object_digest=spec.digest,
         pod=target.pod,
-        links=place.links,
-        is_scoped=place.is_scoped,
     )
-
-
-def _placed(row: Attachment, place: Placement) -> Attachment:
-    return row._replace(hook=place.hook.value, links=place.links, is_scoped=place.is_scoped)

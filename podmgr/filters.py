@@ -14,22 +14,37 @@ from typing import NamedTuple
 
 from podmgr import pins, qdiscs
 from podmgr.actual import Sight, cgroup_of, pin_of
-from podmgr.catalog import DELAYING, recipe
+from podmgr.catalog import CUSTOM, DELAYING, recipe
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.netlink import RefusedError
 from podmgr.pins import Mark
 from podmgr.plan import Attachment, Link
 from podmgr.proc import uninterrupted
-from podmgr.rules import Direction
+from podmgr.rules import Direction, Rule
 from podmgr.settings import Settings
 from podmgr.tc import Filter, Qdisc, TrafficControl
 
 # Behind filters that were given a small number to be first, before those that the kernel numbers.
-FIRST_PRIORITY = 100
-_DELAYING_PRIORITY = FIRST_PRIORITY + DELAYING
+# What is enforced comes before all else; but what delays is last of all, so that nobody behind it
+# takes its departure times back.
+_ENFORCED, _OTHERS = 50, 100
+_MOST_CUSTOM = 46  # further ones share the last place
+_DELAYING_PRIORITIES = {False: 148, True: 149}  # by whether it is enforced
+_PRIORITIES = range(_ENFORCED, 150)
 
 Complaints = dict[Attachment, PodmgrError]
+
+
+def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
+    """Where in the chain a rule's program stands; `position` is that among its target's custom programs."""
+    order = recipe(rule).order
+    if order == DELAYING:
+        return _DELAYING_PRIORITIES[is_enforced]
+    base = _ENFORCED if is_enforced else _OTHERS
+    if order < CUSTOM:
+        return base + order
+    return base + CUSTOM + (min(position, _MOST_CUSTOM - 1) if order == CUSTOM else _MOST_CUSTOM)
 
 
 class Filters(NamedTuple):
@@ -161,12 +176,12 @@ def _unmake(marks: Sequence[Mark], control: TrafficControl) -> set[Mark]:
 
 def _is_of_podmgr(item: Filter, kind: str) -> bool:
     """Whether a filter is one of podmgr's that needs a qdisc of that kind."""
-    priorities = [_DELAYING_PRIORITY] if kind == qdiscs.FQ else range(FIRST_PRIORITY, _DELAYING_PRIORITY + 1)
+    priorities = _DELAYING_PRIORITIES.values() if kind == qdiscs.FQ else _PRIORITIES
     return item.priority in priorities and item.handle == item.program_id
 
 
 def _priority(row: Attachment) -> int:
-    return FIRST_PRIORITY + recipe(parse_rule_option(row.rule)[0]).order
+    return row.priority or priority(parse_rule_option(row.rule)[0])
 
 
 def _needs_fq(row: Attachment) -> bool:

@@ -33,7 +33,8 @@ _STAGING = "ledger.json.new"
 _LOCK = "lock"
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_TYPES = {"cgroup_id": int, "links": tuple, "is_scoped": bool}  # all others are text
+_NUMBERS = ("cgroup_id", "priority", "links_packets", "links_bytes")
+_TYPES = {"links": tuple, "is_scoped": bool} | dict.fromkeys(_NUMBERS, int)  # all others are text
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -113,9 +113,7 @@ class _Attachments(Collector):
             observed = observe(self._settings)[0]
         except PodmgrError:
             return  # no figure rather than a wrong one
-        counts = Counter(
-            (item.attachment.kind, "active" if item.is_active else "missing") for item in observed
-        )
+        counts = Counter((item.attachment.kind, item.state) for item in observed)
         for labels, count in counts.items():
             attachments.add_metric(labels, count)
         for item in observed:

@@ -51,6 +51,8 @@ class Attachment(NamedTuple):
     `object_digest` the object file. `target` is what the user calls it. An attachment whose
     `rule` is "" was found by its pin alone: the ledger does not know it. With `is_scoped`
     the interfaces are also others', and the program is told whose packets it may touch.
+    `priority` is its place in the chain of filters there, `links_packets` and `links_bytes` what
+    the interfaces had counted when it was attached (-1: not known).
     """
 
     target: str
@@ -68,11 +70,14 @@ class Attachment(NamedTuple):
     program_id: int | None = None
     links: tuple[Link, ...] = ()
     is_scoped: bool = False
+    priority: int = 0
+    links_packets: int = -1
+    links_bytes: int = -1
 
     @property
     def identity(self) -> Slot:
         """Equal for the same rule with the same program in the same place."""
-        return (self.cgroup_id, self.digest, self.direction, self.links)
+        return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
 
     @property
     def holder(self) -> str:
@@ -117,6 +122,8 @@ def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Pla
             row._replace(
                 owner=have[identity].owner,  # where its pin is, whatever the target is called now
                 program_id=have[identity].program_id,
+                links_packets=have[identity].links_packets,
+                links_bytes=have[identity].links_bytes,
             )
             for identity, row in want.items()
             if identity in have

@@ -20,9 +20,9 @@ from podmgr.desired import Wish
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.journal import Journal
 from podmgr.ledger import DamagedLedgerError
-from podmgr.plan import Attachment, PodRef, Selection, Target
+from podmgr.plan import Attachment, PodRef, Selection, Slot, Target
 from podmgr.proc import Runner
-from podmgr.reconcile import Action, Outcome
+from podmgr.reconcile import Action, Observed, Outcome
 from podmgr.settings import Settings
 
 MOST_LINES = 10  # of one pod and kind, in the log and in an Event
@@ -86,6 +86,8 @@ class PodSync:
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._is_disturbed = False
+        self._observed: list[Observed] = []
+        self._bypassed: set[Slot] = set()
 
     def was_disturbed(self) -> bool:
         """Whether another podmgr has changed something since this was last asked."""
@@ -145,6 +147,31 @@ class PodSync:
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
+
+    def look_for_bypassed(self) -> None:
+        """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
+        try:
+            observed = reconcile.observe(self._settings)[0]
+        except PodmgrError:
+            return  # what cannot be looked at is told elsewhere
+        before = {item.attachment.identity: item.counters for item in self._observed}
+        now = reconcile.since(self._observed, observed)
+        self._observed = observed
+        for item in now:
+            if not item.is_bypassed:
+                continue
+            row = item.attachment
+            if row.pod is None or row.identity in self._bypassed:
+                continue
+            line = reconcile.bypassed_text(item)
+            self._journal.warning(line, **_names(row.pod))
+            self._announce(row.pod, "RuleBypassed", line, is_warning=True)
+            self._bypassed.add(row.identity)
+        self._bypassed &= {  # until it sees packets again, or is gone
+            item.attachment.identity
+            for item in now
+            if item.is_bypassed or item.counters == before.get(item.attachment.identity)
+        }
 
     def remove_all(self) -> list[Outcome]:
         """Take from all pods what they have, but for what the command line put there."""

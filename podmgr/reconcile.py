@@ -9,12 +9,13 @@ same target, finds and finishes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from podmgr import bpf_syscall, cgroups, ledger, pins
+from podmgr import bpf_syscall, cgroups, ledger, others, pins
 from podmgr.actual import Sight, cgroup_of, pin_of, unknown_pins
 from podmgr.actuator import Actuator, Failures
 from podmgr.bpf_syscall import Counters
@@ -26,11 +27,17 @@ from podmgr.network import Networks
 from podmgr.objects import ObjectStore, StoredObject
 from podmgr.plan import Attachment, Plan, PodRef, Selection, make_plan
 from podmgr.proc import Runner, uninterrupted
-from podmgr.rules import Direction
+from podmgr.rules import Custom, Direction, Hook
 from podmgr.settings import Settings
+from podmgr.tc import Traffic
 
 if TYPE_CHECKING:  # `list` and `clean` need no programs, and start 10 ms sooner without
     from podmgr.desired import Desired, Wish
+
+# Of so many packets a program which counts them all must have seen one in so many; a few, such as
+# neighbour discovery of a new interface, it may have seen before others came in between.
+_MANY_PACKETS = _ONE_IN = 20
+_SMALL_BYTES = 60
 
 Report = Callable[[str], None]  # takes one line for the user, beside the results
 
@@ -74,6 +81,13 @@ class Observed(NamedTuple):
     attachment: Attachment
     is_active: bool
     counters: Counters | None
+    traffic: Traffic | None = None
+    is_bypassed: bool = False
+
+    @property
+    def state(self) -> str:
+        """As `list` calls it, in every format."""
+        return "bypassed" if self.is_bypassed else "active" if self.is_active else "missing"
 
 
 def observe(settings: Settings) -> tuple[list[Observed], int]:
@@ -87,13 +101,85 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
     rows = recorded(settings)
     observed = []
     with Namespaces() as namespaces:
-        attached = set(Sight(settings, namespaces).attached(rows))
+        sight = Sight(settings, namespaces)
+        attached = set(sight.attached(rows))
+        traffic = {row: sight.traffic(row) for row in attached if _sees_all(row)}
     for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
         active = row in attached
         counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
-        observed.append(Observed(row, active, counters))
+        item = Observed(row, active, counters, traffic.get(row))
+        observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown
+
+
+def since(before: Iterable[Observed], now: Iterable[Observed]) -> list[Observed]:
+    """What was observed later, bypassed if between the two a program saw nothing of what passed."""
+    known = {item.attachment.identity: item for item in before}
+    result = []
+    for item in now:
+        earlier = known.get(item.attachment.identity)
+        if earlier and earlier.attachment.program_id == item.attachment.program_id:
+            item = item._replace(is_bypassed=item.is_bypassed or _is_bypassed(item, earlier))
+        result.append(item)
+    return result
+
+
+def settled(settings: Settings, seconds: float) -> tuple[list[Observed], int]:
+    """As `observe`, after a second look so much later; 0: one look alone."""
+    before, unknown = observe(settings)
+    if not seconds:
+        return before, unknown
+    time.sleep(seconds)
+    now, unknown = observe(settings)
+    return since(before, now), unknown
+
+
+def bypassed(outcomes: Iterable[Outcome], settings: Settings, seconds: float) -> list[str]:
+    """After so long, a line for each rule of these that is attached while packets pass it by."""
+    ids = {outcome.program_id for outcome in outcomes if outcome.action is not Action.DETACHED}
+    observed, _ = settled(settings, seconds)
+    return [
+        f"{item.attachment.target}: {bypassed_text(item)}"
+        for item in observed
+        if item.is_bypassed and item.attachment.program_id in ids
+    ]
+
+
+def bypassed_text(item: Observed) -> str:
+    """What there is to say of a program that nothing reaches."""
+    row = item.attachment
+    link = row.links[0]
+    return (
+        f"'{row.rule}' is attached, but packets pass it by: {link.name} counts them, its program does not; "
+        f"a filter or a tcx program before it ends the chain (tc filter show dev {link.name} {link.side}, "
+        "bpftool net)"
+    )
+
+
+def _is_bypassed(now: Observed, before: Observed | None = None) -> bool:
+    """Whether it saw hardly a packet while its interfaces counted many, since then or since attached.
+
+    Frames of 60 bytes and less, such as ARP's and those of bridges, are none of a rule's.
+    """
+    row = now.attachment
+    if now.traffic is None or now.counters is None:
+        return False
+    then = Traffic(row.links_packets, row.links_bytes) if before is None else before.traffic
+    seen = _packets(now.counters) - (_packets(before.counters) if before and before.counters else 0)
+    if then is None or then.packets < 0:
+        return False
+    packets, size = now.traffic.packets - then.packets, now.traffic.bytes - then.bytes
+    return packets >= _MANY_PACKETS and packets > _ONE_IN * seen and size > _SMALL_BYTES * packets
+
+
+def _packets(counters: Counters) -> int:
+    return counters.passed_packets + counters.dropped_packets
+
+
+def _sees_all(row: Attachment) -> bool:
+    """Whether the program counts all that its interfaces carry: a custom one may look at some of it."""
+    return bool(row.links) and not row.is_scoped and row.kind != Custom.kind
 
 
 def recorded(settings: Settings) -> list[Attachment]:
@@ -113,6 +199,7 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
         store = ObjectStore(settings.state_dir)
         desired.settle({digest: stored.hook for digest in desired.specs if (stored := store.find(digest))})
         desired.require_fq()
+        _require_none_lifted(desired)
         gone = set(_without_cgroup(rows))
         actual = _actual(desired, sight, [row for row in rows if row not in gone])
         plan = make_plan(desired.rows, actual)
@@ -221,6 +308,7 @@ class _Transaction:
         self._remove(_without_cgroup(self.rows))
         objects = self._build(desired)
         desired.settle({digest: stored.hook for digest, stored in objects.items()})
+        _require_none_lifted(desired)
         actual = _actual(desired, self._sight, self.rows)
         plan = make_plan(desired.rows, actual)
         half_there = self._keep(plan, desired, frozenset(actual))
@@ -258,12 +346,20 @@ class _Transaction:
             self.rows += loaded
             self._write()
             desired.fail_all(self._act.attach([row for row in loaded if desired.is_alive(row)]))
+            self.rows = [self._with_traffic(row) if row in loaded else row for row in self.rows]
         except BaseException:
             with uninterrupted():
                 self._remove(loaded or new)
             raise
         self._remove([row for row in loaded if not desired.is_alive(row)])
         return loaded
+
+    def _with_traffic(self, row: Attachment) -> Attachment:
+        """With what its interfaces have counted so far, against which `list` holds what it sees."""
+        counted = self._sight.traffic(row) if _sees_all(row) else None
+        if counted is None:
+            return row
+        return row._replace(links_packets=counted.packets, links_bytes=counted.bytes)
 
     def clean(self, selection: Selection | None, report: Report) -> list[Outcome]:
         rows = [
@@ -369,6 +465,19 @@ def _actual(desired: Desired, sight: Sight, rows: Sequence[Attachment]) -> list[
     desired.require_one_cgroup_each([*rows, *unknown])
     ids = desired.cgroup_ids
     return [row for row in (*unknown, *healthy) if row.cgroup_id in ids]
+
+
+def _require_none_lifted(desired: Desired) -> None:
+    """Fail what would switch off a program of others, before anything is attached."""
+    found: dict[tuple[int, Direction], others.Holder | None] = {}
+    for row in desired.rows:
+        place = (row.cgroup_id, row.direction)
+        if row.hook != Hook.CGROUP:
+            continue
+        if place not in found:
+            found[place] = others.would_be_lifted(cgroup_of(row), row.direction)
+        if holder := found[place]:
+            desired.fail(row.cgroup_id, row.rule, others.refusal(row.rule, cgroup_of(row), holder))
 
 
 def _require_sight(settings: Settings) -> None:

@@ -113,7 +113,7 @@ def _pod(pod: PodRef | None) -> dict[str, str] | None:
 
 def state_of(item: Observed) -> str:
     """What `state` is called in every format."""
-    return "active" if item.is_active else "missing"
+    return item.state
 
 
 def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:

@@ -14,6 +14,7 @@ from podmgr.catalog import BUILT_IN_PROGRAMS, recipe
 from podmgr.errors import PodmgrError
 from podmgr.rules import RESERVED_MACROS, Custom, Direction, Hook, Rule
 
+_TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
 _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
 
 
@@ -72,8 +73,9 @@ class ProgramSpec:
     def digest(self) -> str:
         """Names the object: everything that decides its bytes."""
         if self.source.is_object:
-            return _digest(b"object", self.direction.encode(), self.source.content)
+            return _digest(b"object", _TREATMENT, self.direction.encode(), self.source.content)
         parts = [b"source", self.compiler.encode(), self.text or self.source.content]
+        parts += [] if self.source.is_own else [_TREATMENT]
         parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
         return _digest(*parts)
 

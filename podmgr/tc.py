@@ -28,6 +28,8 @@ _ROUTE = struct.Struct("=8BI")  # family, two prefix lengths, tos, table, protoc
 _TC = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID = 3, 5, 10, 18, 37
+_IFLA_STATS64 = 23
+_COUNTED = struct.Struct("=4Q")  # struct rtnl_link_stats64: packets received, sent, bytes received, sent
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND = 1, 4
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
@@ -77,6 +79,13 @@ class Filter(NamedTuple):
     program_id: int | None
 
 
+class Traffic(NamedTuple):
+    """What an interface has counted on one side; a GSO packet is one."""
+
+    packets: int
+    bytes: int
+
+
 class TrafficControl:
     """That of one namespace. What is asked of an interface that is not there has an empty answer."""
 
@@ -86,6 +95,18 @@ class TrafficControl:
     def interfaces(self) -> list[Interface]:
         """All interfaces of the namespace."""
         return [_interface(answer) for answer in self._route.dump(_GETLINK, bytes(_LINK.size))]
+
+    def traffic(self) -> dict[tuple[int, Direction], Traffic]:
+        """What each interface has received and sent, by its index."""
+        found = {}
+        for answer in self._route.dump(_GETLINK, bytes(_LINK.size)):
+            _, _, index, _, _ = _LINK.unpack_from(answer)
+            counted = attributes(answer, _LINK.size).get(_IFLA_STATS64)
+            if counted is not None:
+                received, sent, received_bytes, sent_bytes = _COUNTED.unpack_from(counted)
+                found[index, Direction.INGRESS] = Traffic(received, received_bytes)
+                found[index, Direction.EGRESS] = Traffic(sent, sent_bytes)
+        return found
 
     def qdiscs(self) -> dict[int, list[Qdisc]]:
         """The qdiscs of each interface, by its index."""

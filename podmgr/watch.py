@@ -223,6 +223,7 @@ class Watch:
                         tip="is the node's name right? see --node-name",
                     )
                 self._bring_in_order(uids | traces)
+                self._sync.look_for_bypassed()
                 if not self._is_ready and not self._stopping.is_set():
                     self._is_ready = True
                     self._report_start(len(uids), time.monotonic() - started)

@@ -12,7 +12,8 @@ from podmgr import pins
 from podmgr.actual import Sight
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError
-from podmgr.filters import Filters
+from podmgr.filters import Filters, priority
+from podmgr.grammar import parse_rule_option
 from podmgr.netlink import RefusedError
 from podmgr.pins import Mark
 from podmgr.plan import Attachment, Link
@@ -120,8 +121,27 @@ def test_chain_is_loss_custom_bandwidth_and_what_delays_last(
     ]
     assert filters.attach(rows[::-1] if is_reversed else rows) == {}
     assert sorted(on(machine, ETH0), key=lambda item: item.priority) == [
-        *(Filter(100, 5, 5), Filter(101, 6, 6), Filter(102, 7, 7), Filter(103, 8, 8))
+        *(Filter(100, 5, 5), Filter(101, 6, 6), Filter(147, 7, 7), Filter(148, 8, 8))
     ]
+
+
+def test_what_is_enforced_comes_first_but_no_departure_time_is_taken_back() -> None:
+    def place(text: str, *, is_enforced: bool = False, position: int = 0) -> int:
+        return priority(parse_rule_option(text)[0], is_enforced=is_enforced, position=position)
+
+    custom = "ebpf-limit=dropper egress"
+    chain = [
+        place(LOSS, is_enforced=True),
+        *(place(custom, is_enforced=True, position=number) for number in range(46)),
+        place(SLOW, is_enforced=True),
+        place(LOSS),
+        *(place(custom, position=number) for number in range(46)),
+        place(SLOW),
+        place(DELAY),
+        place(DELAY, is_enforced=True),
+    ]
+    assert chain == sorted(set(chain))
+    assert place(custom, position=99) == place(custom, position=45)
 
 
 def test_old_and_new_program_of_a_rule_stand_side_by_side(
@@ -281,7 +301,7 @@ def test_filter_that_is_refused_is_its_rows_alone(
     complaints = filters.attach([loss, slow])
     assert complaints.keys() == {loss}
     assert complaints[loss].detail == "Cannot allocate memory"
-    assert on(machine, ETH0) == [Filter(102, 6, 6)]
+    assert on(machine, ETH0) == [Filter(147, 6, 6)]
     assert not filters.sight.is_attached(loss)
 
 
@@ -315,7 +335,7 @@ def test_our_filters_are_taken_off_and_no_others(
     machine.namespaces[POD][3].filters["egress"] = [Filter(100, 5, 997)]
     machine.changes.clear()
     filters.detach(rows[:1])
-    assert on(machine, ETH0) == [Filter(102, 6, 6), *foreign]
+    assert on(machine, ETH0) == [Filter(147, 6, 6), *foreign]
     assert (on(machine, HOST_SIDE), on(machine, NET1)) == ([], [Filter(100, 5, 997)])
     delete = "filter del {} egress prio 100 handle 5"
     assert sorted(machine.changes) == [(OWN, delete.format("cali1")), (POD, delete.format("eth0"))]

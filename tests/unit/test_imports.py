@@ -22,10 +22,10 @@ LAYERS = [
     # The edges: each owns one outside thing.
     {"bpf_syscall", "bpftool", "clang", "elf", "ledger", "manifests", "objects", "pins"}
     | {"probe", "vetting", "vmlinux", "kubeconfig", "journal", "systemd", "netlink"},
-    {"kube"},
+    {"kube", "verdicts"},
     {"announcer", "informer", "workloads", "workqueue", "programs", "scratch", "tc"},
     {"netns", "build"},
-    {"actual", "network", "qdiscs", "throwaway"},
+    {"actual", "network", "others", "qdiscs", "throwaway"},
     {"filters"},
     {"actuator"},
     {"desired"},
