@@ -71,9 +71,8 @@ def test_explanation_has_a_block_for_each_rule() -> None:
     assert bandwidth.startswith(f"{BANDWIDTH}\n")
     assert "section cgroup_skb/ingress" in bandwidth
     assert "why there       one bucket for all that the pod receives" in bandwidth
-    assert "note            burst=64000b is smaller than a 64 KiB GSO packet" in bandwidth
     assert "licence GPL" in bandwidth
-    assert "podmgr_bucket (12 bytes)" in bandwidth
+    assert "podmgr_bucket (20 bytes)" in bandwidth
     assert "written" not in text
 
 

@@ -81,7 +81,7 @@ def test_maps_are_measured_as_the_kernel_lays_them_out() -> None:
         item.name: (item.key_bytes, item.value_bytes, item.max_entries, item.size_bytes) for item in info.maps
     }
     assert sizes == {
-        "podmgr_bucket": (4, 8, 1, 12),
+        "podmgr_bucket": (4, 16, 1, 20),
         "podmgr_counters": (4, 32, 1, 4 + 6 * 32),  # per CPU
     }
 
