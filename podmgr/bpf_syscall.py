@@ -107,7 +107,12 @@ def _query(cgroup_fd: int, direction: Direction, query_flags: int, room: int) ->
         ctypes.addressof(ids),
         room,
     )
-    _bpf(_PROG_QUERY, attr, "look at a cgroup's programs")
+    try:
+        _bpf(_PROG_QUERY, attr, "look at a cgroup's programs")
+    except PodmgrError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # removed since it was opened
+            return AttachedPrograms((), 0)
+        raise
     flags, _, count = struct.unpack_from("=IQI", attr, 12)
     return AttachedPrograms(tuple(ids[:count]), flags)
 

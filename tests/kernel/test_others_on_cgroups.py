@@ -202,3 +202,12 @@ def test_dry_run_tells_it_too(pod: Cgroup, node: Cgroup, podmgr: Cli, attach: Ca
     program = attach(node, "egress", "override")
     done = podmgr("apply", "--dry-run", f"cgroup/{pod.path}", "--rule", RULES["egress"], code=1)
     assert f"program {program} (node_filter)" in done.stderr
+
+
+def test_nothing_hangs_on_a_cgroup_that_was_removed_while_open(pod: Cgroup) -> None:
+    """Others come and go while all cgroups are looked at."""
+    with cgroups.opened(pod) as fd:
+        assert fd is not None
+        cgroups.remove(pod)
+        assert bpf_syscall.attached_programs(fd, Direction.EGRESS).program_ids == ()
+        assert bpf_syscall.effective_programs(fd, Direction.EGRESS) == ()

@@ -16,17 +16,19 @@ import pytest
 
 from podmgr import ledger
 from podmgr.annotations import CLI, ENFORCE, PodRules
+from podmgr.bpf_syscall import Counters
 from podmgr.cgroups import Cgroup
 from podmgr.cluster import Cluster, Pod
 from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.journal import Journal
 from podmgr.pins import Pin
-from podmgr.plan import Attachment, PodRef, Selection
+from podmgr.plan import Attachment, Link, PodRef, Selection
 from podmgr.podsync import MISSING_SECONDS, MOST_LINES, PodSync, Synced, Wanted
-from podmgr.reconcile import Action, Outcome
+from podmgr.reconcile import Action, Observed, Outcome
 from podmgr.settings import LogFormat, Settings
-from tests.unit.samples import Script, attachment, said
+from podmgr.tc import Traffic
+from tests.unit.samples import EGRESS, Script, attachment, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
 LIMIT = "bandwidth=1 mbps egress"
@@ -772,3 +774,23 @@ def test_machine_without_cgroups_is_no_place_to_watch(
     monkeypatch.setattr("podmgr.mounts.table", list)
     with pytest.raises(PodmgrError, match="no cgroup v2 hierarchy is mounted"):
         PodSync(Settings(tmp_path), Journal(LogFormat.TEXT), lambda *_, **__: None, runner=Script(said("")))
+
+
+# What is bypassed
+
+
+def test_bypassed_rule_is_told_once_until_it_sees_packets_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, eth0 = PodRef("shop", "web", ONE), Link(1, 2, EGRESS, "eth0")
+    row = attachment("loss=uniform egress 1%", pod=pod, program_id=5, links=(eth0,))
+
+    def look(packets: int, seen: int) -> int:
+        """How many warnings there are after a look at so many packets, of which so many were seen."""
+        item = Observed(row, True, Counters(seen, 0, 0, 0), Traffic(packets, 100 * packets))
+        monkeypatch.setattr("podmgr.reconcile.observe", lambda _: ([item], 0))
+        node.sync.look_for_bypassed()
+        return len([line for line in node.announced if line[1] == "RuleBypassed"])
+
+    steps = ((0, 0), (1_000, 0), (1_010, 0), (2_000, 0), (3_000, 1_000), (4_000, 1_000))
+    assert [look(*step) for step in steps] == [0, 1, 1, 1, 1, 2]
