@@ -222,4 +222,8 @@ def _bpf(command: int, attr: bytearray, purpose: str) -> int:
     if result >= 0:
         return result
     cause = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    raise failed(purpose, cause, tip="it takes the capabilities BPF and NET_ADMIN; podmgr doctor") from cause
+    raise failed(
+        purpose,
+        cause,
+        tip="it takes the capabilities BPF and NET_ADMIN, which not every root has; podmgr doctor",
+    ) from cause

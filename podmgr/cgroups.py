@@ -304,11 +304,11 @@ class PodIndex:
         if not self._pods.found:
             return PodmgrError(
                 "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1",
-                tip="podmgr doctor; see --cgroup-root and --node-name",
+                tip="podmgr runs on the pod's own node; podmgr doctor; see --cgroup-root and --node-name",
             )
         return PodmgrError(
             f"no cgroup of this pod (UID {uids[0]}) has processes here",
-            tip="is it running? kubectl describe pod; podmgr doctor",
+            tip="podmgr runs on the pod's own node; is the pod running? kubectl get pod -o wide",
         )
 
     def _known(self, uids: Sequence[str]) -> Cgroup | None:

@@ -14,6 +14,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
@@ -169,10 +170,10 @@ def _started(
 
 
 def _limited(limits: Limits) -> list[str]:
-    """The words before a command that limit it. A child can be limited by itself alone, before it starts."""
+    """The words before a command that limit it, where there is the tool for them."""
     tool = find("prlimit")
     if tool is None:
-        raise missing_tool("prlimit")
+        return []
     return [
         tool,
         f"--cpu={limits.cpu_seconds}",
@@ -183,12 +184,10 @@ def _limited(limits: Limits) -> list[str]:
 
 
 def _may_be_run_by_all(tool: str) -> bool:
-    """Whether the user nobody can reach it: some have a compiler of their own in /root."""
-    real = os.path.realpath(tool)
-    folders = [os.path.dirname(real)]
-    while folders[-1] != "/":
-        folders.append(os.path.dirname(folders[-1]))
-    return all(os.stat(place).st_mode & stat.S_IXOTH for place in (real, *folders))
+    """Whether the user nobody can reach it: some have a compiler, or a link to one, in /root."""
+    real = Path(tool).resolve()
+    places = {real, *real.parents, *Path(tool).absolute().parents}
+    return all(place.stat().st_mode & stat.S_IXOTH for place in places)
 
 
 def each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

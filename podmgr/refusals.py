@@ -11,13 +11,14 @@ from podmgr.errors import PermissionDeniedError, PodmgrError
 def failed(what: str, error: OSError, *, tip: str) -> PodmgrError:
     """What the system said no to, with its own reason, as "cannot WHAT: REASON".
 
-    A right that is lacking is told apart from a disk that is full or cannot be written to.
+    A right that is lacking is told apart from a disk that is full or cannot be written to; `tip` is
+    for root, whom another user's advice would not help.
     """
-    text = f"cannot {what}: {error.strerror or error}"
-    if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
-        return PermissionDeniedError(f"not allowed to {what}", tip="run as root (sudo podmgr ...)")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionDeniedError(text, tip=tip)
+        denied = f"not allowed to {what}: {error.strerror}"
+        return PermissionDeniedError(
+            denied, tip=tip if os.geteuid() == 0 else "run as root (sudo podmgr ...)"
+        )
     advice = {
         errno.ENOSPC: "free some space there",
         errno.EDQUOT: "free some space there",
@@ -26,4 +27,4 @@ def failed(what: str, error: OSError, *, tip: str) -> PodmgrError:
         errno.ENFILE: "the machine has no more open files to give",
         errno.ENOMEM: "the machine is short of memory",
     }
-    return PodmgrError(text, tip=advice.get(error.errno or 0, tip))
+    return PodmgrError(f"cannot {what}: {error.strerror or error}", tip=advice.get(error.errno or 0, tip))

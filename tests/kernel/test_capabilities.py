@@ -36,9 +36,9 @@ RULES = [
 # What cannot be done without a capability, and what podmgr then says.
 NEEDED_FOR = {
     "BPF": ("apply", "the kernel refuses the program|not allowed to look"),  # the latter before 5.19
-    "NET_ADMIN": ("list", "cannot look at a cgroup's programs"),
+    "NET_ADMIN": ("list", "not allowed to look at a cgroup's programs"),
     "PERFMON": ("apply", "prohibited for !root"),
-    "DAC_READ_SEARCH": ("list", "cannot look for cgroup"),
+    "DAC_READ_SEARCH": ("list", "not allowed to look for cgroup"),
 }
 # What is then done less well, and told.
 NEEDED_FOR_INTERFACES = ["SYS_PTRACE", "SYS_ADMIN"]

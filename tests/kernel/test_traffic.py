@@ -121,7 +121,7 @@ def test_two_processes_and_a_child_cgroup_share_one_limit(pod: Pod, settings: Se
             total = _udp_flood([pod.cgroup, pod.cgroup, child], pod, seconds=4)
     finally:
         cgroups.remove(child)
-    assert total * 8 == pytest.approx(20e6 * 4, rel=0.05)
+    assert total * 8 == pytest.approx(20e6 * 4, rel=0.15)  # three limits would let three times as much pass
 
 
 def test_a_pods_own_loopback_is_not_its_network(pod: Pod, settings: Settings) -> None:

@@ -74,9 +74,10 @@ class Watching:
         self.keeps_rules = "--keep" in words
         argv = [sys.executable, "-m", "podmgr", "watch", "--kubeconfig", str(place.kubeconfig)]
         argv += ["--node-name", place.node] if names_node else []
+        argv += [] if "--log-format" in words else ["--log-format", "json"]
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                [*argv, "--log-format", "json", *words],
+                [*argv, *words],
                 env=environment_of(place.settings) | dict(environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

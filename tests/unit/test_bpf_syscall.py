@@ -58,11 +58,11 @@ def test_program_without_multi_is_exclusive(programs: AttachedPrograms, is_exclu
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
 def test_not_being_allowed_to_look_is_never_nothing(mocker: MockerFixture, number: int) -> None:
     failing(mocker, number)
-    with pytest.raises(PermissionDeniedError, match="cannot look at a cgroup's programs"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to look at a cgroup's programs"):
         bpf_syscall.attached_programs(0, EGRESS)
-    with pytest.raises(PermissionDeniedError, match="cannot open the pin"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to open the pin"):
         bpf_syscall.pinned_program_id(Path("/pin"))
-    with pytest.raises(PermissionDeniedError, match="cannot open the pin"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to open the pin"):
         bpf_syscall.pinned_counters(Path("/pin"))
 
 

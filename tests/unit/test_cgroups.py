@@ -187,7 +187,7 @@ def test_missing_cgroup_of_the_real_mount_is_an_error() -> None:
 
 def test_not_being_allowed_to_look_is_not_being_absent(root: Path, mocker: MockerFixture) -> None:
     mocker.patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot use cgroup web: Permission denied"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup web: Permission denied"):
         cgroups.locate(root, "web")
 
 
@@ -260,7 +260,7 @@ def test_cgroup_that_exists_is_not_created(root: Path) -> None:
 
 def test_not_being_allowed_to_create_is_told_apart(root: Path, mocker: MockerFixture) -> None:
     mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot use cgroup"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to use cgroup"):
         cgroups.create(root, "podmgr-x")
 
 

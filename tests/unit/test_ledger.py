@@ -250,7 +250,7 @@ def test_sound_ledger_is_not_set_aside(folder: Path) -> None:
 def test_ledger_that_may_not_be_read_is_no_damaged_one(folder: Path, mocker: MockerFixture) -> None:
     written(folder, ROWS)
     mocker.patch.object(Path, "open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot read the ledger in"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to read the ledger in"):
         ledger.read(folder)
 
 
@@ -332,7 +332,7 @@ def test_folder_that_others_may_only_read_is_accepted(folder: Path, mode: int) -
 def test_folder_that_may_not_be_made_is_a_lack_of_rights(folder: Path, mocker: MockerFixture) -> None:
     mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
     with (
-        pytest.raises(PermissionDeniedError, match="cannot use the state folder"),
+        pytest.raises(PermissionDeniedError, match="not allowed to use the state folder"),
         ledger.locked(folder),
     ):
         pass

@@ -55,7 +55,7 @@ def test_no_folder_holds_no_pins(tmp_path: Path, name: str) -> None:
 
 def test_not_being_allowed_to_look_is_not_nothing_pinned(tmp_path: Path, mocker: MockerFixture) -> None:
     mocker.patch("podmgr.pins.os.listdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot use"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
         list(pins.pinned(tmp_path))
 
 
@@ -151,7 +151,7 @@ def test_folder_on_bpffs_is_made_without_mounting(tmp_path: Path, mocker: Mocker
 def test_folder_that_may_not_be_made_is_a_lack_of_rights(tmp_path: Path, mocker: MockerFixture) -> None:
     mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, "bpf")])
     mocker.patch.object(Path, "mkdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot use"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
         pins.ensure_bpffs(tmp_path / "bpffs", runner=FAILING)
 
 
@@ -194,7 +194,7 @@ def test_no_folder_has_no_owners(tmp_path: Path, name: str, pods_only: bool) -> 
 
 def test_not_being_allowed_to_list_owners_is_not_having_none(tmp_path: Path, mocker: MockerFixture) -> None:
     mocker.patch("podmgr.pins.os.listdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionDeniedError, match="cannot use"):
+    with pytest.raises(PermissionDeniedError, match="not allowed to use"):
         pins.owners(tmp_path, pods_only=True)
 
 
