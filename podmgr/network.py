@@ -17,11 +17,10 @@ from podmgr.plan import Link
 from podmgr.rules import ANYWHERE, Direction, Hook, Rule
 from podmgr.tc import Interface, TrafficControl
 
-
 # Of what goes through one of these, the socket layer sees the packet inside and the packet outside.
 _TUNNELS = frozenset(
-    "amt bareudp erspan geneve gre gretap gtp ip6erspan ip6gre ip6gretap ip6tnl ipip sit tun vti vti6 vxlan "
-    "wireguard xfrm".split()
+    {"amt", "bareudp", "erspan", "geneve", "gre", "gretap", "gtp", "ip6erspan", "ip6gre", "ip6gretap"}
+    | {"ip6tnl", "ipip", "sit", "tun", "vti", "vti6", "vxlan", "wireguard", "xfrm"}
 )
 _BONDS = ("bond", "team")  # which pass on what their ports carry, as a whole
 _NO_WAY_OUT = ("bridge", "dummy")
@@ -187,7 +186,9 @@ class Networks:
             top = item
             while (above := up.get(top.master_index or 0)) is not None and above.kind in _BONDS:
                 top = above
-            is_way_out = not top.is_port or item.kind != "veth" or self._node_side(item, namespace) is not None
+            is_way_out = (
+                not top.is_port or item.kind != "veth" or self._node_side(item, namespace) is not None
+            )
             (found if is_way_out else below)[top.index] = top
         if found:
             return sorted(found.values())
