@@ -112,7 +112,7 @@ class Desired:
         """The rule as a row and a spec. A custom program's place is known when it is compiled."""
         rule, place = sourced.rule, None
         if chosen_hook(rule, is_shared=False) is not None:
-            place = self._place(target, rule)
+            place = self._place(target, rule, is_enforced=sourced.is_enforced)
         spec = maker.spec(
             rule,
             counts_loopback=target.counts_loopback,
@@ -124,12 +124,15 @@ class Desired:
         ledger.require_readable(row)
         self._rows[target.cgroup.id].append(row)
 
-    def _place(self, target: Target, rule: Rule, hook: Hook | None = None) -> Placement:
+    def _place(
+        self, target: Target, rule: Rule, hook: Hook | None = None, *, is_enforced: bool = False
+    ) -> Placement:
         place = self._networks.place(
             rule,
             target.cgroup,
             counts_loopback=target.counts_loopback,
             starts_here=target.starts_here,
+            is_enforced=is_enforced,
             hook=hook,
         )
         if place.note:

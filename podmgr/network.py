@@ -17,6 +17,15 @@ from podmgr.plan import Link
 from podmgr.rules import ANYWHERE, Direction, Hook, Rule
 from podmgr.tc import Interface, TrafficControl
 
+# Of what goes through one of these, the socket layer sees the packet inside and the packet outside.
+_TUNNELS = frozenset(
+    {"amt", "bareudp", "erspan", "geneve", "gre", "gretap", "gtp", "ip6erspan", "ip6gre", "ip6gretap"}
+    | {"ip6tnl", "ipip", "sit", "tun", "vti", "vti6", "vxlan", "wireguard", "xfrm"}
+)
+_BONDS = ("bond", "team")  # which pass on what their ports carry, as a whole
+_NO_WAY_OUT = ("bridge", "dummy")
+_TAPS = ("macvtap", "ipvtap")  # a virtual machine's
+
 
 class Placement(NamedTuple):
     """A hook, and at tc the sides of interfaces. `is_scoped`: others use these interfaces too.
@@ -52,12 +61,14 @@ class Networks:
         *,
         counts_loopback: bool,
         starts_here: bool = False,
+        is_enforced: bool = False,
         hook: Hook | None = None,
     ) -> Placement:
         """Where the rule acts. `hook` is that of its program's section, where the program says it.
 
         `counts_loopback`: the target has no network namespace of its own. `starts_here`: what
-        will live in the cgroup starts in our own.
+        will live in the cgroup starts in our own. `is_enforced`: who lives there must not be able
+        to move it from the cgroup hook to interfaces of his own.
         Raises PodmgrError where the rule cannot act as its options say, PermissionDeniedError
         where the target's network may not be looked at.
         """
@@ -69,7 +80,14 @@ class Networks:
 
         try:
             if (hook or _default_hook(rule, network)) is Hook.CGROUP:
-                return _at_cgroup(rule)
+                at_cgroup = _at_cgroup(rule)
+                amiss = "" if counts_loopback else self._seen_amiss(network)
+                if not amiss:
+                    return at_cgroup
+                if hook is not None or is_enforced or not _may_move(rule):
+                    return at_cgroup._replace(note=f"sees {amiss}")
+                links = self._links(rule, network(), counts_loopback)
+                return Placement(Hook.TC, links, network().is_scoped, f"would, at the cgroup's, see {amiss}")
             return Placement(Hook.TC, self._links(rule, network(), counts_loopback), network().is_scoped)
         except _CannotBeHadError as error:
             if not _has_second_choice(rule):
@@ -141,14 +159,63 @@ class Networks:
                         f"has no interface {name} to act on", f"there are: {', '.join(sorted(known))}"
                     )
             return [known[name] for name in rule.place.interfaces]
-        up = [item for item in there if item.is_up and not item.is_port]
-        outer = [item for item in up if not item.is_loopback]
-        if is_scoped:
-            return self._that_take_clsact(namespace, up if counts_loopback else outer)
-        leading = [item for item in outer if item.peer_namespace_id is not None or not item.kind]
-        if not outer:
+        if is_scoped:  # what a process sends passes the bridge or the bond itself
+            up = [item for item in there if item.is_up and not item.is_port]
+            return self._that_take_clsact(
+                namespace, [item for item in up if counts_loopback or not item.is_loopback]
+            )
+        found = self._that_lead_out(namespace)
+        if not found:
             raise _CannotBeHadError("finds no interface that is up", "ip link shows them")
-        return leading or outer
+        return found
+
+    def _that_lead_out(self, namespace: int) -> list[Interface]:
+        """The interfaces through one of which each packet comes in or goes out, once.
+
+        Ports of a bridge among them, since what it forwards does not pass the bridge itself, but
+        not those that lead to namespaces below, such as containers that a pod has made.
+        """
+        there = self._all(namespace)
+        up = {item.index: item for item in there if item.is_up and not item.is_loopback}
+        outer = [item for item in up.values() if not item.is_port]
+        found: dict[int, Interface] = {}
+        below: dict[int, Interface] = {}
+        for item in up.values():
+            if item.peer_namespace_id is None and item.kind:
+                continue
+            top = item
+            while (above := up.get(top.master_index or 0)) is not None and above.kind in _BONDS:
+                top = above
+            is_way_out = (
+                not top.is_port or item.kind != "veth" or self._node_side(item, namespace) is not None
+            )
+            (found if is_way_out else below)[top.index] = top
+        if found:
+            return sorted(found.values())
+        # Nobody can say: the way out is a device of this namespace alone, or its other side is out of sight.
+        lowest = [item for item in outer if item.peer_index not in up]
+        return [item for item in lowest if item.kind not in _NO_WAY_OUT] or sorted(below.values()) or lowest
+
+    def _seen_amiss(self, network: Callable[[], _Network]) -> str:
+        """What the socket layer does not see just once; "" if there is none, or it may not be looked."""
+        try:
+            if network().is_scoped:
+                return ""
+            for namespace in network().namespaces:
+                leading = self._that_lead_out(namespace)
+                forwards = [item.name for item in leading if item.is_port or item.kind in _TAPS]
+                tunnels = [
+                    item.name
+                    for item in self._all(namespace)
+                    if item.is_up and item.kind in _TUNNELS and item not in leading
+                ]
+                if forwards:
+                    return f"nothing of what passes {', '.join(forwards)} without a socket of the pod"
+                if tunnels:
+                    return f"what {', '.join(tunnels)} carries twice, or never if it is a virtual machine's"
+        except PodmgrError:  # limits do without a look
+            pass
+        return ""
 
     def _that_take_clsact(self, namespace: int, found: Sequence[Interface]) -> Sequence[Interface]:
         """Without those that have the older ingress qdisc, beside which there is no clsact."""
@@ -162,6 +229,15 @@ class Networks:
 
     def _host_side(self, item: Interface, namespace: int) -> Link:
         """The other end of a pod's veth, which leads to it from the node's namespace."""
+        found = self._node_side(item, namespace)
+        if found is None:
+            raise _CannotBeHadError(
+                f"delays on the node's side of a veth, and the other end of {item.name} is not there",
+                "limit ingress with algorithm=tbf",
+            )
+        return found
+
+    def _node_side(self, item: Interface, namespace: int) -> Link | None:
         for node in self._namespaces.nodes():
             for other in self._all(node):
                 ends = (other.kind, other.index, other.peer_index)
@@ -170,10 +246,7 @@ class Networks:
                 # The numbers alone could be another pod's, or made up by the pod itself.
                 if other.peer_namespace_id == self._namespaces.id_of(namespace, node):
                     return Link(node, other.index, Direction.EGRESS, other.name)
-        raise _CannotBeHadError(
-            f"delays on the node's side of a veth, and the other end of {item.name} is not there",
-            "limit ingress with algorithm=tbf",
-        )
+        return None
 
     def _all(self, namespace: int) -> list[Interface]:
         if namespace not in self._interfaces:
@@ -204,6 +277,11 @@ def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:
 def _has_second_choice(rule: Rule) -> bool:
     """Whether the cgroup hook will do, though not as well: only if nobody asked for another place."""
     return rule.place == ANYWHERE and recipe(rule).program == "loss"
+
+
+def _may_move(rule: Rule) -> bool:
+    """Whether the interfaces will do as well: only if nobody asked for another place."""
+    return rule.place == ANYWHERE and recipe(rule).program == "bandwidth"
 
 
 def _at_cgroup(rule: Rule) -> Placement:

@@ -58,9 +58,14 @@ class Interface(NamedTuple):
     kind: str
     is_up: bool
     is_loopback: bool
-    is_port: bool  # of a bridge or a bond, which the packet passes too
+    master_index: int | None  # of the bridge or the bond that it is a port of, not of a VRF
     peer_index: int | None
     peer_namespace_id: int | None
+
+    @property
+    def is_port(self) -> bool:
+        """Whether what passes it may pass a bridge or a bond too."""
+        return self.master_index is not None
 
 
 class Qdisc(NamedTuple):
@@ -217,13 +222,14 @@ def _interface(answer: bytes) -> Interface:
     told = attributes(answer, _LINK.size)
     info = attributes(told.get(_IFLA_LINKINFO, b""))
     peer, namespace = told.get(_IFLA_LINK), told.get(_IFLA_LINK_NETNSID)
+    is_port = _IFLA_MASTER in told and text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) != "vrf"
     return Interface(
         index=index,
         name=text(told[_IFLA_IFNAME]),
         kind=text(info.get(_IFLA_INFO_KIND, b"")),
         is_up=bool(flags & _IFF_UP),
         is_loopback=bool(flags & _IFF_LOOPBACK),
-        is_port=_IFLA_MASTER in told and text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) != "vrf",
+        master_index=_number(told[_IFLA_MASTER]) if is_port else None,
         peer_index=None if peer is None else _number(peer),
         peer_namespace_id=None if namespace is None else int(struct.unpack("=i", namespace)[0]),
     )

@@ -60,7 +60,7 @@ class Control(TrafficControl):
 
     def interfaces(self) -> list[Interface]:
         return [
-            Interface(index, item.name, "veth", True, False, False, None, None)
+            Interface(index, item.name, "veth", True, False, None, None, None)
             for index, item in self._devices.items()
         ]
 

@@ -62,6 +62,7 @@ class Network(Networks):
         self.errors = errors
         self.note = note
         self.asked: list[tuple[str, bool, bool, Hook | None]] = []
+        self.enforced: list[str] = []
 
     def place(
         self,
@@ -70,9 +71,11 @@ class Network(Networks):
         *,
         counts_loopback: bool,
         starts_here: bool = False,
+        is_enforced: bool = False,
         hook: Hook | None = None,
     ) -> Placement:
         self.asked.append((str(rule), counts_loopback, starts_here, hook))
+        self.enforced += [str(rule)] if is_enforced else []
         if str(rule) in self.errors:
             raise PodmgrError(f"'{rule}' finds no interface")
         choice = chosen_hook(rule, is_shared=counts_loopback)
@@ -193,6 +196,13 @@ def test_same_rule_from_the_command_line_stays_the_command_lines() -> None:
 def test_enforced_rule_holds_beside_the_command_lines() -> None:
     found = made(wish(sourced(SLOW, "namespace/shop", is_enforced=True)), by_command_line(FAST))
     assert sorted(wanted(found)) == [(SLOW, "namespace/shop"), (FAST, CLI)]
+
+
+def test_enforced_rule_is_placed_as_one_that_a_pod_cannot_move() -> None:
+    network = Network()
+    made(wish(sourced(SLOW, "namespace/shop", is_enforced=True), sourced(LOSS)), network=network)
+    assert {rule for rule, *_ in network.asked} == {SLOW, LOSS}
+    assert network.enforced == [SLOW]
 
 
 def test_enforced_rule_that_the_command_line_has_too_holds_once() -> None:

@@ -38,10 +38,10 @@ def link(
     *,
     peer: int | None = None,
     number: int | None = None,
-    is_port: bool = False,
+    master: int | None = None,
 ) -> Interface:
     """One that is up."""
-    return Interface(index, name, kind, True, False, is_port, peer, number)
+    return Interface(index, name, kind, True, False, master, peer, number)
 
 
 LO = link(1, "lo", "")._replace(is_loopback=True)
@@ -74,10 +74,16 @@ class Machine:
         *,
         counts_loopback: bool = False,
         starts_here: bool = False,
+        is_enforced: bool = False,
         hook: Hook | None = None,
     ) -> Placement:
         return self.networks().place(
-            parsed(rule), CGROUP, counts_loopback=counts_loopback, starts_here=starts_here, hook=hook
+            parsed(rule),
+            CGROUP,
+            counts_loopback=counts_loopback,
+            starts_here=starts_here,
+            is_enforced=is_enforced,
+            hook=hook,
         )
 
 
@@ -188,13 +194,63 @@ def test_rule_acts_on_the_pods_own_interface(machine: Machine, rule: str, side: 
     "rule", [SLOW, "bandwidth=1 mbps ingress", f"{LOSS} hook=cgroup", f"{INGRESS_LOSS} hook=cgroup"]
 )
 @pytest.mark.parametrize("counts_loopback", [True, False])
-def test_rule_for_the_cgroup_hook_asks_nothing_of_the_network(
+def test_rule_for_the_cgroup_hook_does_without_a_look_at_the_network(
     machine: Machine, rule: str, counts_loopback: bool
 ) -> None:
     """So that who may not look at it can limit all the same."""
     machine.error = PermissionDeniedError("not allowed to look")
     assert machine.place(rule, counts_loopback=counts_loopback) == AT_CGROUP
-    assert machine.asked == []
+    assert counts_loopback is not bool(machine.asked)
+
+
+BRIDGED_ETH0, BRIDGE = POD_ETH0._replace(master_index=5), link(5, "k6t-eth0", "bridge")
+TAP, DUMMY = link(6, "tap0", "tun", master=5), link(7, "eth1", "dummy")
+TUN, WIREGUARD = link(3, "tun0", "tun"), link(4, "wg0", "wireguard")
+FORWARDS = "nothing of what passes eth0 without a socket of the pod"
+
+
+@pytest.mark.parametrize(
+    ("links", "amiss"),
+    [
+        ([LO, BRIDGED_ETH0, BRIDGE, TAP], FORWARDS),
+        ([LO, POD_ETH0, TUN], "what tun0 carries twice, or never if it is a virtual machine's"),
+        ([LO, POD_ETH0, WIREGUARD], "what wg0 carries twice, or never if it is a virtual machine's"),
+        ([LO, POD_ETH0, BRIDGE, TAP], "what tap0 carries twice, or never if it is a virtual machine's"),
+        ([LO, POD_ETH0._replace(kind="macvtap")], FORWARDS),
+    ],
+    ids=["port of a bridge", "tun", "tunnel", "virtual machine behind a router", "virtual machine's device"],
+)
+@pytest.mark.parametrize("side", [EGRESS, INGRESS])
+def test_limit_goes_where_each_packet_passes_once(
+    machine: Machine, links: list[Interface], amiss: str, side: Any
+) -> None:
+    machine.links[POD] = links
+    rule = f"bandwidth=1 mbps {side}"
+    note = f"would, at the cgroup's, see {amiss}"
+    assert machine.place(rule) == Placement(Hook.TC, (Link(POD, 2, side, "eth0"),), note=note)
+    stays = Placement(Hook.CGROUP, note=f"sees {amiss}")
+    assert machine.place(rule, is_enforced=True) == stays  # else its pod could take it from tc
+    assert machine.place(f"{rule} hook=cgroup") == stays
+    assert machine.place(f"loss=1% {side} hook=cgroup") == stays
+    assert machine.place(CUSTOM, hook=Hook.CGROUP) == stays
+    assert machine.place(rule, counts_loopback=True) == AT_CGROUP
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [LO, POD_ETH0, WIREGUARD._replace(is_up=False)],
+        [LO, TUN],
+        [LO, POD_ETH0, link(3, "eth0.5", "vlan", peer=2)],
+        [LO, POD_ETH0, BRIDGE, link(8, "veth1", peer=2, number=7, master=5)],
+    ],
+    ids=["a tunnel that is down", "no other way out", "VLAN", "containers of the pod's own"],
+)
+def test_limit_stays_at_the_cgroup_hook_where_each_packet_is_seen_once(
+    machine: Machine, links: list[Interface]
+) -> None:
+    machine.links[POD] = links
+    assert machine.place(SLOW) == AT_CGROUP
 
 
 @pytest.mark.parametrize("counts_loopback", [True, False])
@@ -245,10 +301,19 @@ def test_pods_network_is_its_own_though_another_looks_into_it(machine: Machine) 
         ([LO, POD_ETH0, link(3, "net1", "")], ["eth0", "net1"]),
         ([LO, POD_ETH0, link(3, "eth0.5", "vlan", peer=2)], ["eth0"]),
         ([LO, POD_ETH0, link(3, "docker0", "bridge"), link(4, "veth1", peer=5, number=7)], ["eth0", "veth1"]),
-        ([LO, POD_ETH0, link(3, "veth1", peer=5, number=7, is_port=True)], ["eth0"]),
+        ([LO, POD_ETH0, link(3, "veth1", peer=5, number=7, master=99)], ["eth0"]),
         ([LO, POD_ETH0, link(3, "wg0", "wireguard")], ["eth0"]),
         ([LO, link(3, "wg0", "wireguard")], ["wg0"]),
         ([LO, link(3, "mac0", "macvlan", peer=2, number=0)], ["mac0"]),
+        ([LO, BRIDGED_ETH0, BRIDGE, TAP], ["eth0"]),
+        ([LO, BRIDGED_ETH0._replace(peer_index=77), BRIDGE, TAP, DUMMY], ["eth0"]),
+        ([LO, BRIDGED_ETH0, BRIDGE, link(8, "veth1", peer=2, number=7, master=5)], ["eth0"]),
+        ([LO, TUN, BRIDGE, link(8, "veth1", peer=2, number=7, master=5)], ["tun0"]),
+        ([LO, BRIDGED_ETH0, link(3, "net1", "", master=5), link(5, "bond0", "bond")], ["bond0"]),
+        ([LO, POD_ETH0, link(3, "net1", "", master=5), link(5, "bond0", "bond")], ["bond0", "eth0"]),
+        ([LO, BRIDGED_ETH0, link(5, "bond0", "bond", master=8), link(8, "br0", "bridge")], ["bond0"]),
+        ([LO, BRIDGED_ETH0, link(5, "bond0", "bond"), link(8, "bond0.5", "vlan", peer=5)], ["bond0"]),
+        ([LO, DUMMY, link(8, "eth1.5", "vlan", peer=7)], ["eth1"]),
     ],
     ids=[
         "one",
@@ -261,18 +326,25 @@ def test_pods_network_is_its_own_though_another_looks_into_it(machine: Machine) 
         "a tunnel goes through the other",
         "nothing but a tunnel",
         "macvlan",
+        "a port of the bridge to a virtual machine",
+        "the same, with the node out of sight",
+        "a bridge that also leads to containers of the pod's own",
+        "a bridge that leads to those alone",
+        "a bond",
+        "a bond beside another interface",
+        "a bond that is a port of a bridge",
+        "a VLAN on top of a bond",
+        "a VLAN on top of a dummy",
     ],
 )
 def test_rule_acts_on_what_leads_out_of_the_pod_and_on_nothing_twice(
     machine: Machine, links: list[Interface], expected: list[str]
 ) -> None:
     machine.links[POD] = links
-    assert names(machine.place(LOSS)) == expected
+    assert sorted(names(machine.place(LOSS))) == expected
 
 
-@pytest.mark.parametrize(
-    "links", [[], [LO], [LO, POD_ETH0._replace(is_up=False)], [LO, POD_ETH0._replace(is_port=True)]]
-)
+@pytest.mark.parametrize("links", [[], [LO], [LO, POD_ETH0._replace(is_up=False)]])
 def test_loss_without_an_interface_falls_back_to_the_cgroup_hook_and_says_so(
     machine: Machine, links: list[Interface]
 ) -> None:
@@ -343,7 +415,7 @@ def test_user_names_the_interfaces(machine: Machine, option: str, expected: list
     machine.links[POD] += [
         link(3, "net1"),
         link(4, "down0")._replace(is_up=False),
-        link(5, "port0", is_port=True),
+        link(5, "port0", master=99),
     ]
     assert names(machine.place(f"{LOSS} {option}")) == expected
 
@@ -486,7 +558,7 @@ def test_where_all_shared_interfaces_have_it_loss_is_at_the_cgroup_hook(shared: 
     assert shared.place(LOSS, counts_loopback=True) == expected
 
 
-@pytest.mark.parametrize("other", [HOST_SIDE._replace(is_up=False), HOST_SIDE._replace(is_port=True)])
+@pytest.mark.parametrize("other", [HOST_SIDE._replace(is_up=False), HOST_SIDE._replace(master_index=99)])
 def test_shared_interface_that_is_down_or_another_port_is_passed_over(
     shared: Machine, other: Interface
 ) -> None:

@@ -96,9 +96,9 @@ def answering(
 def test_interface_is_read_with_its_other_end() -> None:
     port = link(9, "cali1", attribute(10, number(4)), kind("veth"), flags=0)
     assert answering(links=[LO, ETH0, port]).interfaces() == [
-        Interface(1, "lo", "", True, True, False, None, None),
-        Interface(2, "eth0", "veth", True, False, False, 9, 0),
-        Interface(9, "cali1", "veth", False, False, True, None, None),
+        Interface(1, "lo", "", True, True, None, None, None),
+        Interface(2, "eth0", "veth", True, False, None, 9, 0),
+        Interface(9, "cali1", "veth", False, False, 4, None, None),
     ]
 
 

@@ -14,7 +14,7 @@ SUITE = "bookworm"
 PYTHON = "3.11"
 PACKAGES = (
     *("ethtool", "iperf3", "iproute2", "iputils-ping", "kmod", "procps", "tcpdump", "util-linux"),
-    *("bpftool", "clang", "libbpf-dev", "linux-libc-dev", "python3"),
+    *("bpftool", "clang", "libbpf-dev", "linux-libc-dev", "python3", "wireguard-tools"),
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 FREE_BYTES = 1 << 30  # for what runs in the guest; the file is sparse

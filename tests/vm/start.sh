@@ -10,7 +10,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-mkdir -p /dev/pts /dev/shm /results
+mkdir -p /dev/pts /dev/shm /dev/net /results
+mknod /dev/net/tun c 10 200 # who opens it loads the module
 mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 ln -s /proc/self/fd /dev/fd
