@@ -46,7 +46,6 @@
 #define VERDICT_PASS TC_ACT_UNSPEC
 #define VERDICT_DROP TC_ACT_STOLEN
 #define LINK_HEADER_BYTES 0 /* skb->len has it */
-#define LINK_HEADER_IN_SKB 14
 #else
 /*
  * Verdicts of a cgroup_skb program. At egress, 0 would make the sender's sendto() fail with
@@ -56,12 +55,12 @@
 #define PODMGR_SECTION "cgroup_skb/" INTERFACE
 #define VERDICT_PASS 1
 #define VERDICT_DROP (DIRECTION_EGRESS ? 2 : 0)
-#define LINK_HEADER_BYTES 14
-#define LINK_HEADER_IN_SKB 0
+#define LINK_HEADER_BYTES ETHERNET_HEADER_BYTES
 #endif
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
 #define ETHERNET_HEADER_BYTES 14
+#define MOST_LINK_HEADER_BYTES 32
 #define NS_PER_SECOND 1000000000ULL
 
 /* The layout that `podmgr list` reads, one row per CPU. */
@@ -142,9 +141,34 @@ static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb)
 	return 40 + (data_offset >> 4) * 4;
 }
 
+#if PODMGR_TC && !DIRECTION_EGRESS
+/* What stands before IP: nothing on a tun device or WireGuard, a VLAN's tag too on others. */
+static __always_inline __u32 link_header_bytes(struct __sk_buff *skb)
+{
+	__u8 header[6];
+	__u32 bytes;
+
+	if (bpf_skb_load_bytes_relative(skb, 0, header, sizeof(header), BPF_HDR_START_NET))
+		return ETHERNET_HEADER_BYTES;
+	if (header[0] >> 4 == 4)
+		bytes = skb->len - (header[2] << 8 | header[3]);
+	else
+		bytes = skb->len - 40 - (header[4] << 8 | header[5]);
+	/* what is larger than 64 KiB says that its length is 0 */
+	return bytes <= MOST_LINK_HEADER_BYTES ? bytes : ETHERNET_HEADER_BYTES;
+}
+#else
+static __always_inline __u32 link_header_bytes(struct __sk_buff *skb)
+{
+	(void)skb;
+	return ETHERNET_HEADER_BYTES;
+}
+#endif
+
 /*
  * A GSO packet that comes from a virtual machine does not say how many packets it is, only how large
  * their payload is. At tc egress the kernel has made the sum, for the link header that the device has.
+ * Datagrams above the MTU count as one: at the cgroup hook they are not yet in fragments.
  */
 static __always_inline struct wire wire_of(struct __sk_buff *skb)
 {
@@ -152,13 +176,13 @@ static __always_inline struct wire wire_of(struct __sk_buff *skb)
 	__u32 segments = skb->gso_segs, payload = skb->gso_size;
 
 	if (segments > 1 || payload) {
-		__u32 headers = segment_header_bytes(skb);
-		__u32 first = LINK_HEADER_IN_SKB + headers;
+		__u32 link = link_header_bytes(skb), headers = segment_header_bytes(skb);
+		__u32 first = (PODMGR_TC ? link : 0) + headers;
 
 		if (!segments)
 			segments = skb->len > first ? (skb->len - first + payload - 1) / payload : 1;
 		wire.packets = segments;
-		wire.bytes += (segments - 1) * (ETHERNET_HEADER_BYTES + headers);
+		wire.bytes += (segments - 1) * (link + headers);
 	}
 #if PODMGR_TC && DIRECTION_EGRESS
 	wire.bytes = skb->wire_len;
@@ -250,22 +274,15 @@ struct {
 } podmgr_scope SEC(".maps");
 
 /*
- * Sent by a process of the cgroup, and seen for the first time: a packet that leaves through a
- * VLAN, a tunnel or a bond passes a second interface. tc_index, which nothing else uses, keeps
- * the first one.
+ * Sent by a process of the cgroup. podmgr puts the program where such a packet passes just once: not
+ * on the VLAN or the tunnel too that it leaves through.
  */
 static __always_inline int is_in_scope(struct __sk_buff *skb)
 {
 	__u32 key = 0;
 	struct podmgr_scope *scope = bpf_map_lookup_elem(&podmgr_scope, &key);
-	__u16 first = skb->ifindex;
 
-	if (!scope || (skb->tc_index && skb->tc_index != first))
-		return 0;
-	if (bpf_skb_ancestor_cgroup_id(skb, scope->level) != scope->cgroup_id)
-		return 0;
-	skb->tc_index = first;
-	return 1;
+	return scope && bpf_skb_ancestor_cgroup_id(skb, scope->level) == scope->cgroup_id;
 }
 #else
 static __always_inline int is_in_scope(struct __sk_buff *skb)

@@ -25,6 +25,7 @@ _TUNNELS = frozenset(
 _BONDS = ("bond", "team")  # which pass on what their ports carry, as a whole
 _NO_WAY_OUT = ("bridge", "dummy")
 _TAPS = ("macvtap", "ipvtap")  # a virtual machine's
+_WITHOUT_SOCKET = frozenset({"tun", "wireguard"})  # the packet outside is not of who sent the one inside
 
 
 class Placement(NamedTuple):
@@ -161,8 +162,10 @@ class Networks:
             return [known[name] for name in rule.place.interfaces]
         if is_scoped:  # what a process sends passes the bridge or the bond itself
             up = [item for item in there if item.is_up and not item.is_port]
-            return self._that_take_clsact(
-                namespace, [item for item in up if counts_loopback or not item.is_loopback]
+            return _that_see_sockets_once(
+                self._that_take_clsact(
+                    namespace, [item for item in up if counts_loopback or not item.is_loopback]
+                )
             )
         found = self._that_lead_out(namespace)
         if not found:
@@ -265,6 +268,18 @@ class _CannotBeHadError(PodmgrError):
 
     def __init__(self, message: str, tip: str) -> None:
         super().__init__(message, tip=tip)
+
+
+def _that_see_sockets_once(found: Sequence[Interface]) -> Sequence[Interface]:
+    """Without those whose packets pass another of them, as VLANs' and tunnels' do, with their socket."""
+    there = {item.index: item for item in found}
+
+    def is_above(item: Interface) -> bool:
+        if item.kind == "veth" or item.peer_namespace_id is not None:
+            return False  # what passes such a pair has lost its socket
+        return item.peer_index in there or item.kind == "vrf" or item.kind in _TUNNELS - _WITHOUT_SOCKET
+
+    return [item for item in found if not is_above(item)]
 
 
 def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:

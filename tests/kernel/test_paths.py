@@ -225,6 +225,42 @@ def test_virtual_machine_behind_a_bridge_meets_the_rules_of_its_pod(pod: Pod, se
     _assert_met_once(pod, settings, {"egress": out, "ingress": back}, is_moved=True)
 
 
+@pytest.mark.parametrize(("kind", "flag", "link_header"), [("tun", 1, 0), ("tap", 2, 14)])
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_a_program_segments_counts_with_the_link_header_that_there_is(
+    pod: Pod, settings: Settings, kind: str, flag: int, link_header: int, family: int
+) -> None:
+    """3,000 bytes of TCP in one write, to be sent in segments of 1,000, as virtual machines do."""
+    ip(pod.pid, f"tuntap add up0 mode {kind} vnet_hdr")
+    ip(pod.pid, "link set up0 up")
+    rule = "loss=uniform ingress 0% interface=up0"
+    ip_header = 20 if family == 4 else 40
+    with under(settings, pod.cgroup, rule) as listed:
+        Place(pod.pid).run(sys.executable, "-I", "-S", "-c", _SEGMENTED, str(flag), str(family))
+        passed, size, _, _ = counters(listed(), rule)
+    assert (passed, size) == (3, 3 * (link_header + ip_header + 20) + 3_000)
+
+
+_SEGMENTED = """
+import fcntl, os, struct, sys
+flag, family = int(sys.argv[1]), int(sys.argv[2])
+device = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"up0", flag | 0x1000 | 0x4000))
+tcp = struct.pack("!HHIIBBHHH", 4000, 4001, 1, 1, 0x50, 0x10, 1000, 0, 0) + bytes(3000)
+if family == 4:
+    ends = b"\\x0a\\0\\0\\1", b"\\x0a\\0\\0\\2"
+    head = struct.pack("!BBHHHBBH4s4s", 69, 0, 20 + len(tcp), 0, 0, 64, 6, 0, *ends)
+else:
+    ends = b"\\xfd" + bytes(15), b"\\xfd" + bytes(14) + b"\\1"
+    head = struct.pack("!IHBB16s16s", 6 << 28, len(tcp), 6, 64, *ends)
+ether = bytes(12) + (b"\\x08\\0" if family == 4 else b"\\x86\\xdd")
+link = ether if flag == 2 else b""
+start = len(link) + len(head)
+offload = struct.pack("BBHHHH", 1, 1 if family == 4 else 4, start + 20, 1000, start, 16)
+os.write(device, offload + link + head + tcp)
+"""
+
+
 def _mac(pod: Pod) -> str:
     words = ip(pod.world_pid, "-o link show eth0").split()
     return words[words.index("link/ether") + 1]

@@ -438,6 +438,33 @@ def shared(machine: Machine) -> Machine:
     return machine
 
 
+@pytest.mark.parametrize(
+    ("above", "expected"),
+    [
+        ([link(20, "vlan5", "vlan", peer=2)], []),
+        ([link(20, "mac0", "macvlan", peer=2), link(21, "mac0.5", "vlan", peer=20)], []),
+        ([link(20, "vx0", "vxlan"), link(21, "ipip0", "ipip", peer=0), link(22, "red", "vrf")], []),
+        ([link(20, "wg0", "wireguard"), link(21, "tun0", "tun")], ["wg0", "tun0"]),
+        ([link(20, "vx0", "vxlan", peer=2, number=7)], ["vx0"]),  # whose outside is another namespace's
+        ([link(20, "v0", peer=21), link(21, "v1", peer=20)], ["v0", "v1"]),
+        (
+            [
+                link(20, "net1", "", master=21),
+                link(21, "br0", "bridge"),
+                link(22, "mac0", "macvlan", peer=20),
+            ],
+            ["br0", "mac0"],
+        ),
+    ],
+    ids=["vlan", "stack", "with socket", "without socket", "elsewhere", "pair", "above a port"],
+)
+def test_loss_of_what_a_cgroup_sends_acts_on_no_interface_above_another(
+    shared: Machine, above: list[Interface], expected: list[str]
+) -> None:
+    shared.links[OWN] = [HOST_ETH0, *above]
+    assert names(shared.place(LOSS, counts_loopback=True)) == ["eth0", *expected]
+
+
 @pytest.mark.parametrize("counts_loopback", [True, False])
 def test_loss_of_what_a_cgroup_sends_acts_on_all_interfaces_for_it_alone(
     shared: Machine, counts_loopback: bool
