@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,10 @@ from podmgr.reconcile import Action, apply
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run
+from tests.kernel.network import Place
 
 BANDWIDTH = "bandwidth=10 mbps egress"
+README = (EXAMPLES.parent / "README.md").read_text()
 LOSS = "loss=uniform ingress 1%"
 
 MakeCgroup = Callable[..., Cgroup]
@@ -176,6 +180,23 @@ def test_a_cgroup_that_is_gone_is_listed_as_missing_and_can_be_cleaned(
     assert [row["state"] for row in podmgr.listed()] == ["missing"]
     podmgr("clean", f"cgroup/./{gone.path.name}/")  # spelled otherwise than list shows it
     assert podmgr.listed() == []
+
+
+def test_a_unit_that_starts_again_brings_its_rules_as_the_readme_says(
+    podmgr: Cli, make_cgroup: MakeCgroup
+) -> None:
+    (line,) = re.findall(r"^ExecStartPre=\+\S*/podmgr (.*)$", README, re.MULTILINE)
+    unit = make_cgroup("web.service")
+    words = shlex.split(line.replace("system.slice/%n", str(unit.path)))
+    with Place(None, unit).start("sleep", "infinity") as process:
+        podmgr(*words)
+        process.kill()
+    cgroups.remove(unit)
+    assert [row["state"] for row in podmgr.listed()] == ["missing"]
+    again = make_cgroup("web.service")
+    podmgr(*words)
+    assert [row["state"] for row in podmgr.listed()] == ["active"]
+    assert len(attached(again)) == 1
 
 
 def test_a_manifest_puts_its_rules_on_the_cgroup_given(podmgr: Cli, cgroup: Cgroup) -> None:
