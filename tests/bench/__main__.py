@@ -55,6 +55,7 @@ class Entry:
 
 BENCHMARKS = {
     "bandwidth": Entry("bandwidth", "limits on the wire, beside tc's and the CNI plugin's", runs_in_vm=True),
+    "bursts": Entry("bursts", "200 pairs of rate and burst, beside kernel tbf"),
     "loss": Entry("loss", "packets lost of 100,000, beside iptables and netem", runs_in_vm=True),
     "tcp-loss": Entry("tcploss", "what TCP makes of loss, beside netem", runs_here=False, runs_in_vm=True),
     "packet": Entry("packet", "nanoseconds of a packet in each program"),
