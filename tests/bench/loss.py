@@ -66,16 +66,22 @@ def pings_lost(made: Lab, percent: str, count: int) -> Lost:
 
 
 def datagrams_lost(
-    made: Lab, probability: float, count: int, *, ingress: bool = False, host: str = WORLD
+    made: Lab,
+    probability: float,
+    count: int,
+    *,
+    ingress: bool = False,
+    host: str = WORLD,
+    port: int = PORT,
 ) -> Lost:
     """Of UDP datagrams from the pod or to it; one that sendto(2) refused is an error and is lost."""
     host, receiving = (POD, made.pod) if ingress else (host, made.world)
-    argv = inside(receiving, [*PROBE, "receive", str(PORT)])
+    argv = inside(receiving, [*PROBE, "receive", str(port)])
     receiver = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert receiver.stdout is not None
         receiver.stdout.readline()
-        sending = [*PROBE, "send", host, str(PORT), str(count)]
+        sending = [*PROBE, "send", host, str(port), str(count)]
         sender = made.in_world(sending) if ingress else made.in_pod(sending)
         sent = json.loads(sender.communicate()[0])
         received = json.loads(receiver.communicate("")[0])["received"]

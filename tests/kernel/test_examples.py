@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from podmgr.cgroups import Cgroup
-from podmgr.rules import Direction
+from podmgr.grammar import parse_rule_option
+from podmgr.rules import Bandwidth, Custom, Direction, ExponentialLoss, Rule, UniformLoss
+from podmgr.throwaway import WIRE_PER_PAYLOAD
+from tests.bench.loss import datagrams_lost
 from tests.kernel.conftest import EXAMPLES, Cli, attached
+from tests.lab import Lab, lab, start_tcp
 
 BANDWIDTH = "bandwidth=10 mbps egress"
 UNIFORM = "loss=uniform egress 2%"
@@ -72,3 +77,71 @@ def test_an_example_attaches_what_it_says_and_once(
     again = podmgr(*command).stdout.splitlines()
     assert len(again) == len(in_kernel)
     assert all(line.endswith(" unchanged") for line in again)
+
+
+# With traffic
+
+
+README = (EXAMPLES.parent / "README.md").read_text()
+DATAGRAMS = 2_000  # fewer bytes than the smallest burst
+TRIES = 3  # of TCP, on a machine that may be busy elsewhere
+
+
+def _rules_of_the_readme() -> set[tuple[str, ...]]:
+    """Those of each command line, and of the annotations in its first lines."""
+    lines = [re.findall(r"--rule ['\"]([^'\"]*)['\"]", line) for line in README.splitlines()]
+    first = [f"{key}={value}" for key, value in re.findall(r'^    (bandwidth|loss): "(.*)"', README, re.M)]
+    return {tuple(rules) for rules in [*lines, first] if rules and "KEY" not in rules[0]}
+
+
+TOGETHER = sorted({tuple(rules) for _, rules in RULES.values()} | _rules_of_the_readme())
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Lab]:
+    with lab() as made:
+        yield made
+
+
+def test_the_readmes_rules_are_found() -> None:
+    assert len(_rules_of_the_readme()) >= 5
+
+
+@pytest.mark.parametrize("texts", TOGETHER, ids="; ".join)
+def test_what_examples_and_the_readme_show_acts_on_traffic(made: Lab, texts: Sequence[str]) -> None:
+    rules = [rule for text in texts for rule in parse_rule_option(text)]
+    with made.under(*texts, options=["--program-dir", str(EXAMPLES)]):
+        for rule in rules:
+            if isinstance(rule, UniformLoss | ExponentialLoss):
+                is_ingress = rule.direction is Direction.INGRESS
+                lost = datagrams_lost(made, _probability(rule), DATAGRAMS, ingress=is_ingress)
+                assert lost.is_fair, lost
+            elif isinstance(rule, Custom):  # the dropper, of another port
+                assert rule.macros == (("PORT", "5353"),)
+                assert datagrams_lost(made, 0, 100).lost == 0
+                assert datagrams_lost(made, 1, 100, port=5353).lost == 100
+        for direction in Direction:
+            _assert_limit(made, rules, direction)
+
+
+def _probability(rule: UniformLoss | ExponentialLoss) -> float:
+    if isinstance(rule, UniformLoss):
+        return float(rule.percent) / 100
+    return float(50 ** (-rule.threshold / 1000))
+
+
+def _assert_limit(made: Lab, rules: Sequence[Rule], direction: Direction) -> None:
+    """TCP carries nine tenths of the lowest limit, or half if it also loses; never more."""
+    there = [rule for rule in rules if rule.direction is direction]
+    limits = [rule.rate_bits_per_second for rule in there if isinstance(rule, Bandwidth)]
+    if not limits:
+        return
+    least = 0.9 if len(there) == len(limits) else 0.5
+    shares = []
+    for _ in range(TRIES):
+        done = start_tcp(made, 3, ingress=direction is Direction.INGRESS, settling_seconds=1)()
+        shares.append(done.bits_per_second * WIRE_PER_PAYLOAD / min(limits))
+        assert shares[-1] <= 1.1  # the burst is an eighth of a second; the law itself: test_law.py
+        if shares[-1] >= least:
+            return
+    pytest.fail(f"carried {shares} of the limit")
