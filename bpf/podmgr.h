@@ -63,7 +63,6 @@
 #define MOST_LINK_HEADER_BYTES 32
 #define NS_PER_SECOND 1000000000ULL
 
-/* The layout that `podmgr list` reads, one row per CPU. */
 struct podmgr_counters {
 	__u64 passed_packets;
 	__u64 passed_bytes;
@@ -71,12 +70,25 @@ struct podmgr_counters {
 	__u64 dropped_bytes;
 };
 
+/* The layout that `podmgr list` reads, one row per CPU: the sum of both, or `own` alone. */
+struct podmgr_row {
+	struct podmgr_counters own;
+	__u64 is_busy; /* `own` is being written */
+	struct podmgr_counters aside;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct podmgr_counters);
+	__type(value, struct podmgr_row);
 } podmgr_counters SEC(".maps");
+
+/* Written out because compilers since clang 20 choose an instruction that Linux 5.10 lacks. */
+static __always_inline void add_atomically(void *number, __u64 value)
+{
+	asm volatile("lock *(u64 *)(%0 + 0) += %1" : : "r"(number), "r"(value) : "memory");
+}
 
 /* A packet as the wire sees it: a GSO packet is gso_segs packets, each with headers of its own. */
 struct wire {
@@ -236,17 +248,11 @@ static __always_inline void set_taken(struct link *link, __s64 until)
 	*(volatile __s64 *)&link->taken_until = until;
 }
 
-/*
- * `seen` is what taken_until() returned, `from` when the packet's time begins. The instruction is
- * written out because compilers since clang 20 choose one that Linux 5.10 lacks.
- */
+/* `seen` is what taken_until() returned, `from` when the packet's time begins. */
 static __always_inline void take(struct link *link, __s64 seen, __s64 from, __s64 ticks)
 {
 	if (from == seen || taken_until(link) != seen)
-		asm volatile("lock *(u64 *)(%0 + 0) += %1"
-			     :
-			     : "r"(&link->taken_until), "r"(ticks)
-			     : "memory");
+		add_atomically(&link->taken_until, ticks);
 	else
 		set_taken(link, from + ticks);
 }
@@ -302,21 +308,44 @@ static __always_inline int is_exempt(struct __sk_buff *skb)
 #endif
 }
 
-/* Count the packet under its verdict, and return the verdict. */
+/*
+ * Count the packet under its verdict, and return the verdict.
+ *
+ * A row is one CPU's alone. But who sends through the cgroup hook may be interrupted there, between
+ * load and store, by another packet of the cgroup, such as TCP's answer to what arrives: that one is
+ * counted aside. At tc, and of what arrives, nothing comes in between.
+ */
 static __always_inline int count(struct wire wire, int verdict)
 {
 	__u32 key = 0;
-	struct podmgr_counters *counters = bpf_map_lookup_elem(&podmgr_counters, &key);
+	struct podmgr_row *row = bpf_map_lookup_elem(&podmgr_counters, &key);
 
-	if (!counters)
+	if (!row)
 		return verdict;
-	if (verdict == VERDICT_PASS) {
-		counters->passed_packets += wire.packets;
-		counters->passed_bytes += wire.bytes;
-	} else {
-		counters->dropped_packets += wire.packets;
-		counters->dropped_bytes += wire.bytes;
+#if !PODMGR_TC && DIRECTION_EGRESS
+	if (*(volatile __u64 *)&row->is_busy) {
+		int passes = verdict == VERDICT_PASS;
+
+		add_atomically(passes ? &row->aside.passed_packets : &row->aside.dropped_packets,
+			       wire.packets);
+		add_atomically(passes ? &row->aside.passed_bytes : &row->aside.dropped_bytes,
+			       wire.bytes);
+		return verdict;
 	}
+	*(volatile __u64 *)&row->is_busy = 1;
+	barrier();
+#endif
+	if (verdict == VERDICT_PASS) {
+		row->own.passed_packets += wire.packets;
+		row->own.passed_bytes += wire.bytes;
+	} else {
+		row->own.dropped_packets += wire.packets;
+		row->own.dropped_bytes += wire.bytes;
+	}
+#if !PODMGR_TC && DIRECTION_EGRESS
+	barrier();
+	*(volatile __u64 *)&row->is_busy = 0;
+#endif
 	return verdict;
 }
 

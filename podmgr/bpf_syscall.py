@@ -52,6 +52,7 @@ _PROG_NAME = slice(64, 80)
 _MAP_INFO_BYTES = 24  # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags
 _BPF_MAP_TYPE_PERCPU_ARRAY = 6
 _COUNTERS = struct.Struct("=4Q")
+_ROW = struct.Struct("=4Q8x4Q")  # struct podmgr_row of podmgr.h; before it was, the counters alone
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -158,14 +159,17 @@ def pinned_counters(pin: str | Path) -> Counters | None:
         return None
     try:
         kind, _, key_size, value_size, *_ = struct.unpack("=6I", _info(fd, _MAP_INFO_BYTES))
-        if (kind, key_size, value_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4, _COUNTERS.size):
+        row = {layout.size: layout for layout in (_ROW, _COUNTERS)}.get(value_size)
+        if row is None or (kind, key_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4):
             return None
         key = ctypes.c_uint32(0)
-        values = ctypes.create_string_buffer(_COUNTERS.size * possible_cpus())
+        values = ctypes.create_string_buffer(row.size * possible_cpus())
         attr = bytearray(_ATTR_BYTES)
         struct.pack_into("=IxxxxQQ", attr, 0, fd, ctypes.addressof(key), ctypes.addressof(values))
         _bpf(_MAP_LOOKUP_ELEM, attr, "read a counter map")
-        return Counters(*(sum(column) for column in zip(*_COUNTERS.iter_unpack(values.raw), strict=True)))
+        sums = [sum(column) for column in zip(*row.iter_unpack(values.raw), strict=True)]
+        count = len(Counters._fields)
+        return Counters(*(sum(sums[number::count]) for number in range(count)))
     finally:
         os.close(fd)
 

@@ -11,6 +11,8 @@ import pytest
 
 # A shell without job control starts background jobs with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # likewise under nohup, and a handler is not inherited
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

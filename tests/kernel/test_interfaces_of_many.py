@@ -257,10 +257,12 @@ def _sampled(pod: Pod) -> Iterator[list[tuple[int, int]]]:
 def test_a_changed_rule_is_attached_at_tc_before_the_old_one_goes(pod: Pod, settings: Settings) -> None:
     applied(settings, pod.cgroup, RULE)
     with _sampled(pod) as samples:
-        for percent in (2, 3, 4, 5):
+        for percent in range(2, 100):
             (outcome,) = applied(settings, pod.cgroup, f"loss=uniform egress {percent}%")
             assert outcome.action is Action.REPLACED
             assert programs(pod.pid) == [outcome.program_id]
+            if percent > 4 and any(on_interfaces == 2 for _, on_interfaces in samples):
+                break  # on a busy machine few looks meet the moment at which both are there
     assert {on_interfaces for _, on_interfaces in samples} == {1, 2}
     clean(None, settings, runner=proc.run)
     assert_nothing_left(settings)

@@ -133,6 +133,25 @@ def test_a_gso_packet_that_does_not_say_how_many_it_is_counts_as_its_segments(
     assert (counters.passed_packets, counters.passed_bytes) == (3, len(header) + 2000 + 2 * (14 + 40))
 
 
+@pytest.mark.parametrize(
+    ("options", "is_aside"), [("egress hook=cgroup", True), ("ingress hook=cgroup", False)]
+)
+def test_a_packet_that_interrupts_the_counting_of_another_is_counted_too(
+    load: Load, tmp_path: Path, options: str, is_aside: bool
+) -> None:
+    """As on the way out by a softirq: `is_busy` of struct podmgr_row is what it finds."""
+    program = load(f"loss=uniform {options.replace(' ', ' 0% ', 1)}")
+    own, busy, aside = bytes(32), b"\1" + bytes(7), bytes(32)
+    words = ["key", "hex", *["00"] * 4, "value", "hex", *(f"{byte:02x}" for byte in own + busy + aside)]
+    pin = f"{program.pin}-maps/podmgr_counters"
+    run("bpftool", "map", "update", "pinned", pin, *words)
+    program.test(UDP, tmp_path, repeat=5)
+    assert program.counters()[:2] == (5, 5 * len(UDP))
+    (entry,) = json.loads(run("bpftool", "-j", "map", "dump", "pinned", pin))
+    rows = [bytes(int(byte, 16) for byte in row["value"]) for row in entry["values"]]
+    assert sum(int.from_bytes(row[:8], "little") for row in rows) == (0 if is_aside else 5)
+
+
 @pytest.mark.parametrize("rate", ["3 mbps", "7 mbps", "11 mbps", "4.29 gbps", "5 gbps", "400 gbps"])
 def test_a_packet_as_large_as_the_bucket_passes(load: Load, tmp_path: Path, rate: str) -> None:
     """However the rate divides: nothing is rounded to the packet's disadvantage."""

@@ -82,7 +82,7 @@ def test_maps_are_measured_as_the_kernel_lays_them_out() -> None:
     }
     assert sizes == {
         "podmgr_bucket": (4, 16, 1, 20),
-        "podmgr_counters": (4, 32, 1, 4 + 6 * 32),  # per CPU
+        "podmgr_counters": (4, 72, 1, 4 + 6 * 72),  # per CPU
     }
 
 
