@@ -89,9 +89,11 @@ def test_a_changed_rule_is_attached_before_the_old_one_goes(cgroup: Cgroup, podm
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        for rate in (20, 30, 40):
+        for rate in range(20, 120):
             (outcome,) = apply([wish(f"bandwidth={rate} mbps egress")], podmgr.settings, runner=proc.run)
             assert outcome.action is Action.REPLACED
+            if rate > 22 and 2 in seen:
+                break  # on a busy machine few looks meet the moment at which both are there
     finally:
         stop.set()
         sampler.join()
