@@ -13,6 +13,7 @@ class Mount(NamedTuple):
 
     path: Path
     filesystem: str
+    root: Path = Path("/")  # which of the file system's folders is seen there
 
 
 def table() -> list[Mount]:
@@ -20,8 +21,11 @@ def table() -> list[Mount]:
     mounts = []
     for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).rstrip("\n").split("\n"):
         fields, _, filesystem = line.partition(" - ")
-        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
-        mounts.append(Mount(Path(path), filesystem.split()[0]))
+        root, path = (
+            Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field))
+            for field in fields.split(" ")[3:5]
+        )
+        mounts.append(Mount(path, filesystem.split()[0], root))
     return mounts
 
 

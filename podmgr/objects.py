@@ -6,6 +6,7 @@ A file's name says what its check found: `<digest>.<hook>.bpf.o`. Nothing gets h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from podmgr.refusals import failed
 SPARE_OBJECTS = 64
 
 _SUFFIX = ".bpf.o"
+_NAME = re.compile(r"([0-9a-f]{16})\.[a-z]+\.bpf\.(o|new)")  # what else lies there is another's
 
 
 class StoredObject(NamedTuple):
@@ -56,9 +58,11 @@ class ObjectStore:
     def prune(self, used: Collection[str]) -> None:
         """Delete what is not `used`: all of it if nothing is, else all but the newest spares."""
         with suppress(FileNotFoundError):
-            paths = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-            unused = [path for path in paths if path.name.split(".")[0] not in used]
+            ours = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+            ours.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+            unused = [path for path in ours if path.name.split(".")[0] not in used]
             for path in unused[SPARE_OBJECTS:] if used else unused:
                 path.unlink(missing_ok=True)
             if not used:
-                self.folder.rmdir()
+                with suppress(OSError):  # something of others is in it
+                    self.folder.rmdir()

@@ -24,6 +24,7 @@ _COUNTERS_MAP = "podmgr_counters"
 SCOPE_MAP = "podmgr_scope"
 _MARKS = "qdiscs"
 _MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{16}")  # what else lies there is another's
 
 
 class Pin(NamedTuple):
@@ -110,15 +111,23 @@ def ensure_bpffs(bpffs: Path, *, runner: Runner) -> bool:
     return mounted
 
 
-def require_names(bpffs: Path) -> None:
-    """Raise PodmgrError for a folder that no bpf file system can have, where it says "not permitted"."""
+def require_place(bpffs: Path) -> None:
+    """Raise PodmgrError for a folder that is no place for pins: what is removed there may be anybody's.
+
+    Such as one on another file system, the one where bpf is mounted, and one whose name no bpf
+    file system can have, where the kernel says "not permitted". One that is not there is none yet.
+    """
     mount = mounts.mount_of(bpffs)
+    advice = "name a folder of podmgr's own with --bpffs"
     if mount is None or mount.filesystem != "bpf":
+        if os.path.lexists(bpffs):
+            raise PodmgrError(f"{bpffs} is not on a bpf file system", tip=advice)
         return
-    if any("." in name for name in Path(os.path.realpath(bpffs)).relative_to(mount.path).parts):
-        raise PodmgrError(
-            f"{bpffs}: on a bpf file system no name may hold a dot", tip="name another folder with --bpffs"
-        )
+    names = Path(os.path.realpath(bpffs)).relative_to(mount.path).parts
+    if not names and mount.root == Path("/"):
+        raise PodmgrError(f"{bpffs} holds the pins of others too", tip=f"{advice}, such as {bpffs}/podmgr")
+    if any("." in name for name in names):
+        raise PodmgrError(f"{bpffs}: on a bpf file system no name may hold a dot", tip=advice)
 
 
 def require_own(bpffs: Path) -> None:
@@ -156,7 +165,8 @@ def pinned(bpffs: Path, of: Collection[str] | None = None) -> Iterator[Pin]:
             continue
         ours = [entry.name for entry in entries if entry.name.endswith(_MAPS_SUFFIX) or not entry.is_dir()]
         for digest in sorted({name.removesuffix(_MAPS_SUFFIX) for name in ours}):
-            yield Pin(bpffs, owner, digest)
+            if _DIGEST.fullmatch(digest):
+                yield Pin(bpffs, owner, digest)
 
 
 def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:

@@ -482,7 +482,7 @@ def _require_none_lifted(desired: Desired) -> None:
 
 def _require_sight(settings: Settings) -> None:
     """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
-    pins.require_names(settings.bpffs)
+    pins.require_place(settings.bpffs)
     path = cgroups.find_root(settings.cgroup_root)
     with cgroups.opened(Cgroup(path, os.stat(path).st_ino)) as fd:
         if fd is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from podmgr import cgroups
 from podmgr.cgroups import Cgroup
 
+_HIDDEN = 0  # how the kernel shows a process of another PID namespace
 _NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")
 
 
@@ -25,11 +26,14 @@ def create(root: Path, purpose: str) -> Cgroup:
 
 
 def sweep(root: Path) -> list[Cgroup]:
-    """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up."""
+    """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up.
+
+    Where processes of another PID namespace live, their maker may live there too: it is left.
+    """
     swept = []
     for cgroup in list(cgroups.walk(root)):
         match = _NAME.fullmatch(cgroup.path.name)
-        if match and _start_time(int(match[1])) != match[2]:
+        if match and _start_time(int(match[1])) != match[2] and _HIDDEN not in cgroups.processes(cgroup):
             cgroups.evict(cgroup)
             cgroups.remove(cgroup)
             swept.append(cgroup)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podmgr import cgroups, ledger
+from podmgr import cgroups, ledger, pins
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
-from tests.kernel.conftest import Cli, MakeCgroup
+from podmgr.settings import Settings
+from tests.kernel.conftest import Cli, MakeCgroup, run
 from tests.unit.samples import attachment
 
 STRANGER = 54_321
@@ -187,3 +188,30 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
         os.mkdir(folder / "ledger.json.new")
         with pytest.raises(PodmgrError, match=r"cannot write the ledger in .*: Is a directory"):
             ledger.write(state, [attachment()])
+
+
+@pytest.mark.parametrize("words", [["clean"], ["list"], ["apply", "CGROUP", "--rule", "loss=1% egress"]])
+def test_a_folder_that_is_no_place_for_pins_loses_nothing(
+    podmgr: Cli, cgroup: Cgroup, tmp_path: Path, words: list[str]
+) -> None:
+    precious = tmp_path / "home" / "user" / "0123456789abcdef-maps" / "precious"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("")
+    (tmp_path / "home" / "empty").mkdir()
+    words = [word.replace("CGROUP", f"cgroup/{cgroup.path}") for word in words]
+    done = podmgr(*words, "--bpffs", str(tmp_path / "home"), code=1)
+    assert "is not on a bpf file system" in done.stderr
+    assert precious.exists() and (tmp_path / "home" / "empty").is_dir()
+
+
+def test_pins_of_others_beside_ours_are_left(podmgr: Cli, cgroup: Cgroup, settings: Settings) -> None:
+    podmgr("apply", f"cgroup/{cgroup.path}", "--rule", "loss=1% egress")
+    (pin,) = pins.pinned(settings.bpffs)
+    theirs = settings.bpffs / "cilium"
+    theirs.mkdir()
+    run("bpftool", "prog", "pin", "pinned", pin.program, str(theirs / "cil_from_container"))
+    podmgr("clean")
+    assert (theirs / "cil_from_container").exists()
+    (theirs / "cil_from_container").unlink()
+    theirs.rmdir()
+    settings.bpffs.rmdir()

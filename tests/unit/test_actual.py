@@ -71,7 +71,7 @@ def there(
     *,
     cgroup_id: int = 7,
     owner: str = "7",
-    digest: str = "abc",
+    digest: str = "0000000000000abc",
     direction: Direction = EGRESS,
 ) -> Attachment:
     """A row whose program is attached and pinned."""
@@ -121,10 +121,10 @@ def test_row_without_its_pin_is_attached_but_not_healthy(
     kernel: Kernel, settings: Settings, look: Sight
 ) -> None:
     row = there(kernel, settings)
-    pinned(settings, "7", "abc", 6)
+    pinned(settings, "7", "0000000000000abc", 6)
     assert look.is_attached(row)
     assert not is_healthy(look, row)
-    Path(Pin(settings.bpffs, "7", "abc").program).unlink()
+    Path(Pin(settings.bpffs, "7", "0000000000000abc").program).unlink()
     assert not is_healthy(look, row)
 
 
@@ -147,8 +147,8 @@ def test_nothing_there_is_nothing_unknown(kernel: Kernel, look: Sight) -> None:
 def test_rows_explain_all_that_is_there(kernel: Kernel, settings: Settings, look: Sight) -> None:
     rows = [
         there(kernel, settings, 5),
-        there(kernel, settings, 6, digest="def"),
-        there(kernel, settings, 7, digest="ghi", direction=INGRESS),
+        there(kernel, settings, 6, digest="0000000000000def"),
+        there(kernel, settings, 7, digest="0000000000000fed", direction=INGRESS),
     ]
     assert not look.has_unknown_near(look.healthy_near(rows, near("7")), near("7"))
 
@@ -181,7 +181,7 @@ def test_program_without_a_row_is_unknown(
 
 def test_pin_without_a_row_is_unknown(kernel: Kernel, settings: Settings, look: Sight) -> None:
     row = there(kernel, settings)
-    pinned(settings, "7", "orphan", 9)
+    pinned(settings, "7", "000000000000face", 9)
     assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
@@ -189,7 +189,7 @@ def test_pin_that_the_rows_program_has_lost_to_another_is_unknown(
     kernel: Kernel, settings: Settings, look: Sight
 ) -> None:
     row = there(kernel, settings)
-    pinned(settings, "7", "abc", 9)
+    pinned(settings, "7", "0000000000000abc", 9)
     assert look.has_unknown_near(look.healthy_near([row], near("7")), near("7"))
 
 
@@ -217,7 +217,7 @@ def test_far_away_nothing_is_looked_at(kernel: Kernel, settings: Settings, look:
     rows = [there(kernel, settings, 5)]
     rows += [there(kernel, settings, 10 + n, cgroup_id=10 + n, owner=str(10 + n)) for n in range(20)]
     kernel.attached[30, INGRESS] = (99,)
-    pinned(settings, "30", "orphan", 98)
+    pinned(settings, "30", "000000000000face", 98)
     kernel.looked_at.clear()
     assert not look.has_unknown_near(look.healthy_near(rows, near("7")), near("7"))
     assert kernel.looked_at == {7}
@@ -271,8 +271,8 @@ def on_interfaces(machine: Machine, settings: Settings, program_id: int, *links:
         device = machine.namespaces.get(link.namespace, {}).get(link.index)
         if device is not None:
             device.filters.setdefault(link.side, []).append(Filter(100, program_id, program_id))
-    pinned(settings, "7", f"d{program_id}", program_id)
-    return attachment(digest=f"d{program_id}", program_id=program_id, links=links)
+    pinned(settings, "7", f"{13 * 16 + program_id:016x}", program_id)
+    return attachment(digest=f"{13 * 16 + program_id:016x}", program_id=program_id, links=links)
 
 
 def test_row_is_attached_if_its_program_is_on_all_its_interfaces(
@@ -340,7 +340,7 @@ def test_row_that_lost_its_pin_is_attached_but_not_healthy(
     machine: Machine, settings: Settings, kernel: Kernel, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
-    Path(Pin(settings.bpffs, "7", "d5").program).unlink()
+    Path(Pin(settings.bpffs, "7", "00000000000000d5").program).unlink()
     assert (sight.is_attached(row), sight.healthy([row])) == (True, [])
     assert kernel.looked_at == set()
 
@@ -397,7 +397,7 @@ def test_program_without_a_row_is_found_on_its_interfaces(
     assert kernel.looked_at == {7, 8} and tree
     assert (row.links, row.hook, row.rule) == ((CALI1, ETH0, NET1), "tc", "")
     assert [link.name for link in row.links] == ["cali1", "eth0", "net1"]
-    assert (row.owner, row.digest, row.program_id) == ("7", "d5", 5)
+    assert (row.owner, row.digest, row.program_id) == ("7", "00000000000000d5", 5)
     assert (row.target, row.cgroup_id) == ("cgroup/7", 7)
     assert sight.is_attached(row)
 
@@ -406,8 +406,8 @@ def test_whose_program_it_is_the_folder_of_its_pin_says(
     machine: Machine, settings: Settings, kernel: Kernel, tree: Path, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
-    Path(Pin(settings.bpffs, "7", "d5").program).unlink()
-    pinned(settings, "u-1", "d5", 5)
+    Path(Pin(settings.bpffs, "7", "00000000000000d5").program).unlink()
+    pinned(settings, "u-1", "00000000000000d5", 5)
     (found,) = sight.unknown_attachments([row], near("u-1", cgroup_id=8))
     assert (found.target, found.owner, found.cgroup_id) == ("pod/u-1", "u-1", 8)
     assert found.cgroup_path == "/cgroups/8"
@@ -443,7 +443,7 @@ def test_row_that_is_healthy_speaks_for_its_program(
 
 def test_unknown_pins_are_those_of_no_row(kernel: Kernel, settings: Settings) -> None:
     row = there(kernel, settings)
-    one, other = pinned(settings, "7", "orphan", 8), pinned(settings, "u-1", "abc", 9)
+    one, other = pinned(settings, "7", "000000000000face", 8), pinned(settings, "u-1", "0000000000000abc", 9)
     assert unknown_pins(settings, [row]) == [one, other]
     assert unknown_pins(settings, [row], {"u-1"}) == [other]
     assert unknown_pins(settings, [row], ()) == []

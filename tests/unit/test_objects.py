@@ -103,3 +103,11 @@ def test_newest_unused_objects_stay_as_spares(store: ObjectStore, monkeypatch: p
 def test_pruning_a_store_that_is_not_there_is_fine(store: ObjectStore, used: tuple[str, ...]) -> None:
     store.prune(used)
     assert not store.folder.exists()
+
+
+def test_files_of_others_stay(store: ObjectStore) -> None:
+    store.folder.mkdir(exist_ok=True)
+    (store.folder / "mine").mkdir()
+    (store.folder / "program.bpf.o").write_text("precious")
+    store.prune(())
+    assert {path.name for path in store.folder.iterdir()} == {"mine", "program.bpf.o"}

@@ -32,16 +32,16 @@ def pinned(pin: Pin, *, program: bool = True, maps: Sequence[str] = ("podmgr_cou
 
 
 def test_pin_carries_owner_and_digest_in_its_path() -> None:
-    pin = Pin(Path("/bpf/podmgr"), "owner", "abc")
-    assert pin.program == "/bpf/podmgr/owner/abc"
-    assert pin.maps == "/bpf/podmgr/owner/abc-maps"
-    assert pin.counters == "/bpf/podmgr/owner/abc-maps/podmgr_counters"
+    pin = Pin(Path("/bpf/podmgr"), "owner", "0000000000000abc")
+    assert pin.program == "/bpf/podmgr/owner/0000000000000abc"
+    assert pin.maps == "/bpf/podmgr/owner/0000000000000abc-maps"
+    assert pin.counters == "/bpf/podmgr/owner/0000000000000abc-maps/podmgr_counters"
 
 
 def test_pins_are_found_whole_and_halfway(tmp_path: Path) -> None:
-    whole = pinned(Pin(tmp_path, "b", "111"))
-    without_maps = pinned(Pin(tmp_path, "a", "222"), maps=())
-    without_program = pinned(Pin(tmp_path, "a", "111"), program=False)
+    whole = pinned(Pin(tmp_path, "b", "0000000000000111"))
+    without_maps = pinned(Pin(tmp_path, "a", "0000000000000222"), maps=())
+    without_program = pinned(Pin(tmp_path, "a", "0000000000000111"), program=False)
     (tmp_path / "empty-owner").mkdir()
     (tmp_path / "a-stray-file").write_text("")
     assert list(pins.pinned(tmp_path)) == [without_program, without_maps, whole]
@@ -63,14 +63,55 @@ def test_not_being_allowed_to_look_is_not_nothing_pinned(tmp_path: Path, mocker:
     ("program", "maps"), [(True, ["podmgr_counters", "other"]), (True, []), (False, ["other"]), (False, [])]
 )
 def test_removing_a_pin_removes_all_there_is_of_it(tmp_path: Path, program: bool, maps: list[str]) -> None:
-    other = pinned(Pin(tmp_path, "owner", "other"))
-    pins.remove(pinned(Pin(tmp_path, "owner", "abc"), program=program, maps=maps))
+    other = pinned(Pin(tmp_path, "owner", "000000000000beef"))
+    pins.remove(pinned(Pin(tmp_path, "owner", "0000000000000abc"), program=program, maps=maps))
     assert list(pins.pinned(tmp_path)) == [other]
     assert Path(other.program).exists() and Path(other.counters).exists()
 
 
+@pytest.mark.parametrize("name", ["cilium", "0123456789ABCDEF", "0123456789abcdef0", "x-maps"])
+def test_what_is_not_named_after_a_digest_is_another_s(tmp_path: Path, name: str) -> None:
+    pinned(Pin(tmp_path, "owner", name))
+    assert list(pins.pinned(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("mount", "name", "words"),
+    [
+        ("ext4", "", "is not on a bpf file system"),
+        ("ext4", "file", "is not on a bpf file system"),
+        ("bpf", "", "holds the pins of others too"),
+        ("bpf", "a.b", "no name may hold a dot"),
+        ("bpf", "a.b/c", "no name may hold a dot"),
+    ],
+)
+def test_folder_that_is_no_place_for_pins_is_refused(
+    tmp_path: Path, mocker: MockerFixture, mount: str, name: str, words: str
+) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, mount)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PodmgrError, match=words) as caught:
+        pins.require_place(tmp_path / name)
+    assert "--bpffs" in caught.value.tip
+
+
+def test_folder_of_its_own_that_a_container_is_given_is_a_place(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, "bpf", Path("/podmgr"))])
+    pins.require_place(tmp_path)
+
+
+@pytest.mark.parametrize(("mount", "name"), [("ext4", "gone"), ("bpf", "podmgr"), ("bpf", "a/b")])
+def test_folder_that_is_there_or_can_be_made_is_a_place(
+    tmp_path: Path, mocker: MockerFixture, mount: str, name: str
+) -> None:
+    mocker.patch("podmgr.mounts.table", return_value=[Mount(tmp_path, mount)])
+    pins.require_place(tmp_path / name)
+
+
 def test_removing_a_pin_that_is_gone_is_fine(tmp_path: Path) -> None:
-    pins.remove(Pin(tmp_path, "owner", "abc"))
+    pins.remove(Pin(tmp_path, "owner", "0000000000000abc"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +119,7 @@ def test_a_link_in_place_of_maps_is_removed_and_not_followed(tmp_path: Path) -> 
     beyond = tmp_path / "beyond"
     beyond.mkdir()
     (beyond / "precious").write_text("")
-    pin = pinned(Pin(tmp_path / "bpffs", "owner", "abc"), maps=())
+    pin = pinned(Pin(tmp_path / "bpffs", "owner", "0000000000000abc"), maps=())
     Path(pin.maps).symlink_to(beyond)
     pins.remove(pin)
     assert not Path(pin.maps).is_symlink()
@@ -117,7 +158,7 @@ def test_folders_without_pins_are_removed(tmp_path: Path) -> None:
 
 
 def test_folders_with_pins_stay(tmp_path: Path) -> None:
-    pin = pinned(Pin(tmp_path, "owner", "abc"))
+    pin = pinned(Pin(tmp_path, "owner", "0000000000000abc"))
     (tmp_path / "empty").mkdir()
     pins.remove_empty_folders(tmp_path)
     assert list(pins.pinned(tmp_path)) == [pin]
@@ -199,7 +240,7 @@ def test_not_being_allowed_to_list_owners_is_not_having_none(tmp_path: Path, moc
 
 
 def test_pins_of_some_owners_alone_can_be_asked_for(tmp_path: Path) -> None:
-    one, two, _ = (pinned(Pin(tmp_path, owner, "abc")) for owner in ("a", "b", "c"))
+    one, two, _ = (pinned(Pin(tmp_path, owner, "0000000000000abc")) for owner in ("a", "b", "c"))
     assert list(pins.pinned(tmp_path, {"b", "a", "gone"})) == [one, two]
     assert list(pins.pinned(tmp_path, ())) == []
 
@@ -236,7 +277,7 @@ def test_what_is_no_mark_is_passed_over(tmp_path: Path, name: str) -> None:
 
 
 def test_marks_are_the_pins_of_nobody(tmp_path: Path) -> None:
-    pin = pinned(Pin(tmp_path, "owner", "abc"))
+    pin = pinned(Pin(tmp_path, "owner", "0000000000000abc"))
     pins.mark(tmp_path, FQ)
     assert pins.owners(tmp_path) == pins.owners(tmp_path, pods_only=True) == {"owner"}
     assert list(pins.pinned(tmp_path)) == [pin]
@@ -253,4 +294,7 @@ def test_marks_keep_the_folder_until_the_last_one_goes(tmp_path: Path) -> None:
 
 
 def test_scope_of_a_program_is_one_of_its_maps() -> None:
-    assert Pin(Path("/bpf"), "owner", "abc").scope == "/bpf/owner/abc-maps/podmgr_scope"
+    assert (
+        Pin(Path("/bpf"), "owner", "0000000000000abc").scope
+        == "/bpf/owner/0000000000000abc-maps/podmgr_scope"
+    )

@@ -30,6 +30,14 @@ def test_cgroup_of_a_dead_maker_is_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cgroup_with_processes_of_another_pid_namespace_is_left(tmp_path: Path) -> None:
+    """Their maker may live there too, under a number that is not seen from here."""
+    cgroup = tmp_path / f"podmgr-run-{GONE}-5"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text("0\n0\n")
+    assert scratch.sweep(tmp_path) == []
+
+
 def test_process_that_has_got_the_makers_number_is_not_the_maker(tmp_path: Path) -> None:
     (tmp_path / f"podmgr-run-{os.getpid()}-1").mkdir()
     assert len(scratch.sweep(tmp_path)) == 1
