@@ -22,10 +22,10 @@
 #define RATE 10000000ULL
 #endif
 #ifndef BURST /* bytes, at most 100000000000 */
-#define BURST 312500ULL
+#define BURST 156250ULL
 #endif
 #ifndef INITIAL /* bytes, at most BURST */
-#define INITIAL 12500ULL
+#define INITIAL 16000ULL
 #endif
 
 /* Constants, exact: a packet of BURST bytes costs BURST_TICKS at most, and passes. */
@@ -35,10 +35,10 @@
 #define INITIAL_TICKS TICKS_OF(INITIAL)
 #define LARGER(A, B) ((A) > (B) ? (A) : (B))
 /* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
+#define NS_PER_MS 1000000LL
+#define STALL_BYTES 32768
 #define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
 #define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)
-#define STALL_BYTES 32768
-#define NS_PER_MS 1000000LL
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
 _Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
@@ -55,6 +55,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bucket);
 } podmgr_bucket SEC(".maps");
+
+/* Who sends anything else does not wait, and has lost no time. By one load; IP's options do not matter. */
+static __always_inline int is_tcp(struct __sk_buff *skb)
+{
+	__u8 header[10];
+
+	if (bpf_skb_load_bytes_relative(skb, 0, header, sizeof(header), BPF_HDR_START_NET))
+		return 0;
+	return (header[0] >> 4 == 4 ? header[9] : header[6]) == IPPROTO_TCP;
+}
 
 SEC(PODMGR_SECTION)
 int podmgr_bandwidth(struct __sk_buff *skb)
@@ -80,7 +90,8 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 	}
 	from = seen < now - most ? now - most : seen;
 	if (from + (ticks < enough ? ticks : enough) > now) {
-		bucket->refused_at = now;
+		if (is_tcp(skb))
+			bucket->refused_at = now;
 		return count(wire, VERDICT_DROP);
 	}
 	take(&bucket->link, seen, from, ticks);

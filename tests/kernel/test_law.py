@@ -13,7 +13,8 @@ import pytest
 
 from podmgr import bpf_syscall
 from podmgr.bpf_syscall import Counters
-from tests.lab import Lab, lab, start_tcp, tcp
+from podmgr.throwaway import PROBE
+from tests.lab import WORLD, Lab, lab, start_tcp, tcp
 
 WIRE = 1514 / 1448  # of a full segment
 TRIES = 3  # the first may meet a machine that has no time for it
@@ -71,3 +72,16 @@ def test_a_pause_saves_up_no_more_than_the_burst(made: Lab, rate: int) -> None:
         seconds, passed = time.monotonic() - started, counters(made).passed_bytes - before
         finish()
         assert passed <= rate / 8 * seconds + 0.2 * 100_000
+
+
+def test_datagrams_that_were_refused_are_given_no_time_back(made: Lab) -> None:
+    """Who does not wait has lost none: from any pause on, no more than the burst passes at once."""
+    flood = [*PROBE, "send", WORLD, "4000", "500", "1400"]
+    with made.under("bandwidth=10 mbps egress burst=1514b"):
+        for pause_seconds in (0.3, 0.6, 0.9):
+            made.in_pod(flood).communicate()
+            time.sleep(pause_seconds)
+            before, started = counters(made).passed_bytes, time.monotonic()
+            made.in_pod(flood).communicate()
+            passed, seconds = counters(made).passed_bytes - before, time.monotonic() - started
+            assert passed <= 1.02 * 10e6 / 8 * seconds + 2 * 1_514
