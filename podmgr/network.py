@@ -176,24 +176,31 @@ class Networks:
         """The interfaces through one of which each packet comes in or goes out, once.
 
         Ports of a bridge among them, since what it forwards does not pass the bridge itself, but
-        not those that lead to namespaces below, such as containers that a pod has made.
+        not those that lead to namespaces below, such as containers that a pod has made: where one is
+        proven to lead to the node, a veth that is not leads there.
         """
         there = self._all(namespace)
         up = {item.index: item for item in there if item.is_up and not item.is_loopback}
         outer = [item for item in up.values() if not item.is_port]
-        found: dict[int, Interface] = {}
+        proven: dict[int, Interface] = {}
+        unproven: dict[int, Interface] = {}
         below: dict[int, Interface] = {}
+        nodes = {
+            item.peer_namespace_id
+            for item in up.values()
+            if item.kind == "veth" and self._node_side(item, namespace) is not None
+        }
         for item in up.values():
             if item.peer_namespace_id is None and item.kind:
                 continue
             top = item
             while (above := up.get(top.master_index or 0)) is not None and above.kind in _BONDS:
                 top = above
-            is_way_out = (
-                not top.is_port or item.kind != "veth" or self._node_side(item, namespace) is not None
-            )
-            (found if is_way_out else below)[top.index] = top
-        if found:
+            if item.kind != "veth" or item.peer_namespace_id in nodes:
+                proven[top.index] = top
+            else:
+                (below if top.is_port else unproven)[top.index] = top
+        if found := proven or unproven:
             return sorted(found.values())
         # Nobody can say: the way out is a device of this namespace alone, or its other side is out of sight.
         lowest = [item for item in outer if item.peer_index not in up]

@@ -213,7 +213,7 @@ def test_no_packet_is_forgotten_when_all_cpus_send_at_once(load: Load, tmp_path:
     passed = after.passed_bytes - before.passed_bytes
     bytes_per_ns = rule.rate_bits_per_second / 8 / 1e9
     # We may have had to wait for a CPU between reading the clock and the counters.
-    # A pause before is made up for now; a charge that is lost shows by tens of percent.
+    # A charge that is lost shows by tens of percent.
     assert passed <= 1.05 * bytes_per_ns * (ended[1] - begun[0])
-    # A small bucket forgets what is not used at once.
-    assert passed >= 0.98 * bytes_per_ns * (ended[0] - begun[1]) or rule.burst_bytes
+    # A bucket forgets what is not used at once, and a CPU may be away for longer than that.
+    assert passed >= 0.5 * bytes_per_ns * (ended[0] - begun[1])
