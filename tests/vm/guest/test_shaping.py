@@ -82,26 +82,28 @@ PINGS = 1000
 EDT = "bandwidth=5 mbps egress algorithm=edt"
 
 
-@pytest.mark.parametrize("host", [WORLD, WORLD6])
-def test_loss_and_edt_hold_together(made: Lab, host: str) -> None:
+def test_loss_and_edt_hold_together(made: Lab) -> None:
     low, high = binomial_interval(PINGS, 0.2)
     with made.under("loss=uniform egress 20%", EDT):
-        assert low <= PINGS - _answered(made, host) <= high
-        assert tcp(made, SECONDS, host=host).bits_per_second < 5e6
+        for host in (WORLD, WORLD6):
+            assert low <= PINGS - _answered(made, host) <= high
+            assert tcp(made, SECONDS, host=host).bits_per_second < 5e6
 
 
-@pytest.mark.parametrize("name", ["dropper", "tcdropper"])
-def test_a_program_of_ones_own_and_edt_hold_together(
-    made: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_programs_of_ones_own_and_edt_hold_together(
+    made: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes away the datagrams to a port, at either hook; what it leaves is delayed."""
+    """One at each hook takes away the datagrams to a port; what they leave is delayed."""
     source = (Path(__file__).parents[3] / "examples/dropper.bpf.c").read_text()
     (tmp_path / "dropper.bpf.c").write_text(source)
     (tmp_path / "tcdropper.bpf.c").write_text(source.replace('SEC("cgroup_skb/" INTERFACE)', 'SEC("tc")'))
     monkeypatch.setenv("PODMGR_PROGRAM_DIR", str(tmp_path))
-    with made.under(f"ebpf-limit={name} egress -DPORT={PORT}", EDT):
+    ports = {"dropper": PORT, "tcdropper": PORT + 1}
+    rules = [f"ebpf-limit={name} egress -DPORT={port}" for name, port in ports.items()]
+    with made.under(*rules, EDT):
         for host in (WORLD, WORLD6):
-            assert datagrams_lost(made, 1, 200, host=host).lost == 200
+            for port in ports.values():
+                assert datagrams_lost(made, 1, 200, host=host, port=port).lost == 200
             assert 3.5e6 < tcp(made, SECONDS, host=host).bits_per_second < 5e6
 
 
