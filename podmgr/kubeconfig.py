@@ -12,7 +12,7 @@ import binascii
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,14 +21,13 @@ from urllib.parse import quote, urlsplit
 
 from podmgr import documents, proc
 from podmgr.errors import MissingToolError, PodmgrError, printable
-from podmgr.proc import Completed
+from podmgr.proc import Runner
 
 _TIP = "kubectl config view; see --kubeconfig and --context"
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _EARLY_SECONDS = 30.0  # before a credential ends it is asked for anew
 
-Runner = Callable[..., Completed]
 Section = Mapping[str, Any]
 
 

@@ -78,6 +78,7 @@ class Runner(Protocol):
         stdin: bytes = b"",
         pass_fds: Sequence[int] = (),
         limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed: ...
 
 
@@ -148,7 +149,7 @@ def _started(
             stdout=output,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
+            preexec_fn=prepare,  # noqa: PLW1509  the demo and doctor use it, and have one thread then
             env=env,
             cwd="/",  # where only root writes: a compiler also looks for headers there
             user=user,

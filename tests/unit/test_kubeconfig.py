@@ -20,6 +20,7 @@ from podmgr import kubeconfig
 from podmgr.errors import PodmgrError
 from podmgr.kube import Access, Api, StatusError, UnreachableError
 from tests.certificates import Authority
+from tests.unit.samples import Script, said
 
 PODS = "/api/v1/pods"
 
@@ -248,6 +249,17 @@ def test_a_plugin_beside_the_kubeconfig_is_found(server: Recorder, tmp_path: Pat
     assert server.last["headers"]["Authorization"] == ["Bearer t"]
 
 
+def test_a_plugin_is_run_by_whatever_runs_commands(tmp_path: Path) -> None:
+    credential = {"apiVersion": V1, "kind": "ExecCredential", "status": {"token": "t"}}
+    runner = Script(said(json.dumps(credential)))
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(plugged("login", env=[{"name": "PLACE", "value": "here"}])))
+    found = kubeconfig.load(str(path), runner=runner)
+    assert found.headers == (("Authorization", "Bearer t"),)
+    assert runner.calls == [("login",)]
+    assert runner.variables[0]["PLACE"] == "here"
+
+
 # Certificates
 
 
@@ -352,7 +364,7 @@ TLS = {"server": "https://x"}
 KEYLESS = {"client-certificate-data": encoded(b"x")}
 
 
-def plugged(command: str, **other: str) -> dict[str, Any]:
+def plugged(command: str, **other: Any) -> dict[str, Any]:
     return config(NO, {"exec": {"apiVersion": V1, "command": command, **other}})
 
 
