@@ -301,7 +301,7 @@ class Api:
             else printable(reason)[:300]
         )
         if isinstance(error, self._urllib3.exceptions.ProxyError):
-            where = printable(re.sub("//[^@/]*@", "//", self._proxy or ""))  # without its password
+            where = credentials.without_login(self._proxy or "")
             return UnreachableError(
                 f"the proxy {where} to the API server {self.server} cannot be reached: {what}",
                 tip="proxy-url of the kubeconfig, or HTTPS_PROXY and NO_PROXY in the environment",
@@ -323,11 +323,12 @@ def _pool(urllib3: Any, found: Connection, proxy: str | None) -> Any:
             options["server_hostname"] = found.server_name
     if proxy is None:
         return urllib3.PoolManager(**options)
+    from base64 import b64encode
     from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(proxy)
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    sent = urllib3.make_headers(proxy_basic_auth=login) if parts.username else None
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+    sent = {"Proxy-Authorization": f"Basic {b64encode(login).decode()}"} if parts.username else None
     return urllib3.ProxyManager(proxy, proxy_headers=sent, **options)
 
 

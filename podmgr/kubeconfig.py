@@ -11,13 +11,14 @@ import base64
 import binascii
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from podmgr import documents, proc
 from podmgr.errors import MissingToolError, PodmgrError, printable
@@ -78,8 +79,14 @@ def of_service_account(folder: Path, environment: Mapping[str, str]) -> Connecti
         raise PodmgrError(
             "the service account has no token, or no server", tip="see the pod's serviceAccountName"
         )
+    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    if _address(server) is None:
+        raise PodmgrError(
+            f"KUBERNETES_SERVICE_HOST and _PORT make no address: {printable(server)[:80]!r}",
+            tip="the kubelet sets both; see the pod's env",
+        )
     return Connection(
-        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        server=server,
         namespace=_text_of(folder / "namespace") or "default",
         ca=_bytes_of(folder / "ca.crt"),
         headers=(("Authorization", f"Bearer {_header('the token', token)}"),),
@@ -96,14 +103,40 @@ def load(paths: str, context: str | None = None, *, runner: Runner = proc.run) -
 
 def checked_proxy(url: str, where: str) -> str:
     """A proxy's address, as it was written `where`. Raises PodmgrError for what podmgr does not speak."""
-    parts = urlsplit(url)
-    shown = printable(f"{parts.scheme}://{parts.hostname}")[:80]  # without a password
-    if parts.scheme.startswith("socks"):
-        tip = "an http proxy; or ssh -L to the API server, and its address as the server"
-        raise PodmgrError(f"{where}: {shown} is a SOCKS proxy, which podmgr does not speak", tip=tip)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise PodmgrError(f"{where}: {shown!r} is no http or https address", tip=_TIP)
+    if url.lower().startswith("socks"):
+        raise PodmgrError(
+            f"{where}: {without_login(url)} is a SOCKS proxy, which podmgr does not speak",
+            tip="an http proxy; or ssh -L to the API server, and its address as the server",
+        )
+    if _address(url) is None:
+        raise PodmgrError(f"{where}: {without_login(url)!r} is no http or https address", tip=_TIP)
     return url
+
+
+def without_login(url: str) -> str:
+    """An address for a screen, also one that cannot be read, without name and password."""
+    return printable(re.sub("//.*@", "//", url, flags=re.DOTALL))[:80]
+
+
+def _address(url: str) -> SplitResult | None:
+    """The parts of an http or https address; None if it is none for any of those who will read it."""
+    from urllib3.util import parse_url  # 40 ms: only where a cluster is used
+
+    try:
+        parts = urlsplit(url)
+        parse_url(url)
+        is_whole = parts.port != 0 and _is_host(parts.hostname or "")
+    except ValueError:  # of urllib3 too; a port is read when it is asked for
+        return None
+    return parts if is_whole and parts.scheme in ("http", "https") and url.isprintable() else None
+
+
+def _is_host(name: str) -> bool:
+    """Whether TLS may be asked for it."""
+    try:
+        return bool(name.encode("idna")) and name.isprintable() and not name.startswith(".")
+    except UnicodeError:
+        return False
 
 
 class _Config:
@@ -170,15 +203,18 @@ class _Config:
         is_insecure = cluster.get("insecure-skip-tls-verify") is True
         if "://" not in server:
             server = f"{'https' if ca or is_insecure else 'http'}://{server or 'localhost:8080'}"
-        if not urlsplit(server).hostname or urlsplit(server).scheme not in ("http", "https"):
-            raise self._error(f"its server {printable(server)[:80]!r} is no http or https address")
+        if _address(server) is None:
+            raise self._error(f"its server {without_login(server)!r} is no http or https address")
+        server_name = _word(cluster, "tls-server-name")
+        if server_name and not _is_host(server_name):
+            raise self._error(f"its tls-server-name {printable(server_name)[:80]!r} is no name of a host")
         if ca and is_insecure:
             raise self._error("it names an authority, and asks not to check it", "leave one of the two out")
         return Connection(
             server=server,
             ca=ca,
             is_insecure=is_insecure,
-            server_name=_word(cluster, "tls-server-name") or None,
+            server_name=server_name or None,
             proxy=self._proxy(_word(cluster, "proxy-url")),
         )
 
@@ -256,20 +292,17 @@ class _Config:
             raise self._error(
                 f"its plugin {shown} needs a terminal", "log in with kubectl, or use another user"
             )
-        if "/" in command:
-            command = str(place / command)
         spec: dict[str, Any] = {"interactive": False}
         if wanted.get("provideClusterInfo") is True:
             spec["cluster"] = _cluster_info(made, cluster)
         info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
-        variables = {"KUBERNETES_EXEC_INFO": json.dumps(info)}
-        for item in _list(wanted.get("env")):
-            if isinstance(item, dict):
-                variables[str(item.get("name"))] = str(item.get("value"))
+        variables = {"KUBERNETES_EXEC_INFO": json.dumps(info), **self._variables(wanted)}
         try:
-            done = self._runner([command, *map(str, _list(wanted.get("args")))], env=variables)
+            done = self._runner(self._argv(wanted, place), env=variables)
         except MissingToolError as error:
             raise self._error(f"its plugin {shown} is not installed", hint or f"install {shown}") from error
+        except PodmgrError as error:
+            raise self._error(f"its plugin: {printable(error.message)[:300]}", hint or _TIP) from error
         if not done.succeeded:
             lines = printable(done.stderr.strip().replace("\n", " | "))[-300:]
             raise self._error(
@@ -277,6 +310,34 @@ class _Config:
                 hint or _TIP,
             )
         return self._answer(done.output, shown, version)
+
+    def _argv(self, wanted: Section, place: Path) -> list[str]:
+        command = self._passed("exec command", _word(wanted, "command"))
+        words = [self._passed("exec args", str(word)) for word in _list(wanted.get("args"))]
+        return [str(place / command) if "/" in command else command, *words]
+
+    def _variables(self, wanted: Section) -> dict[str, str]:
+        found = {}
+        for item in _list(wanted.get("env")):
+            if isinstance(item, dict):
+                name = self._passed("exec env", _word(item, "name"))
+                if not name or "=" in name:
+                    raise self._error(
+                        f"its exec env holds {printable(name)[:80]!r}, which is no name of a variable",
+                        "an item of env has a name and a value",
+                    )
+                found[name] = self._passed(f"exec env {name}", str(item.get("value", "")))
+        return found
+
+    def _passed(self, field: str, text: str) -> str:
+        """A text that a program can be given. What it is may be secret."""
+        try:
+            if b"\0" not in os.fsencode(text):
+                return text
+            reason = "a NUL character"
+        except UnicodeEncodeError:
+            reason = "a character that the locale lacks"
+        raise self._error(f"its {printable(field)[:80]} holds {reason}", "no program can be given that")
 
     def _answer(self, output: bytes, shown: str, version: str) -> _Credential:
         try:
@@ -287,7 +348,7 @@ class _Config:
             key = _encoded(status.get("clientKeyData"))
             until = status.get("expirationTimestamp")
             ends = datetime.fromisoformat(until).timestamp() if until else float("inf")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise self._error(f"its plugin {shown} answers no ExecCredential") from error
         if answer.get("apiVersion") != version or not (token or (certificate and key)):
             raise self._error(f"its plugin {shown} answers no credential of {version}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import stat
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from podmgr import kubeconfig
+from podmgr import kubeconfig, proc
 from podmgr.errors import PodmgrError
 from podmgr.kube import Access, Api, StatusError, UnreachableError
 from tests.certificates import Authority
@@ -320,10 +321,10 @@ def test_a_client_certificate_is_shown_without_a_temporary_file(
 
 
 def test_a_proxy_of_the_kubeconfig_carries_the_request(server: Recorder, tmp_path: Path) -> None:
-    proxy = server.url.replace("//", "//ann:secret@")
+    proxy = server.url.replace("//", "//ann:sécret€@")
     ask(tmp_path, config({"server": "http://cluster.example:6443", "proxy-url": proxy}, {"token": "t"}))
     assert server.last["path"].startswith("http://cluster.example:6443/api/v1/pods")
-    assert server.last["headers"]["Proxy-Authorization"] == [f"Basic {encoded(b'ann:secret')}"]
+    assert server.last["headers"]["Proxy-Authorization"] == [f"Basic {encoded('ann:sécret€'.encode())}"]
 
 
 @pytest.mark.parametrize(
@@ -425,6 +426,29 @@ REFUSED: dict[str, tuple[dict[str, Any] | str, str]] = {
         config(NO, {"exec": {"apiVersion": V1, "command": "true", "interactiveMode": "Always"}}),
         "needs a terminal",
     ),
+    "a server without the end of its address": (
+        config({"server": "https://[bad"}),
+        "its server 'https://[bad'",
+    ),
+    "a server whose port is none": (config({"server": "https://h:99999"}), "its server 'https://h:99999'"),
+    "a server whose name has an empty part": (
+        config({"server": "https://a..b"}),
+        "its server 'https://a..b'",
+    ),
+    "a server with an escape": (config({"server": "http://h/\x1b[31m"}), "its server 'http://h/·[31m'"),
+    "a proxy without the end of its address": (config({**NO, "proxy-url": "http://[x"}), "proxy-url"),
+    "a proxy whose port is none": (config({**NO, "proxy-url": "http://h:99999"}), "proxy-url"),
+    "a name for TLS that is none": (config({**TLS, "tls-server-name": ".x"}), "its tls-server-name '.x'"),
+    "a command with a NUL": (plugged("a\0b"), "its exec command holds a NUL"),
+    "an argument with a NUL": (plugged("true", args=["ok", "a\0b"]), "its exec args holds a NUL"),
+    "a variable with a NUL": (
+        plugged("true", env=[{"name": "A", "value": "\0"}]),
+        "its exec env A holds a NUL",
+    ),
+    "a variable's name with a NUL": (plugged("true", env=[{"name": "\0"}]), "its exec env holds a NUL"),
+    "a variable called A=B": (plugged("true", env=[{"name": "A=B"}]), "its exec env holds 'A=B'"),
+    "a variable without a name": (plugged("true", env=[{"value": "x"}]), "its exec env holds ''"),
+    "a plugin that cannot be run": (plugged("/"), "its plugin: /: Permission denied"),
     "nothing": ("", "current-context"),
     "a list": ("[]", "is no kubeconfig"),
     "half": ("{", "is not YAML"),
@@ -444,6 +468,32 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, content: dict[str, Any]
     assert caught.value.message.isprintable() and caught.value.tip
     if "installHint" in str(content):
         assert caught.value.tip == "get it·here"
+
+
+@pytest.mark.parametrize("url", ["http://[x", "http://h:99999"])
+def test_an_address_of_the_environment_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    with pytest.raises(PodmgrError, match=f"HTTPS_PROXY in the environment: '{re.escape(url)}'"):
+        ask(tmp_path, config({"server": "https://192.0.2.7"}))
+    (tmp_path / "token").write_text("t")
+    variables = {"KUBERNETES_SERVICE_HOST": "h", "KUBERNETES_SERVICE_PORT": "99999"}
+    with pytest.raises(PodmgrError, match="KUBERNETES_SERVICE_HOST"):
+        kubeconfig.of_service_account(tmp_path, variables)
+
+
+def test_a_plugin_that_does_not_end_or_prints_without_end_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(PodmgrError, match=r"^kubeconfig .*: its plugin: .*/plugin did not end") as caught:
+        ask(tmp_path, plugged(script(tmp_path, "sleep 20 & wait"), installHint="get another"))
+    assert caught.value.tip == "get another"
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 20.0)
+    monkeypatch.setattr(proc, "MAX_OUTPUT_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match=r"^kubeconfig .*: its plugin: yes prints more than 1 MiB"):
+        ask(tmp_path, plugged("yes"))
 
 
 def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:

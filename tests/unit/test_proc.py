@@ -66,7 +66,7 @@ def test_missing_command_names_what_to_install(
 
 
 def test_command_that_cannot_be_executed_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PodmgrError, match="Permission denied$"):
+    with pytest.raises(PodmgrError, match=r"Permission denied$"):
         proc.run([str(tmp_path)])
 
 
@@ -82,7 +82,7 @@ def test_what_a_command_has_started_and_left_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.2)
     started = time.monotonic()
-    with pytest.raises(ToolTimeoutError, match="^sh did not end"):
+    with pytest.raises(ToolTimeoutError, match=r"^sh did not end"):
         proc.run(["sh", "-c", script])
     assert time.monotonic() - started < 10
 
@@ -90,7 +90,7 @@ def test_what_a_command_has_started_and_left_holds_nobody_up(
 @pytest.mark.parametrize("script", ["yes", "yes >&2"])
 def test_command_that_prints_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(proc, "MAX_OUTPUT_BYTES", 1 << 20)
-    with pytest.raises(PodmgrError, match="^sh prints more than 1 MiB"):
+    with pytest.raises(PodmgrError, match=r"^sh prints more than 1 MiB"):
         proc.run(["sh", "-c", script])
 
 
