@@ -118,7 +118,7 @@ def run(
             printed, errors = _exchange(process, argv[0], stdin)
         except FileNotFoundError as error:
             raise missing_tool(argv[0]) from error
-        except subprocess.TimeoutExpired as error:
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise ToolTimeoutError(
                 f"{printable(argv[0])} did not end within {TIMEOUT_SECONDS:.0f} s",
                 tip="podmgr doctor shows whether it works",
@@ -148,7 +148,7 @@ def _exchange(process: subprocess.Popen[bytes], name: str, stdin: bytes) -> tupl
             if pipe is not None:
                 pipes.register(pipe, selectors.EVENT_WRITE if taken is None else selectors.EVENT_READ, taken)
         while pipes.get_map():
-            for key, _ in pipes.select(_left(deadline, name)):
+            for key, _ in pipes.select(_left(deadline)):
                 if key.data is None:
                     rest = _written(key.fd, rest)
                     is_over = not rest
@@ -165,14 +165,14 @@ def _exchange(process: subprocess.Popen[bytes], name: str, stdin: bytes) -> tupl
                     f"{printable(name)} prints more than {MAX_OUTPUT_BYTES >> 20} MiB",
                     tip="podmgr doctor shows whether it works",
                 )
-    process.wait(_left(deadline, name))
+    process.wait(_left(deadline))
     return bytes(printed), bytes(errors)
 
 
-def _left(deadline: float, name: str) -> float:
+def _left(deadline: float) -> float:
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise subprocess.TimeoutExpired(name, TIMEOUT_SECONDS)
+        raise TimeoutError
     return seconds
 
 
