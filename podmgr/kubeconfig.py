@@ -162,7 +162,7 @@ class _Config:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise PodmgrError(f"{printable(str(path))}: {reason}", tip=_TIP) from error
-        for content in documents.read(printable(str(path)), text):
+        for content in documents.read(printable(str(path)), text, tip=_TIP):
             if not isinstance(content, dict):
                 raise PodmgrError(f"{printable(str(path))} is no kubeconfig", tip=_TIP)
             self._current = self._current or str(content.get("current-context") or "")

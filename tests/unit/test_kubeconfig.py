@@ -466,6 +466,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, content: dict[str, Any]
         Api(Access(str(path)))
     assert reason in caught.value.message
     assert caught.value.message.isprintable() and caught.value.tip
+    assert "manifest" not in caught.value.tip
     if "installHint" in str(content):
         assert caught.value.tip == "get it·here"
 
