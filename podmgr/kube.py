@@ -291,7 +291,7 @@ class Api:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = str(getattr(error, "reason", None) or error)
-        plain = re.search(r"\[Errno -?\d+\] ([^')]+)", reason)  # behind what the HTTP library adds
+        plain = re.search(r"\[Errno -?\d+\] ([^'\")]+)", reason)  # behind what the HTTP library adds
         of_tls = re.search(r"certificate verify failed: ([^(\"']+)", reason)
         what = (
             plain[1]

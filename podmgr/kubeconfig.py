@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from podmgr import documents, proc
 from podmgr.errors import MissingToolError, PodmgrError, printable
@@ -30,13 +30,15 @@ _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _EARLY_SECONDS = 30.0  # before a credential ends it is asked for anew
 
 Section = Mapping[str, Any]
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """All that a connection needs. PEM texts are bytes; `ca` None: the system's authorities.
 
-    `server_name` is what the certificate is checked for, if it is not the host.
+    `server` is without the name and password that may stand in it: those are among the headers, as Go
+    sends them. `server_name` is what the certificate is checked for, if it is not the host.
     """
 
     server: str
@@ -47,7 +49,7 @@ class Connection:
     proxy: str | None = None
     certificate: bytes | None = None
     key: bytes | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     plugin: str = ""  # names the exec plugin's answer, to be forgotten when the server does not accept it
 
 
@@ -152,13 +154,18 @@ class _Config:
             "contexts": {},
         }
         files = [Path(path) for path in dict.fromkeys(paths.split(os.pathsep)) if path]
-        there = [path for path in files if len(files) == 1 or path.exists()]
-        for path in there:
-            self._read(path)
+        is_there = [self._read(path, is_only=len(files) == 1) for path in files]
+        if not any(is_there):
+            raise self._error("none of these files exists", "KUBECONFIG names them; or --kubeconfig FILE")
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, *, is_only: bool) -> bool:
+        """Whether it is there: of several, some may be missing."""
         try:
             text = path.read_bytes().decode("utf-8-sig")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if is_only:
+                raise PodmgrError(f"{printable(str(path))}: {error.strerror}", tip=_TIP) from error
+            return False
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise PodmgrError(f"{printable(str(path))}: {reason}", tip=_TIP) from error
@@ -173,6 +180,7 @@ class _Config:
                         found.setdefault(
                             item["name"], (body if isinstance(body, dict) else {}, path.absolute().parent)
                         )
+        return True
 
     def connection(self, context: str | None) -> Connection:
         name = context or self._current
@@ -203,7 +211,8 @@ class _Config:
         is_insecure = cluster.get("insecure-skip-tls-verify") is True
         if "://" not in server:
             server = f"{'https' if ca or is_insecure else 'http'}://{server or 'localhost:8080'}"
-        if _address(server) is None:
+        parts = _address(server)
+        if parts is None:
             raise self._error(f"its server {without_login(server)!r} is no http or https address")
         server_name = _word(cluster, "tls-server-name")
         if server_name and not _is_host(server_name):
@@ -211,11 +220,12 @@ class _Config:
         if ca and is_insecure:
             raise self._error("it names an authority, and asks not to check it", "leave one of the two out")
         return Connection(
-            server=server,
+            server=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
             ca=ca,
             is_insecure=is_insecure,
             server_name=server_name or None,
             proxy=self._proxy(_word(cluster, "proxy-url")),
+            headers=_basic(unquote(parts.username), unquote(parts.password or "")) if parts.username else (),
         )
 
     def _proxy(self, url: str) -> str | None:
@@ -230,27 +240,26 @@ class _Config:
             certificate=self._bytes(user, "client-certificate", place),
             key=self._bytes(user, "client-key", place),
         )
-        headers = [*self._authorization(user, place), *self._impersonation(user)]
-        has_token = any(name == "Authorization" for name, _ in headers)
-        if isinstance(user.get("exec"), dict) and not has_token:
+        impersonation = self._impersonation(user)
+        authorization = made.headers or self._authorization(user, place)
+        if isinstance(user.get("exec"), dict) and not authorization:
             made = self._by_plugin(made, cluster, user["exec"], place)
+            authorization = made.headers
         if bool(made.certificate) != bool(made.key):
             raise self._error(
                 "its user has a client certificate without a key, or a key without a certificate"
             )
-        return replace(made, headers=(*made.headers, *headers))
+        return replace(made, headers=(*authorization, *impersonation))
 
-    def _authorization(self, user: Section, place: Path) -> list[tuple[str, str]]:
+    def _authorization(self, user: Section, place: Path) -> Headers:
         token = ""
         if name := _word(user, "tokenFile"):
             token = self._file(name, place).decode(errors="replace").strip()
         token = token or _word(user, "token").strip()
         if token:
-            return [("Authorization", f"Bearer {_header('its token', token)}")]
-        if username := _word(user, "username"):
-            pair = f"{username}:{_word(user, 'password')}".encode()
-            return [("Authorization", f"Basic {base64.b64encode(pair).decode()}")]
-        return []
+            return (("Authorization", f"Bearer {_header('its token', token)}"),)
+        username = _word(user, "username")
+        return _basic(username, _word(user, "password")) if username else ()
 
     def _impersonation(self, user: Section) -> list[tuple[str, str]]:
         """As client-go writes them: who may impersonate acts with the rights of another alone."""
@@ -313,6 +322,8 @@ class _Config:
 
     def _argv(self, wanted: Section, place: Path) -> list[str]:
         command = self._passed("exec command", _word(wanted, "command"))
+        if not command:
+            raise self._error("its exec has no command", "command of exec names the plugin")
         words = [self._passed("exec args", str(word)) for word in _list(wanted.get("args"))]
         return [str(place / command) if "/" in command else command, *words]
 
@@ -389,6 +400,11 @@ def _cluster_info(made: Connection, cluster: Section) -> dict[str, Any]:
 def _encoded(text: object) -> bytes | None:
     """PEM text of a plugin's answer."""
     return text.encode() if isinstance(text, str) and text else None
+
+
+def _basic(name: str, password: str) -> Headers:
+    pair = f"{name}:{password}".encode(errors="replace")
+    return (("Authorization", f"Basic {base64.b64encode(pair).decode()}"),)
 
 
 def _header(what: str, value: str) -> str:

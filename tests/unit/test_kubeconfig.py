@@ -209,6 +209,31 @@ def test_the_servers_path_is_kept(server: Recorder, tmp_path: Path) -> None:
     assert server.last["path"].startswith("/k8s/clusters/c-1/api/v1/pods")
 
 
+def test_a_name_and_a_password_in_the_server_are_sent_as_go_sends_them_and_not_shown(
+    server: Recorder, tmp_path: Path
+) -> None:
+    with_login = server.url.replace("//", "//ann:s%2Fcr@t@")
+    plugin = answering(tmp_path, {"token": "t"})
+    for user in ({}, {"token": "t", "as": "someone"}, {"exec": plugin}):
+        assert ask(tmp_path, config({"server": with_login}, user)).server == server.url
+        assert server.last["headers"]["Authorization"] == [f"Basic {encoded(b'ann:s/cr@t')}"]
+    server.status = 500
+    with pytest.raises(StatusError):
+        ask(tmp_path, config({"server": f"{with_login}/a@b"}))
+    assert server.last["path"].startswith("/a@b/api")
+
+
+@pytest.mark.parametrize(
+    "address", ["ann:s3cret@127.0.0.1:1", "ann:s3cret@[x", "ann:s3cret/@h", "ann@s3cret@h:x"]
+)
+@pytest.mark.parametrize("field", ["server", "proxy-url"])
+def test_no_error_shows_the_password_of_an_address(tmp_path: Path, field: str, address: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        ask(tmp_path, config({"server": "https://192.0.2.7", field: f"http://{address}"}))
+    error = caught.value
+    assert "s3cret" not in f"{error.message} {error.tip} {error.detail}"
+
+
 # Exec plugins
 
 
@@ -352,7 +377,7 @@ def test_the_environments_proxy_is_used_as_go_uses_it(
 
 def test_a_dead_proxy_is_named_as_the_proxy_without_its_password(tmp_path: Path) -> None:
     cluster = {"server": "https://192.0.2.7:6443", "proxy-url": "http://ann:secret@127.0.0.1:1"}
-    proxy = r"the proxy http://127\.0\.0\.1:1 to the API server"
+    proxy = r"the proxy http://127\.0\.0\.1:1 to the API server .* reached: Connection refused$"
     with pytest.raises(UnreachableError, match=proxy) as caught:
         ask(tmp_path, config(cluster))
     assert "secret" not in str(caught.value)
@@ -449,6 +474,7 @@ REFUSED: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a variable called A=B": (plugged("true", env=[{"name": "A=B"}]), "its exec env holds 'A=B'"),
     "a variable without a name": (plugged("true", env=[{"value": "x"}]), "its exec env holds ''"),
     "a plugin that cannot be run": (plugged("/"), "its plugin: /: Permission denied"),
+    "a plugin without a command": (plugged(""), "its exec has no command"),
     "nothing": ("", "current-context"),
     "a list": ("[]", "is no kubeconfig"),
     "half": ("{", "is not YAML"),
@@ -501,6 +527,13 @@ def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone"):
         with pytest.raises(PodmgrError, match=r"directory"):
             Api(Access(str(path)))
+
+
+@pytest.mark.parametrize("paths", ["/nix:/nax", "/nix:/dev/null/nax", ":"])
+def test_files_of_which_none_exists_are_told_as_that(paths: str) -> None:
+    with pytest.raises(PodmgrError, match=f"^kubeconfig {paths}: none of these files exists$") as caught:
+        Api(Access(paths))
+    assert "KUBECONFIG" in (caught.value.tip or "")
 
 
 def test_a_kubeconfig_that_may_not_be_read_is_one_line(
