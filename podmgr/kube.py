@@ -33,6 +33,7 @@ _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
+_TRY_SECONDS = 5.0  # to connect, and to answer, where somebody waits to hear whether it is there at all
 # The server says something each minute, if only with a bookmark: after two in silence it is not there.
 _SILENCE_SECONDS = 120.0
 _GONE = 410
@@ -139,6 +140,13 @@ class Api:
         """One object, or one page of a list."""
         return self._answer("GET", path, query or {})
 
+    def version(self) -> str:
+        """What the server says it is, soon: a question that all may ask who are known to it."""
+        version = self._answer("GET", "/version", {}, read_seconds=_TRY_SECONDS).get("gitVersion")
+        if not isinstance(version, str):
+            raise self._no_api()
+        return printable(version)[:60]
+
     def create(self, path: str, item: Mapping[str, Any]) -> None:
         """POST an object."""
         self._answer("POST", path, {}, json.dumps(item).encode())
@@ -214,9 +222,14 @@ class Api:
             raise UnreachableError(f"{self.server}: the connection was cut")
 
     def _answer(
-        self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None = None,
+        read_seconds: float = _READ_SECONDS,
     ) -> dict[str, Any]:
-        response = self._request(method, path, query, body=body)
+        response = self._request(method, path, query, body=body, read_seconds=read_seconds)
         try:
             self._check(response)
             answer = json.loads(self._body(response))
@@ -268,7 +281,7 @@ class Api:
                 preload_content=False,
                 redirect=False,
                 retries=False,
-                timeout=self._urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
+                timeout=self._urllib3.Timeout(connect=min(_CONNECT_SECONDS, read_seconds), read=read_seconds),
             )
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
