@@ -161,7 +161,7 @@ class _Config:
     def _read(self, path: Path, *, is_only: bool) -> bool:
         """Whether it is there: of several, some may be missing."""
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = _content(path).decode("utf-8-sig")
         except (FileNotFoundError, NotADirectoryError) as error:
             if is_only:
                 raise PodmgrError(f"{printable(str(path))}: {error.strerror}", tip=_TIP) from error
@@ -376,10 +376,13 @@ class _Config:
 
     def _file(self, path: str, place: Path) -> bytes:
         try:
-            return (place / path).read_bytes()
+            content = _content(place / path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no name of a file"
             raise self._error(f"{printable(path)}: {reason}") from error
+        if len(content) > documents.MAX_BYTES:
+            raise self._error(f"{printable(path)} is larger than {documents.MAX_BYTES >> 20} MiB")
+        return content
 
     def _error(self, problem: str, tip: str = _TIP) -> PodmgrError:
         return PodmgrError(f"kubeconfig {self._paths[:200]}: {problem}", tip=tip)
@@ -422,6 +425,12 @@ def _word(section: Section, name: str) -> str:
     """A text; numbers are taken for one, and what is anything else is not there."""
     value = section.get(name)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _content(path: Path) -> bytes:
+    """What stands in a file; of one without end, enough to say so."""
+    with path.open("rb") as file:
+        return file.read(documents.MAX_BYTES + 1)
 
 
 def _text_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from podmgr import kubeconfig, proc
+from podmgr import documents, kubeconfig, proc
 from podmgr.errors import PodmgrError
 from podmgr.kube import Access, Api, StatusError, UnreachableError
 from tests.certificates import Authority
@@ -536,16 +536,26 @@ def test_files_of_which_none_exists_are_told_as_that(paths: str) -> None:
     assert "KUBECONFIG" in (caught.value.tip or "")
 
 
+def test_a_file_without_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match="/dev/zero is larger than 1 MiB"):
+        Api(Access("/dev/zero"))
+    endless = {"certificate-authority": "/dev/zero"}
+    for cluster, user in ((TLS | endless, {}), (NO, {"tokenFile": "/dev/zero"})):
+        with pytest.raises(PodmgrError, match="/dev/zero is larger than 1 MiB"):
+            ask(tmp_path, config(cluster, user))
+
+
 def test_a_kubeconfig_that_may_not_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text("{}")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PodmgrError, match="Permission denied"):
         Api(Access(str(path)))
     assert stat.S_ISREG(path.stat().st_mode)
