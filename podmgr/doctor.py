@@ -8,11 +8,12 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr import bpf_syscall, cgroups, kube, kubeconfig, mounts, netlink, proc, scratch
+from podmgr import bpf_syscall, cgroups, kube, mounts, netlink, proc, scratch
 from podmgr.annotations import SourcedRule
 from podmgr.desired import Wish
 from podmgr.errors import PermissionDeniedError, PodmgrError
@@ -65,7 +66,7 @@ class Finding(NamedTuple):
 def examine(
     settings: Settings, *, runner: Runner, named: str | None = None, context: str | None = None
 ) -> Iterator[Finding]:
-    """All findings, as they are made; `named` is a kubeconfig. Leaves nothing behind, asks no API server."""
+    """All findings, as they are made; `named` is a kubeconfig. Leaves nothing behind."""
     yield _kernel()
     for check in (_syscall, _privileges, _cgroup2):
         yield _finding(check, settings)
@@ -210,18 +211,19 @@ def _qdisc(kind: str, advice: str) -> Finding:
 
 
 def _cluster(named: str | None, context: str | None) -> Finding:
-    """The cluster that a command would ask; one that was named must be fit for it."""
+    """The API server that a command would ask, asked for its version; one that was named must answer."""
     is_asked_for = bool(named or context)
     try:
         access = kube.find_access(named, context)
-        if access.kubeconfig is None:
-            return Finding("kubeconfig", Status.OK, "the service account of this pod")
-        found = kubeconfig.load(access.kubeconfig, access.context)
+        with closing(kube.Api(access)) as api:
+            version = api.version()
     except PodmgrError as error:
         advice = error.tip if is_asked_for else "not needed for cgroup/PATH, -f and run"
-        status = Status.MISSING if is_asked_for else Status.LACKING
+        is_shy = isinstance(error, kube.StatusError) and error.status == 403  # it is there, and knows us
+        status = Status.MISSING if is_asked_for and not is_shy else Status.LACKING
         return Finding("kubeconfig", status, error.message, advice or "")
-    return Finding("kubeconfig", Status.OK, f"{access.kubeconfig}, for {found.server}")
+    whose = access.kubeconfig or "the service account of this pod"
+    return Finding("kubeconfig", Status.OK, f"{whose}; {api.server} is an API server {version}")
 
 
 def require_sockets_with_cgroups(settings: Settings, *, runner: Runner) -> None:

@@ -29,18 +29,21 @@ _MAX_DIGITS = 400  # of a number; what is longer is text, and no annotation
 _MERGE = "<<"
 _NOT_TEXT = ("bool", "float", "int", "null")
 
-_TIP = "-f takes manifests, as YAML or JSON"
 
-
-def read(name: str, text: str) -> list[Any]:
+def read(name: str, text: str, *, tip: str = "kubectl reads YAML and JSON") -> list[Any]:
     """The documents of a file that is called `name` in errors; empty ones are left out.
 
-    Raises PodmgrError, with the line, for what kubectl does not read either.
+    Raises PodmgrError, with the line, for what kubectl does not read either; `tip` says what the
+    file should be, where the error knows nothing better.
     """
-    if len(text) > MAX_BYTES:
-        raise PodmgrError(f"{name} is larger than {MAX_BYTES >> 20} MiB", tip=_TIP)
     start = text.lstrip("\ufeff \t\r\n")
-    found = _json(name, start) if start.startswith("{") else _yaml(name, text)
+    try:
+        if len(text) > MAX_BYTES:
+            raise PodmgrError(f"{name} is larger than {MAX_BYTES >> 20} MiB")
+        found = _json(name, start) if start.startswith("{") else _yaml(name, text)
+    except PodmgrError as error:
+        error.tip = error.tip or tip
+        raise
     return [document for document in found if document is not None]
 
 
@@ -115,13 +118,11 @@ def _yaml(name: str, text: str) -> list[Any]:
 
 
 def _unreadable(name: str, what: str, reason: str) -> PodmgrError:
-    return PodmgrError(
-        f"{name} is not {what}", detail=printable(reason.split("\n", maxsplit=1)[0])[:200], tip=_TIP
-    )
+    return PodmgrError(f"{name} is not {what}", detail=printable(reason.split("\n", maxsplit=1)[0])[:200])
 
 
 def _too_deep(name: str) -> PodmgrError:
-    return PodmgrError(f"{name} is nested too deeply", tip=f"{_TIP}; at most {MAX_DEPTH} levels")
+    return PodmgrError(f"{name} is nested too deeply", tip=f"at most {MAX_DEPTH} levels")
 
 
 class _Builder:
@@ -201,7 +202,7 @@ class _Builder:
 
     def _error(self, event: Any, problem: str) -> PodmgrError:
         mark = event.start_mark
-        return PodmgrError(f"{self._name}: line {mark.line + 1}: {problem}", tip=_TIP)
+        return PodmgrError(f"{self._name}: line {mark.line + 1}: {problem}")
 
 
 def _resolved(text: str) -> Any:

@@ -33,6 +33,7 @@ _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
+_TRY_SECONDS = 5.0  # to connect, and to answer, where somebody waits to hear whether it is there at all
 # The server says something each minute, if only with a bookmark: after two in silence it is not there.
 _SILENCE_SECONDS = 120.0
 _GONE = 410
@@ -139,6 +140,13 @@ class Api:
         """One object, or one page of a list."""
         return self._answer("GET", path, query or {})
 
+    def version(self) -> str:
+        """What the server says it is, soon: a question that all may ask who are known to it."""
+        version = self._answer("GET", "/version", {}, read_seconds=_TRY_SECONDS).get("gitVersion")
+        if not isinstance(version, str):
+            raise self._no_api()
+        return printable(version)[:60]
+
     def create(self, path: str, item: Mapping[str, Any]) -> None:
         """POST an object."""
         self._answer("POST", path, {}, json.dumps(item).encode())
@@ -214,9 +222,14 @@ class Api:
             raise UnreachableError(f"{self.server}: the connection was cut")
 
     def _answer(
-        self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None = None,
+        read_seconds: float = _READ_SECONDS,
     ) -> dict[str, Any]:
-        response = self._request(method, path, query, body=body)
+        response = self._request(method, path, query, body=body, read_seconds=read_seconds)
         try:
             self._check(response)
             answer = json.loads(self._body(response))
@@ -268,7 +281,7 @@ class Api:
                 preload_content=False,
                 redirect=False,
                 retries=False,
-                timeout=self._urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
+                timeout=self._urllib3.Timeout(connect=min(_CONNECT_SECONDS, read_seconds), read=read_seconds),
             )
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
@@ -291,7 +304,7 @@ class Api:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = str(getattr(error, "reason", None) or error)
-        plain = re.search(r"\[Errno -?\d+\] ([^')]+)", reason)  # behind what the HTTP library adds
+        plain = re.search(r"\[Errno -?\d+\] ([^'\")]+)", reason)  # behind what the HTTP library adds
         of_tls = re.search(r"certificate verify failed: ([^(\"']+)", reason)
         what = (
             plain[1]
@@ -301,7 +314,7 @@ class Api:
             else printable(reason)[:300]
         )
         if isinstance(error, self._urllib3.exceptions.ProxyError):
-            where = printable(re.sub("//[^@/]*@", "//", self._proxy or ""))  # without its password
+            where = credentials.without_login(self._proxy or "")
             return UnreachableError(
                 f"the proxy {where} to the API server {self.server} cannot be reached: {what}",
                 tip="proxy-url of the kubeconfig, or HTTPS_PROXY and NO_PROXY in the environment",
@@ -323,11 +336,12 @@ def _pool(urllib3: Any, found: Connection, proxy: str | None) -> Any:
             options["server_hostname"] = found.server_name
     if proxy is None:
         return urllib3.PoolManager(**options)
+    from base64 import b64encode
     from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(proxy)
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    sent = urllib3.make_headers(proxy_basic_auth=login) if parts.username else None
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+    sent = {"Proxy-Authorization": f"Basic {b64encode(login).decode()}"} if parts.username else None
     return urllib3.ProxyManager(proxy, proxy_headers=sent, **options)
 
 

@@ -11,32 +11,34 @@ import base64
 import binascii
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from podmgr import documents, proc
 from podmgr.errors import MissingToolError, PodmgrError, printable
-from podmgr.proc import Completed
+from podmgr.proc import Runner
 
 _TIP = "kubectl config view; see --kubeconfig and --context"
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _EARLY_SECONDS = 30.0  # before a credential ends it is asked for anew
 
-Runner = Callable[..., Completed]
 Section = Mapping[str, Any]
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """All that a connection needs. PEM texts are bytes; `ca` None: the system's authorities.
 
-    `server_name` is what the certificate is checked for, if it is not the host.
+    `server` is without the name and password that may stand in it: those are among the headers, as Go
+    sends them. `server_name` is what the certificate is checked for, if it is not the host.
     """
 
     server: str
@@ -47,7 +49,7 @@ class Connection:
     proxy: str | None = None
     certificate: bytes | None = None
     key: bytes | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     plugin: str = ""  # names the exec plugin's answer, to be forgotten when the server does not accept it
 
 
@@ -79,8 +81,14 @@ def of_service_account(folder: Path, environment: Mapping[str, str]) -> Connecti
         raise PodmgrError(
             "the service account has no token, or no server", tip="see the pod's serviceAccountName"
         )
+    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    if _address(server) is None:
+        raise PodmgrError(
+            f"KUBERNETES_SERVICE_HOST and _PORT make no address: {printable(server)[:80]!r}",
+            tip="the kubelet sets both; see the pod's env",
+        )
     return Connection(
-        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        server=server,
         namespace=_text_of(folder / "namespace") or "default",
         ca=_bytes_of(folder / "ca.crt"),
         headers=(("Authorization", f"Bearer {_header('the token', token)}"),),
@@ -97,14 +105,40 @@ def load(paths: str, context: str | None = None, *, runner: Runner = proc.run) -
 
 def checked_proxy(url: str, where: str) -> str:
     """A proxy's address, as it was written `where`. Raises PodmgrError for what podmgr does not speak."""
-    parts = urlsplit(url)
-    shown = printable(f"{parts.scheme}://{parts.hostname}")[:80]  # without a password
-    if parts.scheme.startswith("socks"):
-        tip = "an http proxy; or ssh -L to the API server, and its address as the server"
-        raise PodmgrError(f"{where}: {shown} is a SOCKS proxy, which podmgr does not speak", tip=tip)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise PodmgrError(f"{where}: {shown!r} is no http or https address", tip=_TIP)
+    if url.lower().startswith("socks"):
+        raise PodmgrError(
+            f"{where}: {without_login(url)} is a SOCKS proxy, which podmgr does not speak",
+            tip="an http proxy; or ssh -L to the API server, and its address as the server",
+        )
+    if _address(url) is None:
+        raise PodmgrError(f"{where}: {without_login(url)!r} is no http or https address", tip=_TIP)
     return url
+
+
+def without_login(url: str) -> str:
+    """An address for a screen, also one that cannot be read, without name and password."""
+    return printable(re.sub("//.*@", "//", url, flags=re.DOTALL))[:80]
+
+
+def _address(url: str) -> SplitResult | None:
+    """The parts of an http or https address; None if it is none for any of those who will read it."""
+    from urllib3.util import parse_url  # 40 ms: only where a cluster is used
+
+    try:
+        parts = urlsplit(url)
+        parse_url(url)
+        is_whole = parts.port != 0 and _is_host(parts.hostname or "")
+    except ValueError:  # of urllib3 too; a port is read when it is asked for
+        return None
+    return parts if is_whole and parts.scheme in ("http", "https") and url.isprintable() else None
+
+
+def _is_host(name: str) -> bool:
+    """Whether TLS may be asked for it."""
+    try:
+        return bool(name.encode("idna")) and name.isprintable() and not name.startswith(".")
+    except UnicodeError:
+        return False
 
 
 class _Config:
@@ -120,17 +154,22 @@ class _Config:
             "contexts": {},
         }
         files = [Path(path) for path in dict.fromkeys(paths.split(os.pathsep)) if path]
-        there = [path for path in files if len(files) == 1 or path.exists()]
-        for path in there:
-            self._read(path)
+        is_there = [self._read(path, is_only=len(files) == 1) for path in files]
+        if not any(is_there):
+            raise self._error("none of these files exists", "KUBECONFIG names them; or --kubeconfig FILE")
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, *, is_only: bool) -> bool:
+        """Whether it is there: of several, some may be missing."""
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = _content(path).decode("utf-8-sig")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if is_only:
+                raise PodmgrError(f"{printable(str(path))}: {error.strerror}", tip=_TIP) from error
+            return False
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise PodmgrError(f"{printable(str(path))}: {reason}", tip=_TIP) from error
-        for content in documents.read(printable(str(path)), text):
+        for content in documents.read(printable(str(path)), text, tip=_TIP):
             if not isinstance(content, dict):
                 raise PodmgrError(f"{printable(str(path))} is no kubeconfig", tip=_TIP)
             self._current = self._current or str(content.get("current-context") or "")
@@ -141,6 +180,7 @@ class _Config:
                         found.setdefault(
                             item["name"], (body if isinstance(body, dict) else {}, path.absolute().parent)
                         )
+        return True
 
     def connection(self, context: str | None) -> Connection:
         name = context or self._current
@@ -171,16 +211,21 @@ class _Config:
         is_insecure = cluster.get("insecure-skip-tls-verify") is True
         if "://" not in server:
             server = f"{'https' if ca or is_insecure else 'http'}://{server or 'localhost:8080'}"
-        if not urlsplit(server).hostname or urlsplit(server).scheme not in ("http", "https"):
-            raise self._error(f"its server {printable(server)[:80]!r} is no http or https address")
+        parts = _address(server)
+        if parts is None:
+            raise self._error(f"its server {without_login(server)!r} is no http or https address")
+        server_name = _word(cluster, "tls-server-name")
+        if server_name and not _is_host(server_name):
+            raise self._error(f"its tls-server-name {printable(server_name)[:80]!r} is no name of a host")
         if ca and is_insecure:
             raise self._error("it names an authority, and asks not to check it", "leave one of the two out")
         return Connection(
-            server=server,
+            server=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
             ca=ca,
             is_insecure=is_insecure,
-            server_name=_word(cluster, "tls-server-name") or None,
+            server_name=server_name or None,
             proxy=self._proxy(_word(cluster, "proxy-url")),
+            headers=_basic(unquote(parts.username), unquote(parts.password or "")) if parts.username else (),
         )
 
     def _proxy(self, url: str) -> str | None:
@@ -195,27 +240,26 @@ class _Config:
             certificate=self._bytes(user, "client-certificate", place),
             key=self._bytes(user, "client-key", place),
         )
-        headers = [*self._authorization(user, place), *self._impersonation(user)]
-        has_token = any(name == "Authorization" for name, _ in headers)
-        if isinstance(user.get("exec"), dict) and not has_token:
+        impersonation = self._impersonation(user)
+        authorization = made.headers or self._authorization(user, place)
+        if isinstance(user.get("exec"), dict) and not authorization:
             made = self._by_plugin(made, cluster, user["exec"], place)
+            authorization = made.headers
         if bool(made.certificate) != bool(made.key):
             raise self._error(
                 "its user has a client certificate without a key, or a key without a certificate"
             )
-        return replace(made, headers=(*made.headers, *headers))
+        return replace(made, headers=(*authorization, *impersonation))
 
-    def _authorization(self, user: Section, place: Path) -> list[tuple[str, str]]:
+    def _authorization(self, user: Section, place: Path) -> Headers:
         token = ""
         if name := _word(user, "tokenFile"):
             token = self._file(name, place).decode(errors="replace").strip()
         token = token or _word(user, "token").strip()
         if token:
-            return [("Authorization", f"Bearer {_header('its token', token)}")]
-        if username := _word(user, "username"):
-            pair = f"{username}:{_word(user, 'password')}".encode()
-            return [("Authorization", f"Basic {base64.b64encode(pair).decode()}")]
-        return []
+            return (("Authorization", f"Bearer {_header('its token', token)}"),)
+        username = _word(user, "username")
+        return _basic(username, _word(user, "password")) if username else ()
 
     def _impersonation(self, user: Section) -> list[tuple[str, str]]:
         """As client-go writes them: who may impersonate acts with the rights of another alone."""
@@ -257,20 +301,17 @@ class _Config:
             raise self._error(
                 f"its plugin {shown} needs a terminal", "log in with kubectl, or use another user"
             )
-        if "/" in command:
-            command = str(place / command)
         spec: dict[str, Any] = {"interactive": False}
         if wanted.get("provideClusterInfo") is True:
             spec["cluster"] = _cluster_info(made, cluster)
         info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
-        variables = {"KUBERNETES_EXEC_INFO": json.dumps(info)}
-        for item in _list(wanted.get("env")):
-            if isinstance(item, dict):
-                variables[str(item.get("name"))] = str(item.get("value"))
+        variables = {"KUBERNETES_EXEC_INFO": json.dumps(info), **self._variables(wanted)}
         try:
-            done = self._runner([command, *map(str, _list(wanted.get("args")))], env=variables)
+            done = self._runner(self._argv(wanted, place), env=variables)
         except MissingToolError as error:
             raise self._error(f"its plugin {shown} is not installed", hint or f"install {shown}") from error
+        except PodmgrError as error:
+            raise self._error(f"its plugin: {printable(error.message)[:300]}", hint or _TIP) from error
         if not done.succeeded:
             lines = printable(done.stderr.strip().replace("\n", " | "))[-300:]
             raise self._error(
@@ -278,6 +319,36 @@ class _Config:
                 hint or _TIP,
             )
         return self._answer(done.output, shown, version)
+
+    def _argv(self, wanted: Section, place: Path) -> list[str]:
+        command = self._passed("exec command", _word(wanted, "command"))
+        if not command:
+            raise self._error("its exec has no command", "command of exec names the plugin")
+        words = [self._passed("exec args", str(word)) for word in _list(wanted.get("args"))]
+        return [str(place / command) if "/" in command else command, *words]
+
+    def _variables(self, wanted: Section) -> dict[str, str]:
+        found = {}
+        for item in _list(wanted.get("env")):
+            if isinstance(item, dict):
+                name = self._passed("exec env", _word(item, "name"))
+                if not name or "=" in name:
+                    raise self._error(
+                        f"its exec env holds {printable(name)[:80]!r}, which is no name of a variable",
+                        "an item of env has a name and a value",
+                    )
+                found[name] = self._passed(f"exec env {name}", str(item.get("value", "")))
+        return found
+
+    def _passed(self, field: str, text: str) -> str:
+        """A text that a program can be given. What it is may be secret."""
+        try:
+            if b"\0" not in os.fsencode(text):
+                return text
+            reason = "a NUL character"
+        except UnicodeEncodeError:
+            reason = "a character that the locale lacks"
+        raise self._error(f"its {printable(field)[:80]} holds {reason}", "no program can be given that")
 
     def _answer(self, output: bytes, shown: str, version: str) -> _Credential:
         try:
@@ -288,7 +359,7 @@ class _Config:
             key = _encoded(status.get("clientKeyData"))
             until = status.get("expirationTimestamp")
             ends = datetime.fromisoformat(until).timestamp() if until else float("inf")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise self._error(f"its plugin {shown} answers no ExecCredential") from error
         if answer.get("apiVersion") != version or not (token or (certificate and key)):
             raise self._error(f"its plugin {shown} answers no credential of {version}")
@@ -305,10 +376,13 @@ class _Config:
 
     def _file(self, path: str, place: Path) -> bytes:
         try:
-            return (place / path).read_bytes()
+            content = _content(place / path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no name of a file"
             raise self._error(f"{printable(path)}: {reason}") from error
+        if len(content) > documents.MAX_BYTES:
+            raise self._error(f"{printable(path)} is larger than {documents.MAX_BYTES >> 20} MiB")
+        return content
 
     def _error(self, problem: str, tip: str = _TIP) -> PodmgrError:
         return PodmgrError(f"kubeconfig {self._paths[:200]}: {problem}", tip=tip)
@@ -331,6 +405,11 @@ def _encoded(text: object) -> bytes | None:
     return text.encode() if isinstance(text, str) and text else None
 
 
+def _basic(name: str, password: str) -> Headers:
+    pair = f"{name}:{password}".encode(errors="replace")
+    return (("Authorization", f"Basic {base64.b64encode(pair).decode()}"),)
+
+
 def _header(what: str, value: str) -> str:
     """A value that may stand in a header: one line of characters that HTTP has."""
     if not value.isprintable() or not value.isascii():
@@ -346,6 +425,12 @@ def _word(section: Section, name: str) -> str:
     """A text; numbers are taken for one, and what is anything else is not there."""
     value = section.get(name)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _content(path: Path) -> bytes:
+    """What stands in a file; of one without end, enough to say so."""
+    with path.open("rb") as file:
+        return file.read(documents.MAX_BYTES + 1)
 
 
 def _text_of(path: Path) -> str:

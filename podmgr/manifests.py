@@ -150,7 +150,7 @@ def _content(path: str) -> str:
 
 def _items(path: str, text: str) -> Iterator[_Item]:
     """The objects of a file, also those in lists. Items of a PodList are pods, whether they say so or not."""
-    for document in documents.read(path, text):
+    for document in documents.read(path, text, tip="-f takes manifests, as YAML or JSON"):
         kind = _text(mapping(document).get("kind"))
         if not kind:
             raise PodmgrError(f"{path} is not a manifest", tip="a manifest has apiVersion, kind and metadata")

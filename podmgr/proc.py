@@ -8,19 +8,24 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
+import selectors
 import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
-from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError
+from podmgr.errors import MissingToolError, PodmgrError, ToolTimeoutError, printable
 
 TIMEOUT_SECONDS = 120.0
+MAX_OUTPUT_BYTES = 32 << 20  # of any command: the longest, a kernel's vmlinux.h, has 3 MiB
 
+_CHUNK_BYTES = 64 << 10
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _NOBODY = 65_534
@@ -78,6 +83,7 @@ class Runner(Protocol):
         stdin: bytes = b"",
         pass_fds: Sequence[int] = (),
         limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed: ...
 
 
@@ -96,8 +102,9 @@ def run(
 
     `prepare` runs in the child before the command: to join a cgroup, to change the user. A command
     that goes beyond its `limits` is ended by the kernel: `code` is the signal's, or its own.
-    Raises MissingToolError if there is no such program, PodmgrError if it cannot be started,
-    ToolTimeoutError if it takes longer than two minutes. A non-zero exit is a result, no error.
+    Raises MissingToolError if there is no such program, PodmgrError if it cannot be started or prints
+    more than MAX_OUTPUT_BYTES, ToolTimeoutError if it takes longer than two minutes, or what it has
+    started keeps its output open so long. A non-zero exit is a result, no error.
     """
     process: subprocess.Popen[bytes] | None = None
     with ExitStack() as stack:
@@ -108,24 +115,73 @@ def run(
             with uninterrupted():  # a child that was started is always known, and so waited for
                 variables = {**os.environ, "PATH": search_path(), **(env or {})}
                 process = _started(argv, limits, pass_fds, prepare, output or subprocess.PIPE, variables)
-            printed, errors = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
+            printed, errors = _exchange(process, argv[0], stdin)
         except FileNotFoundError as error:
             raise missing_tool(argv[0]) from error
-        except subprocess.TimeoutExpired as error:
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise ToolTimeoutError(
-                f"{argv[0]} did not end within {TIMEOUT_SECONDS:.0f} s",
+                f"{printable(argv[0])} did not end within {TIMEOUT_SECONDS:.0f} s",
                 tip="podmgr doctor shows whether it works",
             ) from error
         except OSError as error:
-            raise PodmgrError(f"{argv[0]}: {error}", tip="podmgr doctor shows what is missing") from error
+            raise PodmgrError(
+                f"{printable(argv[0])}: {error.strerror or error}", tip="podmgr doctor shows what is missing"
+            ) from error
         finally:
-            if process is not None and process.returncode is None:
-                process.kill()
-                process.communicate()
+            if process is not None:
+                with process:  # closes the pipes as they are: what it has started may hold them for ever
+                    if process.returncode is None:
+                        process.kill()
         if output is not None:
             output.seek(0)
             printed = output.read()
     return Completed(tuple(argv), process.returncode, printed, errors.decode(errors="replace"))
+
+
+def _exchange(process: subprocess.Popen[bytes], name: str, stdin: bytes) -> tuple[bytes, bytes]:
+    """Give it its input and take what it prints, as communicate() does, but no more than it may print."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    printed, errors = bytearray(), bytearray()
+    rest = memoryview(stdin)
+    with selectors.PollSelector() as pipes:
+        for pipe, taken in ((process.stdin, None), (process.stdout, printed), (process.stderr, errors)):
+            if pipe is not None:
+                pipes.register(pipe, selectors.EVENT_WRITE if taken is None else selectors.EVENT_READ, taken)
+        while pipes.get_map():
+            for key, _ in pipes.select(_left(deadline)):
+                if key.data is None:
+                    rest = _written(key.fd, rest)
+                    is_over = not rest
+                else:
+                    chunk = os.read(key.fd, _CHUNK_BYTES)
+                    key.data.extend(chunk)
+                    is_over = not chunk
+                if is_over:
+                    pipes.unregister(key.fileobj)
+                if is_over and key.data is None and process.stdin:
+                    process.stdin.close()
+            if len(printed) + len(errors) > MAX_OUTPUT_BYTES:
+                raise PodmgrError(
+                    f"{printable(name)} prints more than {MAX_OUTPUT_BYTES >> 20} MiB",
+                    tip="podmgr doctor shows whether it works",
+                )
+    process.wait(_left(deadline))
+    return bytes(printed), bytes(errors)
+
+
+def _left(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def _written(fd: int, text: memoryview) -> memoryview:
+    """What of the text is still to be written; nothing if nobody reads it."""
+    try:
+        return text[os.write(fd, text[: select.PIPE_BUF]) :]  # as much never blocks where select() says so
+    except BrokenPipeError:
+        return text[:0]
 
 
 def _limited_output(stack: ExitStack) -> BinaryIO:
@@ -148,7 +204,7 @@ def _started(
             stdout=output,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            preexec_fn=prepare,  # noqa: PLW1509  used by the demo alone, which has one thread
+            preexec_fn=prepare,  # noqa: PLW1509  the demo and doctor use it, and have one thread then
             env=env,
             cwd="/",  # where only root writes: a compiler also looks for headers there
             user=user,

@@ -141,8 +141,9 @@ class Watch:
             stdin: bytes = b"",
             pass_fds: Sequence[int] = (),
             limits: Limits | None = None,
+            env: Mapping[str, str] | None = None,
         ) -> Completed:
-            done = runner(argv, stdin=stdin, pass_fds=pass_fds, limits=limits)
+            done = runner(argv, stdin=stdin, pass_fds=pass_fds, limits=limits, env=env)
             self._turn()
             return done
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -120,6 +120,7 @@ class Script:
     calls: list[tuple[str, ...]] = field(default_factory=list)
     inputs: list[bytes] = field(default_factory=list)
     fds: list[tuple[int, ...]] = field(default_factory=list)
+    variables: list[Mapping[str, str]] = field(default_factory=list)
 
     def __call__(
         self,
@@ -128,10 +129,12 @@ class Script:
         stdin: bytes = b"",
         pass_fds: Sequence[int] = (),
         limits: Limits | None = None,  # noqa: ARG002
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         self.calls.append(tuple(argv))
         self.inputs.append(stdin)
         self.fds.append(tuple(pass_fds))
+        self.variables.append(env or {})
         return self.answer if isinstance(self.answer, Completed) else self.answer(argv, stdin)
 
 

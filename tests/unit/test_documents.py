@@ -116,3 +116,10 @@ def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(documents, "MAX_BYTES", 1 << 20)
     with pytest.raises(PodmgrError, match="larger than 1 MiB"):
         read("f", "#" * (1 << 20) + "#")
+
+
+@pytest.mark.parametrize("text", ["{", "a: [", "a: *x", "a: &a [*a]", '{"a": 1} b', "\0"])
+def test_the_caller_says_what_the_file_should_be(text: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        read("f", text, tip="a shopping list")
+    assert caught.value.tip == "a shopping list"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import stat
 import tempfile
 import threading
@@ -16,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from podmgr import kubeconfig
+from podmgr import documents, kubeconfig, proc
 from podmgr.errors import PodmgrError
 from podmgr.kube import Access, Api, StatusError, UnreachableError
 from tests.certificates import Authority
+from tests.unit.samples import Script, said
 
 PODS = "/api/v1/pods"
 
@@ -207,6 +209,31 @@ def test_the_servers_path_is_kept(server: Recorder, tmp_path: Path) -> None:
     assert server.last["path"].startswith("/k8s/clusters/c-1/api/v1/pods")
 
 
+def test_a_name_and_a_password_in_the_server_are_sent_as_go_sends_them_and_not_shown(
+    server: Recorder, tmp_path: Path
+) -> None:
+    with_login = server.url.replace("//", "//ann:s%2Fcr@t@")
+    plugin = answering(tmp_path, {"token": "t"})
+    for user in ({}, {"token": "t", "as": "someone"}, {"exec": plugin}):
+        assert ask(tmp_path, config({"server": with_login}, user)).server == server.url
+        assert server.last["headers"]["Authorization"] == [f"Basic {encoded(b'ann:s/cr@t')}"]
+    server.status = 500
+    with pytest.raises(StatusError):
+        ask(tmp_path, config({"server": f"{with_login}/a@b"}))
+    assert server.last["path"].startswith("/a@b/api")
+
+
+@pytest.mark.parametrize(
+    "address", ["ann:s3cret@127.0.0.1:1", "ann:s3cret@[x", "ann:s3cret/@h", "ann@s3cret@h:x"]
+)
+@pytest.mark.parametrize("field", ["server", "proxy-url"])
+def test_no_error_shows_the_password_of_an_address(tmp_path: Path, field: str, address: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        ask(tmp_path, config({"server": "https://192.0.2.7", field: f"http://{address}"}))
+    error = caught.value
+    assert "s3cret" not in f"{error.message} {error.tip} {error.detail}"
+
+
 # Exec plugins
 
 
@@ -246,6 +273,17 @@ def test_a_plugin_beside_the_kubeconfig_is_found(server: Recorder, tmp_path: Pat
     plugin = answering(tmp_path, {"token": "t"}) | {"command": "./plugin"}
     ask(tmp_path, config({"server": server.url}, {"exec": plugin}))
     assert server.last["headers"]["Authorization"] == ["Bearer t"]
+
+
+def test_a_plugin_is_run_by_whatever_runs_commands(tmp_path: Path) -> None:
+    credential = {"apiVersion": V1, "kind": "ExecCredential", "status": {"token": "t"}}
+    runner = Script(said(json.dumps(credential)))
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(plugged("login", env=[{"name": "PLACE", "value": "here"}])))
+    found = kubeconfig.load(str(path), runner=runner)
+    assert found.headers == (("Authorization", "Bearer t"),)
+    assert runner.calls == [("login",)]
+    assert runner.variables[0]["PLACE"] == "here"
 
 
 # Certificates
@@ -308,10 +346,10 @@ def test_a_client_certificate_is_shown_without_a_temporary_file(
 
 
 def test_a_proxy_of_the_kubeconfig_carries_the_request(server: Recorder, tmp_path: Path) -> None:
-    proxy = server.url.replace("//", "//ann:secret@")
+    proxy = server.url.replace("//", "//ann:sécret€@")
     ask(tmp_path, config({"server": "http://cluster.example:6443", "proxy-url": proxy}, {"token": "t"}))
     assert server.last["path"].startswith("http://cluster.example:6443/api/v1/pods")
-    assert server.last["headers"]["Proxy-Authorization"] == [f"Basic {encoded(b'ann:secret')}"]
+    assert server.last["headers"]["Proxy-Authorization"] == [f"Basic {encoded('ann:sécret€'.encode())}"]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +377,7 @@ def test_the_environments_proxy_is_used_as_go_uses_it(
 
 def test_a_dead_proxy_is_named_as_the_proxy_without_its_password(tmp_path: Path) -> None:
     cluster = {"server": "https://192.0.2.7:6443", "proxy-url": "http://ann:secret@127.0.0.1:1"}
-    proxy = r"the proxy http://127\.0\.0\.1:1 to the API server"
+    proxy = r"the proxy http://127\.0\.0\.1:1 to the API server .* reached: Connection refused$"
     with pytest.raises(UnreachableError, match=proxy) as caught:
         ask(tmp_path, config(cluster))
     assert "secret" not in str(caught.value)
@@ -352,7 +390,7 @@ TLS = {"server": "https://x"}
 KEYLESS = {"client-certificate-data": encoded(b"x")}
 
 
-def plugged(command: str, **other: str) -> dict[str, Any]:
+def plugged(command: str, **other: Any) -> dict[str, Any]:
     return config(NO, {"exec": {"apiVersion": V1, "command": command, **other}})
 
 
@@ -413,6 +451,30 @@ REFUSED: dict[str, tuple[dict[str, Any] | str, str]] = {
         config(NO, {"exec": {"apiVersion": V1, "command": "true", "interactiveMode": "Always"}}),
         "needs a terminal",
     ),
+    "a server without the end of its address": (
+        config({"server": "https://[bad"}),
+        "its server 'https://[bad'",
+    ),
+    "a server whose port is none": (config({"server": "https://h:99999"}), "its server 'https://h:99999'"),
+    "a server whose name has an empty part": (
+        config({"server": "https://a..b"}),
+        "its server 'https://a..b'",
+    ),
+    "a server with an escape": (config({"server": "http://h/\x1b[31m"}), "its server 'http://h/·[31m'"),
+    "a proxy without the end of its address": (config({**NO, "proxy-url": "http://[x"}), "proxy-url"),
+    "a proxy whose port is none": (config({**NO, "proxy-url": "http://h:99999"}), "proxy-url"),
+    "a name for TLS that is none": (config({**TLS, "tls-server-name": ".x"}), "its tls-server-name '.x'"),
+    "a command with a NUL": (plugged("a\0b"), "its exec command holds a NUL"),
+    "an argument with a NUL": (plugged("true", args=["ok", "a\0b"]), "its exec args holds a NUL"),
+    "a variable with a NUL": (
+        plugged("true", env=[{"name": "A", "value": "\0"}]),
+        "its exec env A holds a NUL",
+    ),
+    "a variable's name with a NUL": (plugged("true", env=[{"name": "\0"}]), "its exec env holds a NUL"),
+    "a variable called A=B": (plugged("true", env=[{"name": "A=B"}]), "its exec env holds 'A=B'"),
+    "a variable without a name": (plugged("true", env=[{"value": "x"}]), "its exec env holds ''"),
+    "a plugin that cannot be run": (plugged("/"), "its plugin: /: Permission denied"),
+    "a plugin without a command": (plugged(""), "its exec has no command"),
     "nothing": ("", "current-context"),
     "a list": ("[]", "is no kubeconfig"),
     "half": ("{", "is not YAML"),
@@ -430,8 +492,35 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, content: dict[str, Any]
         Api(Access(str(path)))
     assert reason in caught.value.message
     assert caught.value.message.isprintable() and caught.value.tip
+    assert "manifest" not in caught.value.tip
     if "installHint" in str(content):
         assert caught.value.tip == "get it·here"
+
+
+@pytest.mark.parametrize("url", ["http://[x", "http://h:99999"])
+def test_an_address_of_the_environment_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    with pytest.raises(PodmgrError, match=f"HTTPS_PROXY in the environment: '{re.escape(url)}'"):
+        ask(tmp_path, config({"server": "https://192.0.2.7"}))
+    (tmp_path / "token").write_text("t")
+    variables = {"KUBERNETES_SERVICE_HOST": "h", "KUBERNETES_SERVICE_PORT": "99999"}
+    with pytest.raises(PodmgrError, match="KUBERNETES_SERVICE_HOST"):
+        kubeconfig.of_service_account(tmp_path, variables)
+
+
+def test_a_plugin_that_does_not_end_or_prints_without_end_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(PodmgrError, match=r"^kubeconfig .*: its plugin: .*/plugin did not end") as caught:
+        ask(tmp_path, plugged(script(tmp_path, "sleep 20 & wait"), installHint="get another"))
+    assert caught.value.tip == "get another"
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 20.0)
+    monkeypatch.setattr(proc, "MAX_OUTPUT_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match=r"^kubeconfig .*: its plugin: yes prints more than 1 MiB"):
+        ask(tmp_path, plugged("yes"))
 
 
 def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
@@ -440,16 +529,33 @@ def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
             Api(Access(str(path)))
 
 
+@pytest.mark.parametrize("paths", ["/nix:/nax", "/nix:/dev/null/nax", ":"])
+def test_files_of_which_none_exists_are_told_as_that(paths: str) -> None:
+    with pytest.raises(PodmgrError, match=f"^kubeconfig {paths}: none of these files exists$") as caught:
+        Api(Access(paths))
+    assert "KUBECONFIG" in (caught.value.tip or "")
+
+
+def test_a_file_without_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match="/dev/zero is larger than 1 MiB"):
+        Api(Access("/dev/zero"))
+    endless = {"certificate-authority": "/dev/zero"}
+    for cluster, user in ((TLS | endless, {}), (NO, {"tokenFile": "/dev/zero"})):
+        with pytest.raises(PodmgrError, match="/dev/zero is larger than 1 MiB"):
+            ask(tmp_path, config(cluster, user))
+
+
 def test_a_kubeconfig_that_may_not_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text("{}")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PodmgrError, match="Permission denied"):
         Api(Access(str(path)))
     assert stat.S_ISREG(path.stat().st_mode)

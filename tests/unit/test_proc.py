@@ -66,7 +66,7 @@ def test_missing_command_names_what_to_install(
 
 
 def test_command_that_cannot_be_executed_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PodmgrError, match="Permission denied"):
+    with pytest.raises(PodmgrError, match=r"Permission denied$"):
         proc.run([str(tmp_path)])
 
 
@@ -74,6 +74,36 @@ def test_command_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.01)
     with pytest.raises(ToolTimeoutError, match="did not end"):
         proc.run(["sleep", "60"])
+
+
+@pytest.mark.parametrize("script", ["sleep 20 & wait", "sleep 20 & exit 0", "sleep 20 >&2 & wait"])
+def test_what_a_command_has_started_and_left_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(proc, "TIMEOUT_SECONDS", 0.2)
+    started = time.monotonic()
+    with pytest.raises(ToolTimeoutError, match=r"^sh did not end"):
+        proc.run(["sh", "-c", script])
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("script", ["yes", "yes >&2"])
+def test_command_that_prints_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(proc, "MAX_OUTPUT_BYTES", 1 << 20)
+    with pytest.raises(PodmgrError, match=r"^sh prints more than 1 MiB"):
+        proc.run(["sh", "-c", script])
+
+
+def test_input_and_output_larger_than_a_pipe_pass_at_once() -> None:
+    text = bytes(range(256)) * 16_384
+    assert proc.run(["cat"], stdin=text).output == text
+    assert proc.run(["true"], stdin=text).succeeded
+
+
+def test_no_pipe_is_left_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    proc.run(["cat"], stdin=b"text")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_started_command_runs_on_and_is_prepared(tmp_path: Path) -> None:
