@@ -444,13 +444,13 @@ def test_pins_that_another_user_could_have_made_are_not_touched(
     """A link among them would lead `clean` anywhere."""
     (tmp_path / "precious").write_text("")
     (settings.bpffs / "7").mkdir(parents=True)
-    (settings.bpffs / "7/abc-maps").symlink_to(tmp_path)
+    (settings.bpffs / "7/0123456789abcdef-maps").symlink_to(tmp_path)
     os.chown(settings.bpffs, 65534, 65534)
     try:
         words = [word.replace("CGROUP", f"cgroup/{cgroup.path}") for word in command]
         complains(podmgr(*words, code=1), "others may write to the pins' folder")
         assert (tmp_path / "precious").exists()
-        assert (settings.bpffs / "7/abc-maps").is_symlink()
+        assert (settings.bpffs / "7/0123456789abcdef-maps").is_symlink()
     finally:
         os.chown(settings.bpffs, 0, 0)
     podmgr("clean")
