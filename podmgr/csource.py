@@ -1,4 +1,4 @@
-"""C source as text: comments, the macros a source offers, and includes made part of it.
+"""C source as text: line ends, comments, the macros a source offers, and includes made part of it.
 
 Pure. A program's own headers become part of the text that is compiled, so that what was read
 and vetted is what the compiler sees, whoever may change files meanwhile.
@@ -6,6 +6,7 @@ and vetted is what the compiler sees, whoever may change files meanwhile.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 
@@ -20,6 +21,11 @@ _QUOTED = re.compile(rb'"([^"\n]+)"[ \t]*')
 _SYSTEM = re.compile(rb"<[^>\n]+>[ \t]*")
 _IFNDEF = re.compile(rb"^[ \t]*#[ \t]*ifndef[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 _ONCE = re.compile(rb"^[ \t]*#[ \t]*pragma[ \t]+once\b[^\n]*$", re.MULTILINE)
+
+
+def plain(source: bytes) -> bytes:
+    """The source as if written here: what other systems begin a text and end a line with is gone."""
+    return re.sub(rb"\r\n?", b"\n", source.removeprefix(codecs.BOM_UTF8))
 
 
 def without_comments(source: bytes) -> bytes:

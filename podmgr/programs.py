@@ -56,7 +56,9 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
         for header in folder.glob("*.h"):
-            headers.setdefault(header.name, vetting.read(header, trusted, most_bytes=MOST_BYTES) or b"")
+            text = csource.plain(vetting.read(header, trusted, most_bytes=MOST_BYTES) or b"")
+            headers.setdefault(header.name, text)
+        content = csource.plain(content)
         if vmlinux and _VMLINUX not in headers and csource.includes(_VMLINUX, content):
             headers[_VMLINUX] = vmlinux()
         return _source(name, content, headers)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.csource import expand, offered_macros, without_comments
+from podmgr.csource import expand, offered_macros, plain, without_comments
 from podmgr.errors import PodmgrError
 
 HEADERS = {"a.h": b"int a;\n", "b.h": b'#include "a.h"\nint b;\n'}
@@ -29,6 +29,21 @@ HEADERS = {"a.h": b"int a;\n", "b.h": b'#include "a.h"\nint b;\n'}
 )
 def test_macros_that_the_source_tests_with_ifndef_may_be_set(source: bytes, macros: tuple[str, ...]) -> None:
     assert offered_macros(source) == set(macros)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (b"one\r\n\r\ntwo\r\n", b"one\n\ntwo\n"),
+        (b"one\rtwo", b"one\ntwo"),
+        (b"#define A \\\r\n 1\r\n", b"#define A \\\n 1\n"),
+        (b"\xef\xbb\xbfone\n", b"one\n"),
+        (b"one\n\xef\xbb\xbf", b"one\n\xef\xbb\xbf"),
+        (b"", b""),
+    ],
+)
+def test_what_other_systems_write_around_lines_is_gone(written: bytes, meant: bytes) -> None:
+    assert plain(written) == meant
 
 
 @given(st.binary())
