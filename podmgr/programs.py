@@ -6,8 +6,9 @@ line, the invoking user) may have written them.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from podmgr import csource, vetting
@@ -39,15 +40,13 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
     Raises PodmgrError if there is none, if one hides a built-in, or if others could have
     written it.
     """
-    built_in = shipped_folder("bpf")
     folder = settings.program_dir
     candidates = [folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"]
-    headers = _headers(built_in)
     if name in BUILT_IN_PROGRAMS:
         hiding = next((path for path in candidates if path.exists()), None)
         if hiding is not None:
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
-        return _source(name, (built_in / f"{name}.bpf.c").read_bytes(), headers)
+        return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
     trusted = _trusted_users(settings)
     for path in candidates:
         content = vetting.read(path, trusted, most_bytes=MOST_BYTES)
@@ -55,13 +54,7 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
             continue
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
-        for header in folder.glob("*.h"):
-            text = csource.plain(vetting.read(header, trusted, most_bytes=MOST_BYTES) or b"")
-            headers.setdefault(header.name, text)
-        content = csource.plain(content)
-        if vmlinux and _VMLINUX not in headers and csource.includes(_VMLINUX, content):
-            headers[_VMLINUX] = vmlinux()
-        return _source(name, content, headers)
+        return _source(name, csource.plain(content), _headers(path, trusted, vmlinux))
     there = sorted(path.name.removesuffix(".bpf.c") for path in folder.glob("*.bpf.c"))
     raise PodmgrError(
         f"there is no program {name}",
@@ -70,13 +63,36 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
     )
 
 
-def _headers(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.h")}
+def _own_header(header: str) -> bytes | None:
+    path = shipped_folder("bpf") / header
+    return path.read_bytes() if path.is_file() else None
 
 
-def _source(name: str, content: bytes, headers: Mapping[str, bytes]) -> ProgramSource:
+def _headers(
+    program: Path, trusted: Collection[int], vmlinux: Callable[[], bytes] | None
+) -> Callable[[str], bytes | None]:
+    """What a program may include: podmgr's header, those beside it, and the kernel's types."""
+
+    @functools.cache  # one that is included twice is the same both times
+    def read(header: str) -> bytes | None:
+        own = _own_header(header)
+        if own is not None:
+            return own
+        try:
+            text = vetting.read(program.parent / header, trusted, most_bytes=MOST_BYTES)
+        except PodmgrError as error:
+            message = f"{program.name} includes {printable(header)}: {error.message}"
+            raise type(error)(message, tip=error.tip) from error
+        if text is None:
+            return vmlinux() if vmlinux and header == _VMLINUX else None
+        return csource.plain(text)
+
+    return read
+
+
+def _source(name: str, content: bytes, read: Callable[[str], bytes | None]) -> ProgramSource:
     file = f"{name}.bpf.c"
-    expanded = csource.expand(file, content, headers)
+    expanded = csource.expand(file, content, read)
     named = f'#line 1 "{file}"\n'.encode() + expanded  # for the lines of clang and of the verifier
     return ProgramSource(name, named, macros=csource.offered_macros(content))
 

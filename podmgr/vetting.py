@@ -28,23 +28,31 @@ def read(path: Path, trusted: Collection[int], *, most_bytes: int) -> bytes | No
     try:
         real = require(path, trusted)
         # Not to hang on a pipe that somebody calls a program; on files O_NONBLOCK means nothing.
-        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-            status = os.fstat(file.fileno())
+        fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise PodmgrError(f"{path} is not a regular file", tip="see --program-dir")
             _check_writers(path, status, trusted)
-            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
-            if len(content) > most_bytes or status.st_size > most_bytes:
-                raise PodmgrError(
-                    f"{path} is larger than {most_bytes >> 20} MiB",
-                    tip="no program for a pod's packets is so large",
-                )
-            return content
+            return _content(path, fd, status.st_size, most_bytes)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         reason = "a link that leads nowhere" if error.errno == errno.ELOOP else error.strerror
         raise PermissionDeniedError(f"{path}: {reason}", tip="see --program-dir") from error
+
+
+def _content(path: Path, fd: int, size: int, most_bytes: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        content = file.read(most_bytes + 1) if size <= most_bytes else b""
+    if max(size, len(content)) > most_bytes:
+        raise PodmgrError(
+            f"{path} is larger than {most_bytes >> 20} MiB",
+            tip="no program for a pod's packets is so large",
+        )
+    return content
 
 
 def require(path: Path, trusted: Collection[int]) -> Path:

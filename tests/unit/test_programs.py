@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,24 @@ from podmgr.spec import ProgramSource
 INVOKER, STRANGER = 54_321, 54_322
 EMPTY_GROUP = 54_323
 SOURCE = "int x;\n"
-NAMED = b'#line 1 "dropper.bpf.c"\n' + SOURCE.encode()
+INCLUDING = '#include "shared.h"\n'
+NAMED = b"""\
+#line 1 "dropper.bpf.c"
+#line 1 "shared.h"
+int x;
+
+#line 2 "dropper.bpf.c"
+"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A program folder that only root can write, with one program and one header."""
+    """A program folder that only root can write, with one program and the header that it includes."""
     made = tmp_path / "programs"
     made.mkdir()
     made.chmod(0o755)
-    for name in ("dropper.bpf.c", "shared.h"):
-        (made / name).write_text(SOURCE)
+    for name, text in (("dropper.bpf.c", INCLUDING), ("shared.h", SOURCE)):
+        (made / name).write_text(text)
         (made / name).chmod(0o644)
     return made
 
@@ -289,6 +297,61 @@ def test_header_in_a_subfolder_is_refused_as_nobody_vetted_it(folder: Path) -> N
     (folder / "dropper.bpf.c").write_text('#include "sub/x.h"\n')
     with pytest.raises(PodmgrError, match="includes"):
         find(folder)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o644)
+
+
+def make_writable(path: Path) -> None:
+    path.write_text(SOURCE)
+    path.chmod(0o666)
+
+
+BAD = pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_pipe, "bad.h is not a regular file"),
+        (Path.mkdir, "bad.h is not a regular file"),
+        (make_writable, "everybody can write .*bad.h"),
+    ],
+    ids=["pipe", "folder", "writable"],
+)
+
+
+@BAD
+def test_a_header_that_is_not_included_is_not_looked_at(
+    folder: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(folder / "bad.h")
+    assert find(folder).content == NAMED, reason
+
+
+@BAD
+def test_a_bad_header_that_is_included_is_told_with_the_program(
+    folder: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(folder / "bad.h")
+    (folder / "shared.h").write_text('#include "bad.h"\n')
+    with pytest.raises(PodmgrError, match=rf"^dropper\.bpf\.c includes bad\.h: .*{reason}"):
+        find(folder)
+
+
+def test_the_kernels_types_are_made_for_who_includes_them_and_does_not_bring_them(folder: Path) -> None:
+    settings = Settings(program_dir=folder)
+    made: list[bytes] = []
+
+    def vmlinux() -> bytes:
+        made.append(b"int kernel;\n")
+        return made[-1]
+
+    assert programs.find("dropper", settings, vmlinux=vmlinux).content == NAMED
+    assert not made
+    (folder / "shared.h").write_text('#include "vmlinux.h"\n')
+    assert b"int kernel;" in programs.find("dropper", settings, vmlinux=vmlinux).content
+    (folder / "vmlinux.h").write_text("int brought;\n")
+    assert b"int brought;" in programs.find("dropper", settings, vmlinux=vmlinux).content
+    assert len(made) == 1
 
 
 def test_pipe_that_is_called_a_program_does_not_hang(folder: Path) -> None:
