@@ -13,7 +13,7 @@ from pathlib import Path
 
 from podmgr import csource, vetting
 from podmgr.catalog import BUILT_IN_PROGRAMS
-from podmgr.errors import PodmgrError, printable
+from podmgr.errors import PermissionDeniedError, PodmgrError, printable
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource
 
@@ -49,7 +49,7 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
         return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
     trusted = _trusted_users(settings)
     for path in candidates:
-        content = vetting.read(path, trusted, most_bytes=MOST_BYTES)
+        content = _read(path, trusted, f"program {name}")
         if content is None:
             continue
         if path.suffix == ".o":
@@ -61,6 +61,13 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
         tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; "
         f"known: {', '.join(sorted(BUILT_IN_PROGRAMS) + there)}",
     )
+
+
+def _read(path: Path, trusted: Collection[int], what: str) -> bytes | None:
+    try:
+        return vetting.read(path, trusted, most_bytes=MOST_BYTES)
+    except PodmgrError as error:
+        raise type(error)(f"{what}: {error.message}", tip=error.tip) from error
 
 
 def _own_header(header: str) -> bytes | None:
@@ -78,11 +85,8 @@ def _headers(
         own = _own_header(header)
         if own is not None:
             return own
-        try:
-            text = vetting.read(program.parent / header, trusted, most_bytes=MOST_BYTES)
-        except PodmgrError as error:
-            message = f"{program.name} includes {printable(header)}: {error.message}"
-            raise type(error)(message, tip=error.tip) from error
+        what = f"{program.name} includes {printable(header)}"
+        text = _read(program.parent / header, trusted, what)
         if text is None:
             return vmlinux() if vmlinux and header == _VMLINUX else None
         return csource.plain(text)
@@ -114,5 +118,7 @@ def require_system(files: Iterable[str], name: str) -> None:
             real = vetting.require(Path("/", file), _ROOT)  # the compiler stands in /
         except OSError as error:
             raise PodmgrError(f"{what}: {error.strerror}", tip=_INCLUDES) from error
+        except PermissionDeniedError as error:
+            raise PermissionDeniedError(f"{what}: {error.message}", tip=_INCLUDES) from error
         if not any(real.is_relative_to(folder) for folder in _SYSTEM):
             raise PodmgrError(f"{what}, which is no header of the system", tip=_INCLUDES)

@@ -233,6 +233,66 @@ def test_ready_object_is_held_to_the_same_rules(folder: Path) -> None:
         find(folder, "ready")
 
 
+# What the tip says must harm nobody else
+
+
+COPY = "copy the program and its headers to a folder that only its owner can write to"
+
+
+def tip(folder: Path, *, trusts_invoker: bool = False) -> str:
+    with pytest.raises(PermissionDeniedError, match=r"^program dropper: ") as caught:
+        find(folder, trusts_invoker=trusts_invoker)
+    return caught.value.tip or ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o777, "chmod o-w {}"), (0o775, "chmod g-w,o-w {}"), (0o1777, COPY)]
+)
+def test_a_folder_of_ones_own_is_to_be_closed_and_one_for_all_to_be_left_alone(
+    folder: Path, mode: int, expected: str
+) -> None:
+    os.chown(folder, 0, pwd.getpwnam("nobody").pw_gid)
+    folder.chmod(mode)
+    assert tip(folder).startswith(expected.format(folder))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o1777])
+def test_a_folder_of_somebody_else_is_to_be_left_alone(folder: Path, mode: int) -> None:
+    os.chown(folder, STRANGER, 0)
+    folder.chmod(mode)
+    assert tip(folder).startswith(COPY)
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+
+
+def test_a_folder_of_the_invoker_is_his_to_close(folder: Path) -> None:
+    os.chown(folder, INVOKER, 0)
+    folder.chmod(0o777)
+    assert tip(folder, trusts_invoker=True) == f"chmod o-w {folder}"
+
+
+def test_who_is_not_root_is_told_to_change_nothing_of_others(folder: Path, mocker: MockerFixture) -> None:
+    for name in ("getuid", "geteuid"):
+        mocker.patch(f"podmgr.vetting.os.{name}", return_value=STRANGER)
+    folder.chmod(0o777)  # root's
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+    folder.chmod(0o755)
+    os.chown(folder / "dropper.bpf.c", INVOKER, 0)
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+    os.chown(folder / "dropper.bpf.c", STRANGER, 0)
+    (folder / "dropper.bpf.c").chmod(0o666)
+    assert tip(folder, trusts_invoker=True) == f"chmod o-w {folder / 'dropper.bpf.c'}"
+
+
+def test_a_program_is_to_become_roots_and_a_link_is_not_to_be_followed(folder: Path) -> None:
+    path = folder / "dropper.bpf.c"
+    os.chown(path, STRANGER, 0)
+    assert tip(folder) == f"chown root:root {path}; chmod g-w,o-w {path}"
+    path.rename(folder / "real.c")
+    path.symlink_to("real.c")
+    os.lchown(path, STRANGER, 0)
+    assert tip(folder).startswith(COPY)
+
+
 def test_other_programs_of_the_folder_do_not_matter(folder: Path) -> None:
     (folder / "other.bpf.c").write_text(SOURCE)
     os.chown(folder / "other.bpf.c", STRANGER, 0)
