@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from podmgr import csource, vetting
 from podmgr.catalog import BUILT_IN_PROGRAMS
-from podmgr.errors import PermissionDeniedError, PodmgrError, printable
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
+from podmgr.grammar import is_program_name
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource
 
@@ -22,6 +24,7 @@ MOST_BYTES = 8 << 20  # of a source, a header or a ready object
 _PACKAGE = Path(__file__).parent
 _ROOT = frozenset({0})
 _SYSTEM = (Path("/usr"), Path("/opt"))
+_SUFFIXES = (".bpf.c", ".bpf.o")
 _VMLINUX = "vmlinux.h"
 _INCLUDES = "put the header beside the program; of the system's, those below /usr are for programs"
 
@@ -41,26 +44,71 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
     written it.
     """
     folder = settings.program_dir
-    candidates = [folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"]
     if name in BUILT_IN_PROGRAMS:
-        hiding = next((path for path in candidates if path.exists()), None)
-        if hiding is not None:
+        if hiding := _hiding(folder, name):
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
         return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
     trusted = _trusted_users(settings)
-    for path in candidates:
+    for path in _candidates(folder, name):
         content = _read(path, trusted, f"program {name}")
         if content is None:
             continue
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
         return _source(name, csource.plain(content), _headers(path, trusted, vmlinux))
-    there = sorted(path.name.removesuffix(".bpf.c") for path in folder.glob("*.bpf.c"))
+    own = sorted(own for own in BUILT_IN_PROGRAMS if not _hiding(folder, own))
+    known = ", ".join(own + _usable(folder, trusted))
+    problem = _no_folder(folder)
     raise PodmgrError(
-        f"there is no program {name}",
-        tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; "
-        f"known: {', '.join(sorted(BUILT_IN_PROGRAMS) + there)}",
+        f"there is no program {name}" + (f": {problem}" if problem else ""),
+        tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; known: {known}",
     )
+
+
+def require_folder(settings: Settings) -> None:
+    """Raise UsageError if the program folder, which somebody has named, is none.
+
+    Without a program of one's own the default folder may be missing.
+    """
+    if problem := _no_folder(settings.program_dir):
+        raise UsageError(problem, tip="see --program-dir")
+
+
+def _no_folder(folder: Path) -> str:
+    try:
+        return "" if stat.S_ISDIR(folder.stat().st_mode) else f"{folder} is not a folder"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def _candidates(folder: Path, name: str) -> list[Path]:
+    """What a program's file may be: the first that is there counts."""
+    return [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+
+
+def _hiding(folder: Path, name: str) -> Path | None:
+    return next((path for path in _candidates(folder, name) if path.exists()), None)
+
+
+def _usable(folder: Path, trusted: Collection[int]) -> list[str]:
+    """The programs of the folder, by name: those that a rule could name and `find` would take."""
+    try:
+        files = [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+    names = {file.removesuffix(suffix) for file in files for suffix in _SUFFIXES if file.endswith(suffix)}
+    return sorted(
+        name
+        for name in names - BUILT_IN_PROGRAMS
+        if is_program_name(name) and _is_usable(_candidates(folder, name), trusted)
+    )
+
+
+def _is_usable(candidates: Iterable[Path], trusted: Collection[int]) -> bool:
+    try:
+        return any(vetting.read(path, trusted, most_bytes=MOST_BYTES) is not None for path in candidates)
+    except PodmgrError:
+        return False
 
 
 def _read(path: Path, trusted: Collection[int], what: str) -> bytes | None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,13 +103,47 @@ def test_program_that_hides_a_built_in_is_refused(folder: Path, name: str, suffi
 def test_unknown_program_names_those_that_there_are(folder: Path) -> None:
     with pytest.raises(PodmgrError, match="there is no program dropp") as caught:
         find(folder, "dropp")
-    assert "known: bandwidth, edt, loss, dropper" in (caught.value.tip or "")
+    assert (caught.value.tip or "").endswith("known: bandwidth, edt, loss, dropper")
 
 
-@pytest.mark.parametrize("name", ["gone", "dropper.bpf.c"])
-def test_no_program_folder_holds_no_programs(folder: Path, name: str) -> None:
-    with pytest.raises(PodmgrError, match="there is no program dropper"):
+def test_only_programs_that_could_be_used_are_named(folder: Path) -> None:
+    for name in ("ready.bpf.o", "both.bpf.c", "both.bpf.o", "a b.bpf.c", ".bpf.c", "-x.bpf.c", "edt.bpf.c"):
+        (folder / name).write_text(SOURCE)
+    (folder / "linked.bpf.c").symlink_to("dropper.bpf.c")
+    (folder / "dangling.bpf.c").symlink_to("gone")
+    (folder / "strange.bpf.c").mkdir()
+    os.mkfifo(folder / "pipe.bpf.c")
+    for name in ("open.bpf.c", "hidden.bpf.c"):
+        (folder / name).write_text(SOURCE)
+        (folder / name).chmod(0o666)
+    (folder / "hidden.bpf.o").write_bytes(b"\x7fELF")  # the source goes first, and is refused
+    with pytest.raises(PodmgrError) as caught:
+        find(folder, "dropp")
+    assert (caught.value.tip or "").endswith("known: bandwidth, loss, both, dropper, linked, ready")
+
+
+NO_FOLDER = pytest.mark.parametrize(
+    ("name", "problem"),
+    [("gone", "gone: No such file or directory"), ("dropper.bpf.c", r"dropper\.bpf\.c is not a folder")],
+)
+
+
+@NO_FOLDER
+def test_a_folder_that_is_none_holds_no_programs_and_is_told(folder: Path, name: str, problem: str) -> None:
+    with pytest.raises(PodmgrError, match=f"there is no program dropper: .*{problem}") as caught:
         find(folder / name)
+    assert (caught.value.tip or "").endswith("known: bandwidth, edt, loss")
+
+
+@NO_FOLDER
+def test_a_folder_that_is_named_on_the_command_line_is_there(folder: Path, name: str, problem: str) -> None:
+    named = str(folder / name)
+    words = [sys.executable, "-m", "podmgr", "compile", "--explain", "loss=uniform egress 1%"]
+    later = os.environ | {"PODMGR_PROGRAM_DIR": named}  # like the default one it may come later
+    assert subprocess.run(words, env=later, capture_output=True, check=True).stdout
+    done = subprocess.run([*words, "--program-dir", named], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.search(problem, done.stderr)
 
 
 def test_program_that_is_a_folder_is_refused(folder: Path) -> None:
