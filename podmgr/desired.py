@@ -10,7 +10,7 @@ from podmgr import ledger
 from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
-from podmgr.catalog import chosen_hook, recipe
+from podmgr.catalog import chosen_hook, recipe, require_possible
 from podmgr.errors import PodmgrError
 from podmgr.filters import priority
 from podmgr.grammar import parse_rule_option
@@ -153,11 +153,7 @@ class Desired:
                     continue
                 try:
                     hook = Hook(hooks[row.object_digest])
-                    if hook is Hook.CGROUP and rule.place.interfaces:
-                        raise PodmgrError(
-                            f"'{rule}' is for the cgroup hook, which knows no interfaces",
-                            tip='leave interface= out, or use SEC("tc")',
-                        )
+                    require_possible(rule, hook)
                     rows[number] = self._at(row, self._place(self.wishes[cgroup_id].target, rule, hook))
                 except PodmgrError as error:
                     self.fail(cgroup_id, row.rule, error)

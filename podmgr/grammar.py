@@ -316,6 +316,12 @@ def _parse_custom(words: _Words) -> Custom:
         if word.lower().startswith("interface="):
             place = _custom_place(words, word, place)
             continue
+        if word.lower().startswith("hook="):
+            raise words.error(
+                "custom programs have no hook=: the program's section says it",
+                expected='leave hook= out; SEC("cgroup_skb/" INTERFACE) is for cgroup, SEC("tc") for tc',
+                back=1,
+            )
         match = _MACRO.fullmatch(word)
         if not match or not (_PLAIN_VALUE.fullmatch(match[2] or "") or is_address(match[2])):
             raise words.error(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from podmgr import cgroups
-from podmgr.catalog import chosen_hook, recipe
+from podmgr.catalog import chosen_hook, recipe, require_possible
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.netns import Namespaces
@@ -300,9 +300,5 @@ def _may_move(rule: Rule) -> bool:
 
 
 def _at_cgroup(rule: Rule) -> Placement:
-    if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
-        raise PodmgrError(
-            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
-        )
+    require_possible(rule, Hook.CGROUP)
     return Placement(Hook.CGROUP)
