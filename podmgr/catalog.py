@@ -150,8 +150,20 @@ def require_possible(rule: Rule, hook: Hook) -> None:
     if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
         raise PodmgrError(
             f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
+            tip=f"limit ingress with {without_delay(rule)}",
         )
+
+
+def without_delay(rule: Rule) -> str:
+    """What to write, of a rule that delays, for one that drops and needs no fq."""
+    return "algorithm=tbf" if isinstance(rule, Bandwidth) else f"bandwidth=RATE {rule.direction}"
+
+
+def at_cgroup(rule: Rule) -> str:
+    """What to write for the same at the cgroup hook; "" if it cannot be had."""
+    if recipe(rule).needs_fq and (isinstance(rule, Custom) or rule.direction is Direction.INGRESS):
+        return ""
+    return 'SEC("cgroup_skb/" INTERFACE)' if isinstance(rule, Custom) else "hook=cgroup"
 
 
 def drop_threshold(rule: UniformLoss | ExponentialLoss) -> int:

@@ -617,7 +617,8 @@ def test_delay_at_the_cgroup_hook_without_fq_fails_its_rule(is_standing: bool) -
     ((_, failed, error),) = found.failures()
     assert failed == delay
     assert "is not the root qdisc of eth0 (noqueue)" in error.message
-    assert "algorithm=tbf" in (error.tip or "")
+    remedy = "tc qdisc replace dev eth0 root fq (kernel module sch_fq)"
+    assert error.tip == f"{remedy}, or use algorithm=tbf"
     assert wanted(found) == ([(LOSS, "pod")] if is_standing else [])
 
 
