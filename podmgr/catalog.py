@@ -10,6 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from podmgr.errors import PodmgrError
 from podmgr.rules import (
     Algorithm,
     Bandwidth,
@@ -135,6 +136,34 @@ def chosen_hook(rule: Rule, *, is_shared: bool) -> tuple[Hook, str] | None:
     if rule.place.interfaces:
         return Hook.TC, "interface= says so"
     return default.shared if is_shared else default.own, default.reason
+
+
+def require_possible(rule: Rule, hook: Hook) -> None:
+    """Raise PodmgrError for a rule that can act at this hook of no target."""
+    if hook is not Hook.CGROUP:
+        return
+    if rule.place.interfaces:
+        raise PodmgrError(
+            f"'{rule}' is for the cgroup hook, which knows no interfaces",
+            tip='leave interface= out, or use SEC("tc")',
+        )
+    if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
+        raise PodmgrError(
+            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
+            tip=f"limit ingress with {without_delay(rule)}",
+        )
+
+
+def without_delay(rule: Rule) -> str:
+    """What to write, of a rule that delays, for one that drops and needs no fq."""
+    return "algorithm=tbf" if isinstance(rule, Bandwidth) else f"bandwidth=RATE {rule.direction}"
+
+
+def at_cgroup(rule: Rule) -> str:
+    """What to write for the same at the cgroup hook; "" if it cannot be had."""
+    if recipe(rule).needs_fq and (isinstance(rule, Custom) or rule.direction is Direction.INGRESS):
+        return ""
+    return 'SEC("cgroup_skb/" INTERFACE)' if isinstance(rule, Custom) else "hook=cgroup"
 
 
 def drop_threshold(rule: UniformLoss | ExponentialLoss) -> int:

@@ -15,7 +15,12 @@ from podmgr.proc import Completed, Limits, Runner
 # definitions need, and spin locks of programs of one's own.
 FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g")
 
-_SHOWN_ERROR_LINES = 12
+# What is compiled has its macros expanded: of a line of source, clang would show pages.
+_QUIET = "-fno-caret-diagnostics"
+_SHOWN_ERRORS = 12
+_SHOWN_CHARACTERS = 240
+_COLUMN = re.compile(r"(?<=\d):\d+:")  # in expanded text it tells nothing
+_PLACE = re.compile(r"[^\s:]+:\d+:")
 # Of one compilation of what others wrote; podmgr's own programs take 50 ms and 100 MB.
 _LIMITS = Limits(cpu_seconds=20, memory_bytes=2 << 30, output_bytes=16 << 20)
 _ENTERED = re.compile(r'^# \d+ "((?:[^"\\]|\\.)*)" 1(?: \d)*$', re.MULTILINE)
@@ -41,7 +46,7 @@ def preprocess(
 
     Raises PodmgrError with clang's own lines, but with none of any file.
     """
-    argv = ["clang", *FLAGS, "-x", "c", "-E", "-fno-caret-diagnostics", *_defined(macros), *_includes(), "-"]
+    argv = ["clang", *FLAGS, "-x", "c", "-E", _QUIET, *_defined(macros), *_includes(), "-"]
     done = runner(argv, stdin=source, limits=_LIMITS)
     if not done.succeeded:
         raise _failed(done, name)
@@ -58,13 +63,15 @@ def compile_c(
     is_preprocessed: bool = False,
     runner: Runner,
 ) -> bytes:
-    """Compile `source` to an object. Raises PodmgrError with clang's own lines.
+    """Compile `source` to an object. Raises PodmgrError with clang's first errors, each with its file.
 
     Source and object go through pipes: a crash leaves no file, and only the system's headers are
     read from the disk; none if the source `is_preprocessed`.
     """
     language = ["cpp-output"] if is_preprocessed else ["c", *_defined(macros), *_includes()]
-    done = runner(["clang", *FLAGS, "-x", *language, "-c", "-", "-o", "-"], stdin=source, limits=_LIMITS)
+    done = runner(
+        ["clang", *FLAGS, _QUIET, "-x", *language, "-c", "-", "-o", "-"], stdin=source, limits=_LIMITS
+    )
     if not done.succeeded:
         raise _failed(done, name)
     return done.output
@@ -83,14 +90,27 @@ def _failed(done: Completed, name: str) -> PodmgrError:
             tip=f"clang may use {_LIMITS.cpu_seconds} s, {_LIMITS.memory_bytes >> 30} GiB of memory, and "
             f"make {_LIMITS.output_bytes >> 20} MiB",
         )
+    found = [line for line in lines if "error: " in line] or lines
+    errors: dict[str, str] = {}
+    for line in found:
+        errors.setdefault(_COLUMN.sub(":", line, count=1), line)
     missing_header = any("'bpf/bpf_helpers.h' file not found" in line for line in lines)
     return PodmgrError(
         f"{name}.bpf.c does not compile",
-        detail="\n".join(lines[:_SHOWN_ERROR_LINES]),
+        detail="\n".join(_shown(line, name) for line in list(errors.values())[:_SHOWN_ERRORS]),
         tip="install the libbpf headers (libbpf-dev, libbpf-devel or libbpf)"
         if missing_header
         else "the lines above are clang's",
     )
+
+
+def _shown(line: str, name: str) -> str:
+    """An error with its file; the middle of a long one goes, since what it says stands at both ends."""
+    line = line if _PLACE.match(line) else f"{name}.bpf.c: {line}"
+    if len(line) <= _SHOWN_CHARACTERS:
+        return line
+    half = _SHOWN_CHARACTERS // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 def _defined(macros: Sequence[tuple[str, str | None]]) -> list[str]:

@@ -157,7 +157,7 @@ def _settings(
     max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
 ) -> Settings:
     source = context.get_parameter_source("program_dir")
-    return Settings(
+    settings = Settings(
         state_dir=state_dir.absolute(),
         bpffs=bpffs.absolute(),
         cgroup_root=cgroup_root.absolute() if cgroup_root else None,
@@ -165,6 +165,11 @@ def _settings(
         trusts_invoker=source is not None and source.name == "COMMANDLINE",
         max_map_bytes=max_map_bytes,
     )
+    if settings.trusts_invoker:
+        from podmgr.programs import require_folder
+
+        require_folder(settings)
+    return settings
 
 
 @app.command("apply", cls=_Command)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.build import Compiled, SpecMaker, compile_spec
-from podmgr.catalog import caveats, chosen_hook, explain
+from podmgr.catalog import caveats, chosen_hook, explain, require_possible
 from podmgr.proc import Runner
 from podmgr.refusals import failed
-from podmgr.rules import Rule
+from podmgr.rules import Hook, Rule
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSpec
 
@@ -30,7 +30,7 @@ def compile_rules(
 ) -> list[Result]:
     """Compile and check each rule as for a pod; write the objects if there is a folder for them.
 
-    Nothing is written unless all rules compile. Raises PodmgrError.
+    Nothing is written unless all rules compile, and could act somewhere. Raises PodmgrError.
     """
     maker = SpecMaker(settings, runner=runner)
     specs = []
@@ -38,6 +38,8 @@ def compile_rules(
         choice = chosen_hook(rule, is_shared=False)
         specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
     compiled = [compile_spec(spec, runner=runner, max_map_bytes=settings.max_map_bytes) for spec in specs]
+    for spec, item in zip(specs, compiled, strict=True):
+        require_possible(spec.rule, Hook(item.info.hook))
     results = []
     for spec, item in zip(specs, compiled, strict=True):
         path = None

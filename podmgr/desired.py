@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from podmgr import ledger
+from podmgr import ledger, qdiscs
 from podmgr.actuator import Failures
 from podmgr.annotations import CLI, SourcedRule, strength
 from podmgr.build import SpecMaker
-from podmgr.catalog import chosen_hook, recipe
+from podmgr.catalog import chosen_hook, recipe, require_possible
 from podmgr.errors import PodmgrError
 from podmgr.filters import priority
 from podmgr.grammar import parse_rule_option
@@ -153,11 +153,7 @@ class Desired:
                     continue
                 try:
                     hook = Hook(hooks[row.object_digest])
-                    if hook is Hook.CGROUP and rule.place.interfaces:
-                        raise PodmgrError(
-                            f"'{rule}' is for the cgroup hook, which knows no interfaces",
-                            tip='leave interface= out, or use SEC("tc")',
-                        )
+                    require_possible(rule, hook)
                     rows[number] = self._at(row, self._place(self.wishes[cgroup_id].target, rule, hook))
                 except PodmgrError as error:
                     self.fail(cgroup_id, row.rule, error)
@@ -253,13 +249,13 @@ class Desired:
         """
         for cgroup_id, rows in self._rows.items():
             for row in rows:
-                needs_fq = recipe(parse_rule_option(row.rule)[0]).needs_fq
-                if not needs_fq or row.hook != Hook.CGROUP or row.identity in self._left_alone:
+                rule = parse_rule_option(row.rule)[0]
+                if not recipe(rule).needs_fq or row.hook != Hook.CGROUP or row.identity in self._left_alone:
                     continue
                 try:
                     lacking = self._networks.without_fq(self.wishes[cgroup_id].target.cgroup)
                     if lacking:
-                        raise _lacks_fq(row.rule, lacking)
+                        raise qdiscs.not_root(lacking).of(rule)
                 except PodmgrError as error:
                     self.fail(cgroup_id, row.rule, error)
 
@@ -288,14 +284,6 @@ def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
             continue
         rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
     return rules
-
-
-def _lacks_fq(rule: str, lacking: Mapping[str, str]) -> PodmgrError:
-    listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
-    return PodmgrError(
-        f"'{rule}' delays packets through the fq qdisc, which is not the root qdisc of {listed}",
-        tip="tc qdisc replace dev DEV root fq (kernel module sch_fq), or use algorithm=tbf",
-    )
 
 
 def _wanted_row(target: Target, sourced: SourcedRule, spec: ProgramSpec) -> Attachment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 from typing import Any, NamedTuple
 
 from podmgr.errors import PodmgrError, printable
@@ -91,8 +92,9 @@ def inspect(
     """Check an object and say what it holds. `cpus`: how often per-CPU maps are laid out.
 
     Of a program for each direction, that of `direction` is meant. Raises PodmgrError with the
-    reason if it is not an ELF file for BPF with exactly one such program in a known section, a
-    licence, relocations that libbpf resolves, and maps of less than `max_map_bytes`.
+    reason if it is not an ELF file for BPF in this machine's byte order, with exactly one such
+    program in a known section, a licence, relocations that libbpf resolves, and maps of less than
+    `max_map_bytes`.
     """
     from elftools.common.exceptions import ELFError  # 60 ms: only where objects are read
     from elftools.elf.elffile import ELFFile
@@ -174,6 +176,10 @@ def _inspect(elf: Any, name: str, direction: Direction | None, cpus: int, max_ma
         raise _refuse(name, f"has more than {_MOST_SECTIONS:,} sections")
     if elf.header["e_machine"] not in ("EM_BPF", _EM_BPF):
         raise _refuse(name, f"is an object for {elf.header['e_machine']}, not for BPF", "clang -target bpf")
+    if elf.little_endian != (sys.byteorder == "little"):
+        order = "little" if elf.little_endian else "big"
+        reason = f"is an object of {order}-endian byte order, which this machine's is not"
+        raise _refuse(name, reason, "clang -target bpf, on the machine where it shall run")
     sections = [(index, section) for index, section in enumerate(elf.iter_sections()) if section.name]
     symbols = elf.get_section_by_name(".symtab")
     if symbols is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from podmgr import pins, qdiscs
 from podmgr.actual import Sight, cgroup_of, pin_of
-from podmgr.catalog import CUSTOM, DELAYING, recipe
+from podmgr.catalog import CUSTOM, DELAYING, at_cgroup, recipe
 from podmgr.errors import PodmgrError
 from podmgr.grammar import parse_rule_option
 from podmgr.netlink import RefusedError
@@ -103,6 +103,8 @@ class Filters(NamedTuple):
                 self._ensure(qdiscs.lacking_fq(*place, may_make=is_ours), control)
         except RefusedError as error:
             return {row: _without_fq(row, error) for row in delaying}
+        except qdiscs.NoFqError as error:
+            return {row: error.of(_rule(row)) for row in delaying}
         except PodmgrError as error:
             return dict.fromkeys(delaying, error)
         return {}
@@ -181,11 +183,15 @@ def _is_of_podmgr(item: Filter, kind: str) -> bool:
 
 
 def _priority(row: Attachment) -> int:
-    return row.priority or priority(parse_rule_option(row.rule)[0])
+    return row.priority or priority(_rule(row))
 
 
 def _needs_fq(row: Attachment) -> bool:
-    return bool(row.rule) and recipe(parse_rule_option(row.rule)[0]).needs_fq
+    return bool(row.rule) and recipe(_rule(row)).needs_fq
+
+
+def _rule(row: Attachment) -> Rule:
+    return parse_rule_option(row.rule)[0]
 
 
 def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:
@@ -196,16 +202,13 @@ def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:
 def _without_fq(row: Attachment, error: RefusedError) -> PodmgrError:
     if error.errno != errno.ENOENT:
         return _refused(row, error)
-    return PodmgrError(
-        f"'{row.rule}' delays packets through the fq qdisc, which this kernel does not have",
-        detail=error.message,
-        tip="modprobe sch_fq, or use algorithm=tbf",
-    )
+    return qdiscs.unknown_fq(error).of(_rule(row))
 
 
 def _refused(row: Attachment, error: PodmgrError) -> PodmgrError:
+    other = at_cgroup(_rule(row))
     return PodmgrError(
         f"the kernel refuses '{row.rule}' on {row.target}",
         detail=error.message,
-        tip="podmgr doctor; or use hook=cgroup",
+        tip="podmgr doctor" + (f"; or use {other}" if other else ""),
     )

@@ -83,6 +83,11 @@ def parse_rule_option(text: str) -> tuple[Rule, ...]:
     return parse_value(key, value)
 
 
+def is_program_name(text: str) -> bool:
+    """Whether a rule can name such a program of one's own."""
+    return bool(_NAME.fullmatch(text))
+
+
 def closest(word: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant; None if it is like none of them."""
     return next(iter(difflib.get_close_matches(word[:80], list(names), n=1)), None)
@@ -297,7 +302,7 @@ def _percent(words: _Words) -> Decimal:
 
 def _parse_custom(words: _Words) -> Custom:
     name = words.take("the program's name")
-    if not _NAME.fullmatch(name):
+    if not is_program_name(name):
         raise words.error(
             f"{name!r} is not a program name",
             expected="NAME of a file NAME.bpf.c: letters, digits, - and _, at most 63, no path",
@@ -311,6 +316,12 @@ def _parse_custom(words: _Words) -> Custom:
         if word.lower().startswith("interface="):
             place = _custom_place(words, word, place)
             continue
+        if word.lower().startswith("hook="):
+            raise words.error(
+                "custom programs have no hook=: the program's section says it",
+                expected='leave hook= out; SEC("cgroup_skb/" INTERFACE) is for cgroup, SEC("tc") for tc',
+                back=1,
+            )
         match = _MACRO.fullmatch(word)
         if not match or not (_PLAIN_VALUE.fullmatch(match[2] or "") or is_address(match[2])):
             raise words.error(

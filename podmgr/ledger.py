@@ -13,6 +13,8 @@ import functools
 import json
 import os
 import re
+import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -291,7 +293,12 @@ def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
 def _check_owner(folder: Path, fd: int) -> None:
     """Objects are checked, then loaded from here: nobody else may change them in between."""
     status = os.fstat(fd)
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+    is_own = status.st_uid in (0, os.geteuid())
+    if not is_own or status.st_mode & 0o022:
+        is_for_all = status.st_mode & stat.S_ISVTX
         raise PermissionDeniedError(
-            f"others may write to the state folder {folder}", tip=f"chown root {folder}; chmod 700 {folder}"
+            f"others may write to the state folder {folder}",
+            tip="name a folder for podmgr alone with --state-dir"
+            if is_for_all or not is_own
+            else f"chmod go-w {shlex.quote(str(folder))}",
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from podmgr import cgroups
-from podmgr.catalog import chosen_hook, recipe
+from podmgr.catalog import at_cgroup, chosen_hook, recipe, require_possible, without_delay
 from podmgr.cgroups import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.netns import Namespaces
@@ -125,7 +125,7 @@ class Networks:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
                 "whose it is",
-                "limit ingress with algorithm=tbf" if delays_ingress else "use the cgroup hook",
+                f"limit ingress with {without_delay(rule)}" if delays_ingress else "use the cgroup hook",
             )
         if not network.namespaces:
             raise _CannotBeHadError(
@@ -135,13 +135,13 @@ class Networks:
         if network.is_scoped and not cgroups.has_true_root():
             raise _CannotBeHadError(
                 "needs the cgroup's level below the true root, which is not seen from here",
-                "run podmgr outside of a cgroup namespace, or use hook=cgroup",
+                f"run podmgr outside of a cgroup namespace, or use {at_cgroup(rule) or without_delay(rule)}",
             )
         links: list[Link] = []
         for namespace in network.namespaces:
             chosen = self._chosen(rule, namespace, network.is_scoped, counts_loopback)
             if delays_ingress:
-                links += [self._host_side(item, namespace) for item in chosen]
+                links += [self._host_side(rule, item, namespace) for item in chosen]
             else:
                 side = Direction.EGRESS if recipe(rule).needs_fq else rule.direction
                 links += [Link(namespace, item.index, side, item.name) for item in chosen]
@@ -164,7 +164,7 @@ class Networks:
             up = [item for item in there if item.is_up and not item.is_port]
             return _that_see_sockets_once(
                 self._that_take_clsact(
-                    namespace, [item for item in up if counts_loopback or not item.is_loopback]
+                    rule, namespace, [item for item in up if counts_loopback or not item.is_loopback]
                 )
             )
         found = self._that_lead_out(namespace)
@@ -227,23 +227,26 @@ class Networks:
             pass
         return ""
 
-    def _that_take_clsact(self, namespace: int, found: Sequence[Interface]) -> Sequence[Interface]:
+    def _that_take_clsact(
+        self, rule: Rule, namespace: int, found: Sequence[Interface]
+    ) -> Sequence[Interface]:
         """Without those that have the older ingress qdisc, beside which there is no clsact."""
         qdiscs = self._control(namespace).qdiscs()
         left = [
             item for item in found if not any(qdisc.kind == "ingress" for qdisc in qdiscs.get(item.index, ()))
         ]
         if not left:
-            raise _CannotBeHadError("finds no interface that takes clsact", "use hook=cgroup")
+            other = at_cgroup(rule) or without_delay(rule)
+            raise _CannotBeHadError("finds no interface that takes clsact", f"use {other}")
         return left
 
-    def _host_side(self, item: Interface, namespace: int) -> Link:
+    def _host_side(self, rule: Rule, item: Interface, namespace: int) -> Link:
         """The other end of a pod's veth, which leads to it from the node's namespace."""
         found = self._node_side(item, namespace)
         if found is None:
             raise _CannotBeHadError(
                 f"delays on the node's side of a veth, and the other end of {item.name} is not there",
-                "limit ingress with algorithm=tbf",
+                f"limit ingress with {without_delay(rule)}",
             )
         return found
 
@@ -307,9 +310,5 @@ def _may_move(rule: Rule) -> bool:
 
 
 def _at_cgroup(rule: Rule) -> Placement:
-    if recipe(rule).needs_fq and rule.direction is Direction.INGRESS:
-        raise PodmgrError(
-            f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip="limit ingress with algorithm=tbf, such as bandwidth=10 mbps ingress",
-        )
+    require_possible(rule, Hook.CGROUP)
     return Placement(Hook.CGROUP)

@@ -6,13 +6,16 @@ line, the invoking user) may have written them.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from podmgr import csource, vetting
 from podmgr.catalog import BUILT_IN_PROGRAMS
-from podmgr.errors import PodmgrError, printable
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
+from podmgr.grammar import is_program_name
 from podmgr.settings import Settings
 from podmgr.spec import ProgramSource
 
@@ -21,6 +24,7 @@ MOST_BYTES = 8 << 20  # of a source, a header or a ready object
 _PACKAGE = Path(__file__).parent
 _ROOT = frozenset({0})
 _SYSTEM = (Path("/usr"), Path("/opt"))
+_SUFFIXES = (".bpf.c", ".bpf.o")
 _VMLINUX = "vmlinux.h"
 _INCLUDES = "put the header beside the program; of the system's, those below /usr are for programs"
 
@@ -39,42 +43,108 @@ def find(name: str, settings: Settings, *, vmlinux: Callable[[], bytes] | None =
     Raises PodmgrError if there is none, if one hides a built-in, or if others could have
     written it.
     """
-    built_in = shipped_folder("bpf")
     folder = settings.program_dir
-    candidates = [folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"]
-    headers = _headers(built_in)
     if name in BUILT_IN_PROGRAMS:
-        hiding = next((path for path in candidates if path.exists()), None)
-        if hiding is not None:
+        if hiding := _hiding(folder, name):
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
-        return _source(name, (built_in / f"{name}.bpf.c").read_bytes(), headers)
+        return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
     trusted = _trusted_users(settings)
-    for path in candidates:
-        content = vetting.read(path, trusted, most_bytes=MOST_BYTES)
+    for path in _candidates(folder, name):
+        content = _read(path, trusted, f"program {name}")
         if content is None:
             continue
         if path.suffix == ".o":
             return ProgramSource(name, content, is_object=True)
-        for header in folder.glob("*.h"):
-            headers.setdefault(header.name, vetting.read(header, trusted, most_bytes=MOST_BYTES) or b"")
-        if vmlinux and _VMLINUX not in headers and csource.includes(_VMLINUX, content):
-            headers[_VMLINUX] = vmlinux()
-        return _source(name, content, headers)
-    there = sorted(path.name.removesuffix(".bpf.c") for path in folder.glob("*.bpf.c"))
+        return _source(name, csource.plain(content), _headers(path, trusted, vmlinux))
+    own = sorted(own for own in BUILT_IN_PROGRAMS if not _hiding(folder, own))
+    known = ", ".join(own + _usable(folder, trusted))
+    problem = _no_folder(folder)
     raise PodmgrError(
-        f"there is no program {name}",
-        tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; "
-        f"known: {', '.join(sorted(BUILT_IN_PROGRAMS) + there)}",
+        f"there is no program {name}" + (f": {problem}" if problem else ""),
+        tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; known: {known}",
     )
 
 
-def _headers(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.h")}
+def require_folder(settings: Settings) -> None:
+    """Raise UsageError if the program folder, which somebody has named, is none.
+
+    Without a program of one's own the default folder may be missing.
+    """
+    if problem := _no_folder(settings.program_dir):
+        raise UsageError(problem, tip="see --program-dir")
 
 
-def _source(name: str, content: bytes, headers: Mapping[str, bytes]) -> ProgramSource:
+def _no_folder(folder: Path) -> str:
+    try:
+        return "" if stat.S_ISDIR(folder.stat().st_mode) else f"{folder} is not a folder"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def _candidates(folder: Path, name: str) -> list[Path]:
+    """What a program's file may be: the first that is there counts."""
+    return [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+
+
+def _hiding(folder: Path, name: str) -> Path | None:
+    return next((path for path in _candidates(folder, name) if path.exists()), None)
+
+
+def _usable(folder: Path, trusted: Collection[int]) -> list[str]:
+    """The programs of the folder, by name: those that a rule could name and `find` would take."""
+    try:
+        files = [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+    names = {file.removesuffix(suffix) for file in files for suffix in _SUFFIXES if file.endswith(suffix)}
+    return sorted(
+        name
+        for name in names - BUILT_IN_PROGRAMS
+        if is_program_name(name) and _is_usable(_candidates(folder, name), trusted)
+    )
+
+
+def _is_usable(candidates: Iterable[Path], trusted: Collection[int]) -> bool:
+    try:
+        return any(vetting.read(path, trusted, most_bytes=MOST_BYTES) is not None for path in candidates)
+    except PodmgrError:
+        return False
+
+
+def _read(path: Path, trusted: Collection[int], what: str) -> bytes | None:
+    try:
+        return vetting.read(path, trusted, most_bytes=MOST_BYTES)
+    except PodmgrError as error:
+        raise type(error)(f"{what}: {error.message}", tip=error.tip) from error
+
+
+def _own_header(header: str) -> bytes | None:
+    path = shipped_folder("bpf") / header
+    return path.read_bytes() if path.is_file() else None
+
+
+def _headers(
+    program: Path, trusted: Collection[int], vmlinux: Callable[[], bytes] | None
+) -> Callable[[str], bytes | None]:
+    """What a program may include: podmgr's header, those beside it, and the kernel's types."""
+
+    @functools.cache  # one that is included twice is the same both times
+    def read(header: str) -> bytes | None:
+        own = _own_header(header)
+        if own is not None:
+            return own
+        what = f"{program.name} includes {printable(header)}"
+        text = _read(program.parent / header, trusted, what)
+        if text is None:
+            return vmlinux() if vmlinux and header == _VMLINUX else None
+        return csource.plain(text)
+
+    return read
+
+
+def _source(name: str, content: bytes, read: Callable[[str], bytes | None]) -> ProgramSource:
     file = f"{name}.bpf.c"
-    expanded = csource.expand(file, content, headers)
+    expanded = csource.expand(file, content, read)
     named = f'#line 1 "{file}"\n'.encode() + expanded  # for the lines of clang and of the verifier
     return ProgramSource(name, named, macros=csource.offered_macros(content))
 
@@ -96,5 +166,7 @@ def require_system(files: Iterable[str], name: str) -> None:
             real = vetting.require(Path("/", file), _ROOT)  # the compiler stands in /
         except OSError as error:
             raise PodmgrError(f"{what}: {error.strerror}", tip=_INCLUDES) from error
+        except PermissionDeniedError as error:
+            raise PermissionDeniedError(f"{what}: {error.message}", tip=_INCLUDES) from error
         if not any(real.is_relative_to(folder) for folder in _SYSTEM):
             raise PodmgrError(f"{what}, which is no header of the system", tip=_INCLUDES)

@@ -1,16 +1,19 @@
 """The qdiscs that tc programs need on an interface: clsact for the filters, fq for what delays.
 
 Owns which of them podmgr made, by the marks beside the pins. A qdisc of others is used where it
-serves, and never replaced or removed.
+serves, and never replaced or removed. What is said of an fq that cannot be had is said here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Mapping
 
 from podmgr import tc
+from podmgr.catalog import without_delay
 from podmgr.errors import PodmgrError
 from podmgr.pins import Mark
+from podmgr.rules import Rule
 from podmgr.tc import Qdisc, TrafficControl
 
 CLSACT = "clsact"
@@ -20,6 +23,38 @@ _KERNELS_OWN = "0:"
 _FQ_HANDLE = "7ab0:"
 # The program drops what is too far in the future: fq's own limits, in packets, shall not come first.
 _MOST_PACKETS = 100_000
+
+
+class NoFqError(PodmgrError):
+    """Where packets would be delayed there is no fq: why, and what would bring it."""
+
+    def __init__(self, reason: str, remedy: str, *, detail: str | None = None) -> None:
+        super().__init__(f"packets are delayed through the fq qdisc, {reason}", tip=remedy, detail=detail)
+        self.reason = reason
+        self.remedy = remedy
+
+    def of(self, rule: Rule) -> PodmgrError:
+        """The same, said of a rule, with what does without."""
+        return PodmgrError(
+            f"'{rule}' delays packets through the fq qdisc, {self.reason}",
+            tip=f"{self.remedy}, or use {without_delay(rule)}",
+            detail=self.detail,
+        )
+
+
+def not_root(lacking: Mapping[str, str]) -> NoFqError:
+    """Of interfaces, given with their root qdiscs, that have no fq and are not ours to give one."""
+    listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
+    others = ", and so for the others" if len(lacking) > 1 else ""
+    return NoFqError(
+        f"which is not the root qdisc of {listed}",
+        f"tc qdisc replace dev {shlex.quote(min(lacking))} root fq{others} (kernel module sch_fq)",
+    )
+
+
+def unknown_fq(error: PodmgrError) -> NoFqError:
+    """Of a kernel without it, and what that kernel said."""
+    return NoFqError("which this kernel does not have", "modprobe sch_fq", detail=error.message)
 
 
 def lacking_clsact(namespace: int, index: int, name: str, there: Collection[Qdisc]) -> Mark | None:
@@ -43,22 +78,18 @@ def lacking_fq(
 ) -> Mark | None:
     """The fq to be made the root qdisc of an interface; None if it is there.
 
-    Raises PodmgrError if another is in its place, or none and it is not ours to make.
+    Raises NoFqError if another is in its place, or none and it is not ours to make.
     """
     if tc.root_kind(there) == FQ:
         return None
     root = next((qdisc for qdisc in there if qdisc.is_root), None)
     if root is not None and root.handle != _KERNELS_OWN:
-        raise PodmgrError(
-            f"{name} has the root qdisc {root.kind} {root.handle}, which is not podmgr's to replace",
-            tip=f"remove it (tc qdisc del dev {name} root), or use algorithm=tbf",
+        raise NoFqError(
+            f"but {name} has the root qdisc {root.kind} {root.handle}, which is not podmgr's to replace",
+            f"remove it (tc qdisc del dev {shlex.quote(name)} root)",
         )
     if not may_make:
-        kind = root.kind if root else "none"
-        raise PodmgrError(
-            f"packets are delayed through the fq qdisc, which is not the root qdisc of {name} ({kind})",
-            tip=f"tc qdisc replace dev {name} root fq (kernel module sch_fq), or use algorithm=tbf",
-        )
+        raise not_root({name: root.kind if root else "none"})
     return Mark(namespace, index, FQ)
 
 

@@ -6,6 +6,7 @@ Pure and frozen. Two specs with the same `digest` compile to the same object.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from podmgr.errors import PodmgrError
 from podmgr.rules import RESERVED_MACROS, Custom, Direction, Hook, Rule
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
+_LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
 _DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
 
 
@@ -96,9 +98,11 @@ def make_spec(
 ) -> ProgramSpec:
     """The spec of a rule, after checking that a custom rule sets only what its source offers.
 
-    Raises PodmgrError for a macro that the source does not test with #ifndef.
+    Raises PodmgrError for a macro that the source does not test with #ifndef, and for a number that
+    C reads otherwise than it is written.
     """
     if isinstance(rule, Custom):
+        _check_numbers(rule)
         offered = sorted(source.macros - RESERVED_MACROS)
         for name, _ in rule.macros:
             if name not in offered:
@@ -109,6 +113,20 @@ def make_spec(
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
     return ProgramSpec(rule, source, compiler, counts_loopback, hook, is_scoped)
+
+
+def _check_numbers(rule: Custom) -> None:
+    """Refuse 010, which is 8 to C, and 080, which is nothing.
+
+    Not the grammar's business: a rule that the ledger has must stay readable.
+    """
+    for name, value in rule.macros:
+        if value is not None and _LEADING_ZERO.fullmatch(value):
+            meant = value.lstrip("0") or "0"
+            raise PodmgrError(
+                f"'{rule}': the leading 0 of {name} makes it an octal number in C",
+                tip=f"write -D{name}={meant}, or a hexadecimal number such as 0x1f",
+            )
 
 
 def _digest(*parts: bytes) -> str:

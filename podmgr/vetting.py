@@ -9,6 +9,7 @@ import errno
 import grp
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +17,10 @@ from pathlib import Path
 from podmgr.errors import PermissionDeniedError, PodmgrError
 
 _ACCESS_LIST = "system.posix_acl_access"
+_COPY = (
+    "copy the program and its headers to a folder that only its owner can write to, and name that "
+    "with --program-dir"
+)
 _MOST_LINKS = 40  # as the kernel follows
 
 
@@ -28,23 +33,31 @@ def read(path: Path, trusted: Collection[int], *, most_bytes: int) -> bytes | No
     try:
         real = require(path, trusted)
         # Not to hang on a pipe that somebody calls a program; on files O_NONBLOCK means nothing.
-        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-            status = os.fstat(file.fileno())
+        fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise PodmgrError(f"{path} is not a regular file", tip="see --program-dir")
             _check_writers(path, status, trusted)
-            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
-            if len(content) > most_bytes or status.st_size > most_bytes:
-                raise PodmgrError(
-                    f"{path} is larger than {most_bytes >> 20} MiB",
-                    tip="no program for a pod's packets is so large",
-                )
-            return content
+            return _content(path, fd, status.st_size, most_bytes)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         reason = "a link that leads nowhere" if error.errno == errno.ELOOP else error.strerror
         raise PermissionDeniedError(f"{path}: {reason}", tip="see --program-dir") from error
+
+
+def _content(path: Path, fd: int, size: int, most_bytes: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        content = file.read(most_bytes + 1) if size <= most_bytes else b""
+    if max(size, len(content)) > most_bytes:
+        raise PodmgrError(
+            f"{path} is larger than {most_bytes >> 20} MiB",
+            tip="no program for a pod's packets is so large",
+        )
+    return content
 
 
 def require(path: Path, trusted: Collection[int]) -> Path:
@@ -66,7 +79,7 @@ def require(path: Path, trusted: Collection[int]) -> Path:
             if links > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
             if status.st_uid not in trusted:
-                raise _others([status.st_uid], step)
+                raise _others([status.st_uid], step, status, trusted)
             target = Path(os.readlink(step))
             left = [*target.parts[target.is_absolute() :], *left]
             found = Path("/") if target.is_absolute() else found
@@ -79,25 +92,40 @@ def require(path: Path, trusted: Collection[int]) -> Path:
 
 
 def _check_writers(path: Path, status: os.stat_result, trusted: Collection[int]) -> None:
+    named = shlex.quote(str(path))
     if status.st_mode & stat.S_IWOTH:
-        raise PermissionDeniedError(f"everybody can write {path}", tip=f"chmod o-w {path}")
+        raise PermissionDeniedError(
+            f"everybody can write {path}", tip=_tip(status, trusted, f"chmod o-w {named}")
+        )
     writers = {status.st_uid}
     if status.st_mode & stat.S_IWGRP:
         if _ACCESS_LIST in os.listxattr(path):
             raise PermissionDeniedError(
-                f"an access control list lets others write {path}", tip=f"setfacl --remove-all {path}"
+                f"an access control list lets others write {path}",
+                tip=_tip(status, trusted, f"setfacl --remove-all {named}"),
             )
         writers |= _members(status.st_gid)
     if others := writers - set(trusted):
-        raise _others(sorted(others), path)
+        raise _others(sorted(others), path, status, trusted)
 
 
-def _others(users: Collection[int], path: Path) -> PermissionDeniedError:
-    names = ", ".join(map(_user_name, users))
+def _others(
+    users: Collection[int], path: Path, status: os.stat_result, trusted: Collection[int]
+) -> PermissionDeniedError:
+    names, named = ", ".join(map(_user_name, users)), shlex.quote(str(path))
+    gift = "" if status.st_uid in trusted else f"chown root:root {named}; "
     return PermissionDeniedError(
         f"{names} can write {path}; programs must be root's alone",
-        tip=f"chown root:root {path}; chmod g-w,o-w {path}",
+        tip=_tip(status, trusted, f"{gift}chmod g-w,o-w {named}"),
     )
+
+
+def _tip(status: os.stat_result, trusted: Collection[int], mending: str) -> str:
+    """How to mend a file; a folder only if it is the caller's own and not for all to use."""
+    may = os.geteuid() in (0, status.st_uid)
+    if stat.S_ISDIR(status.st_mode):
+        may = may and status.st_uid in trusted and not status.st_mode & stat.S_ISVTX
+    return mending if may and not stat.S_ISLNK(status.st_mode) else _COPY
 
 
 def _members(gid: int) -> set[int]:

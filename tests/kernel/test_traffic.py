@@ -171,10 +171,14 @@ def test_edt_at_the_cgroup_hook_without_fq_says_so_and_attaches_nothing(pod: Pod
 
 
 @pytest.mark.parametrize(
-    "rule", ["bandwidth=10 mbps egress algorithm=edt", "ebpf-limit=edt egress -DRATE=10000000"]
+    ("rule", "instead"),
+    [
+        ("bandwidth=10 mbps egress algorithm=edt", "algorithm=tbf"),
+        ("ebpf-limit=edt egress -DRATE=10000000", "bandwidth=RATE egress"),
+    ],
 )
 def test_edt_brings_its_fq_and_a_kernel_without_it_is_told_of(
-    pod: Pod, settings: Settings, rule: str
+    pod: Pod, settings: Settings, rule: str, instead: str
 ) -> None:
     before = tc_state(pod.pid)
     if kernel_has_fq():
@@ -185,7 +189,7 @@ def test_edt_brings_its_fq_and_a_kernel_without_it_is_told_of(
         assert outcome.error is not None
         assert "fq" in outcome.error.message
         assert "modprobe sch_fq" in (outcome.error.tip or "")
-        assert "algorithm=tbf" in (outcome.error.tip or "")
+        assert f"or use {instead}" in (outcome.error.tip or "")
     assert tc_state(pod.pid) == before
     assert not settings.bpffs.exists()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from podmgr.catalog import (
     BUILT_IN_PROGRAMS,
+    at_cgroup,
     burst_bytes,
     caveats,
     chosen_hook,
@@ -280,6 +281,20 @@ def test_faster_link_makes_nothing_wait_longer(one: int, other: int, direction: 
 def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
     rows = dict(explain(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT)))
     assert not {"burst", "starts with"} & rows.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("loss=uniform egress 2%", "hook=cgroup"),
+        ("bandwidth=1 mbps egress algorithm=edt", "hook=cgroup"),
+        ("bandwidth=1 mbps ingress algorithm=edt", ""),
+        ("ebpf-limit=dropper egress", 'SEC("cgroup_skb/" INTERFACE)'),
+        ("ebpf-limit=edt egress", ""),
+    ],
+)
+def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: str) -> None:
+    assert at_cgroup(rule(option)) == words
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,33 @@ def test_long_errors_are_cut() -> None:
     with pytest.raises(PodmgrError) as caught:
         compiled(b"".join(b"int f%d(void) { return y; }\n" % number for number in range(19)))
     assert len((caught.value.detail or "").splitlines()) == 12
+
+
+def test_warnings_and_notes_hide_no_error() -> None:
+    warnings = b"".join(b"int f%d(int *p) { char *c = p; return *c; }\n" % number for number in range(20))
+    with pytest.raises(PodmgrError) as caught:
+        compiled(warnings + b"int x;\nchar x;\n")
+    (line,) = (caught.value.detail or "").splitlines()
+    assert line.startswith("dropper.bpf.c:22:6: error: redefinition of 'x'")
+
+
+def test_a_macro_that_is_wrong_shows_no_pages_of_what_it_became() -> None:
+    wide = b"int f(int x) { return " + b" || ".join(b"x == PORT" for _ in range(9)) + b"; }\n"
+    asserting = b"_Static_assert(1" + b" && PORT" * 400 + b' && 0, "PORT is odd");\n'
+    with pytest.raises(PodmgrError) as caught:
+        compiled(asserting + b"#undef PORT\n" + wide, macros=[("PORT", "1")])
+    lines = (caught.value.detail or "").splitlines()
+    assert len(lines) == 2  # one for each line of source, however often
+    assert max(map(len, lines)) < 250
+    assert "PORT is odd" in lines[0]
+    assert all(re.match(r"dropper\.bpf\.c:[0-9]+:", line) for line in lines)
+
+
+def test_an_error_without_a_place_names_the_program() -> None:
+    runner = Script(said("", code=1, stderr="fatal error: error in backend: Cannot select: 0x1\nPLEASE\n"))
+    with pytest.raises(PodmgrError) as caught:
+        compiled(b"", runner=runner)
+    assert caught.value.detail == "dropper.bpf.c: fatal error: error in backend: Cannot select: 0x1"
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,23 @@ def test_program_is_made_for_the_hook_that_is_chosen(
     assert item["explanation"]["why there"] == why
 
 
+def test_what_apply_refuses_on_every_pod_is_not_compiled_either(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name, section in (("at_cgroup", "cgroup_skb/egress"), ("at_tc", "tc")):
+        source = tmp_path / f"{name}.bpf.c"
+        source.write_text(HEADERS + LICENCE + PROGRAM.replace("cgroup_skb/egress", section))
+        source.chmod(0o644)
+    out = tmp_path / "out"
+    compiled(["ebpf-limit=at_tc egress interface=eth0"], None, program_dir=tmp_path)
+    for rule, said in (
+        ("ebpf-limit=at_cgroup egress interface=eth0", "is for the cgroup hook, which knows no interfaces"),
+        ("bandwidth=1 mbps ingress algorithm=edt hook=cgroup", "cannot delay what arrives"),
+    ):
+        with pytest.raises(PodmgrError, match=f"'{rule}' {said}"):
+            compiled([LOSS, rule], out, program_dir=tmp_path)
+    assert not out.exists()
+
+
 def test_caveat_of_the_cgroup_hook_is_told_where_it_is_chosen() -> None:
     text = as_text(compiled([f"{LOSS} hook=cgroup"], None), explain=True)
     assert "note               loss egress at the cgroup hook is not loss to TCP" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import sys
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -227,6 +228,15 @@ def test_object_for_another_machine_is_refused() -> None:
     argv = ["clang", "-target", "x86_64", "-x", "c", "-c", "-", "-o", "-"]
     done = proc.run(argv, stdin=b"int x;")
     assert "is an object for EM_X86_64, not for BPF" in refusal(done.output).message
+
+
+def test_object_of_the_other_byte_order_is_refused() -> None:
+    other, target = ("big", "bpfeb") if sys.byteorder == "little" else ("little", "bpfel")
+    argv = ["clang", "-target", target, "-O2", "-g", "-x", "c", "-c", "-", "-o", "-"]
+    source = f'__attribute__((section("tc"))) int f(void *s) {{ return 1; }}\n{LICENCE}'
+    source = source.replace('SEC("license")', '__attribute__((section("license")))')
+    done = proc.run(argv, stdin=source.encode())
+    assert f"is an object of {other}-endian byte order" in refusal(done.output).message
 
 
 def test_stripped_object_is_refused() -> None:

@@ -211,8 +211,15 @@ def test_foreign_root_qdisc_fails_what_delays_and_is_left_alone(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
     machine.namespaces[POD][2].qdiscs = [THEIR_TBF]
-    row = loaded(DELAY, 5, ETH0)
-    assert filters.attach([row])[row].message.startswith("eth0 has the root qdisc tbf 1:")
+    rows = {loaded(DELAY, 5, ETH0): "algorithm=tbf"}
+    rows[loaded("ebpf-limit=edt egress -DRATE=1000000", 6, ETH0)] = "bandwidth=RATE egress"
+    complaints = filters.attach(list(rows))
+    for row, instead in rows.items():
+        assert (
+            "eth0 has the root qdisc tbf 1:" in complaints[row].message
+            and row.rule in complaints[row].message
+        )
+        assert (complaints[row].tip or "").endswith(f"or use {instead}")
     assert THEIR_TBF in qdiscs_of(machine, ETH0)
     assert on(machine, ETH0) == []
     assert Mark(POD, 2, "fq") not in pins.marks(settings.bpffs)

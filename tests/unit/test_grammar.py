@@ -360,7 +360,8 @@ BAD_BANDWIDTHS += [(f"10 mbps egress {options}", 16, accepted) for options, acce
 BAD_CUSTOMS += [
     *((f"dropper egress {options}", 16, NAMES) for options, accepted in BAD_PLACES if accepted is NAMES),
     ("dropper egress interface=a -DX interface=b", 32, TWICE),
-    ("dropper egress hook=tc", 16, A_MACRO),
+    ("dropper egress hook=tc", 16, "leave hook= out; SEC("),
+    ("dropper egress -DX HOOK=cgroup", 20, 'SEC("tc") for tc'),
     *(
         (f"dropper egress -D{macro}=1", 16, "the direction is the second word")
         for macro in ("PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC")

@@ -305,20 +305,23 @@ def test_folder_that_others_may_write_is_refused(folder: Path, mode: int) -> Non
     folder.mkdir()
     folder.chmod(mode)
     with (
-        pytest.raises(PermissionDeniedError, match="others may write to the state folder"),
+        pytest.raises(PermissionDeniedError, match="others may write to the state folder") as caught,
         ledger.locked(folder),
     ):
         pass
+    is_for_all = bool(mode & 0o1000)  # closing /tmp would harm others
+    assert (caught.value.tip == f"chmod go-w {folder}") is not is_for_all
 
 
-def test_folder_of_another_user_is_refused(folder: Path) -> None:
+def test_folder_of_another_user_is_refused_and_stays_his(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 0)
     with (
-        pytest.raises(PermissionDeniedError, match="others may write to the state folder"),
+        pytest.raises(PermissionDeniedError, match="others may write to the state folder") as caught,
         ledger.locked(folder),
     ):
         pass
+    assert caught.value.tip == "name a folder for podmgr alone with --state-dir"
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700, 0o500])

@@ -488,6 +488,7 @@ def test_what_cannot_be_told_apart_on_shared_interfaces_is_at_the_cgroup_hook(
     ("rule", "tip"),
     [
         (INGRESS_DELAY, "algorithm=tbf"),
+        ("ebpf-limit=edt ingress -DRATE=1000000", "bandwidth=RATE ingress"),
         (f"{INGRESS_LOSS} hook=tc", "use the cgroup hook"),
         (f"{INGRESS_LOSS} interface=eth0", "use the cgroup hook"),
     ],

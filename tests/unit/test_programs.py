@@ -8,7 +8,11 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import struct
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +27,24 @@ from podmgr.spec import ProgramSource
 INVOKER, STRANGER = 54_321, 54_322
 EMPTY_GROUP = 54_323
 SOURCE = "int x;\n"
-NAMED = b'#line 1 "dropper.bpf.c"\n' + SOURCE.encode()
+INCLUDING = '#include "shared.h"\n'
+NAMED = b"""\
+#line 1 "dropper.bpf.c"
+#line 1 "shared.h"
+int x;
+
+#line 2 "dropper.bpf.c"
+"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A program folder that only root can write, with one program and one header."""
+    """A program folder that only root can write, with one program and the header that it includes."""
     made = tmp_path / "programs"
     made.mkdir()
     made.chmod(0o755)
-    for name in ("dropper.bpf.c", "shared.h"):
-        (made / name).write_text(SOURCE)
+    for name, text in (("dropper.bpf.c", INCLUDING), ("shared.h", SOURCE)):
+        (made / name).write_text(text)
         (made / name).chmod(0o644)
     return made
 
@@ -92,13 +103,47 @@ def test_program_that_hides_a_built_in_is_refused(folder: Path, name: str, suffi
 def test_unknown_program_names_those_that_there_are(folder: Path) -> None:
     with pytest.raises(PodmgrError, match="there is no program dropp") as caught:
         find(folder, "dropp")
-    assert "known: bandwidth, edt, loss, dropper" in (caught.value.tip or "")
+    assert (caught.value.tip or "").endswith("known: bandwidth, edt, loss, dropper")
 
 
-@pytest.mark.parametrize("name", ["gone", "dropper.bpf.c"])
-def test_no_program_folder_holds_no_programs(folder: Path, name: str) -> None:
-    with pytest.raises(PodmgrError, match="there is no program dropper"):
+def test_only_programs_that_could_be_used_are_named(folder: Path) -> None:
+    for name in ("ready.bpf.o", "both.bpf.c", "both.bpf.o", "a b.bpf.c", ".bpf.c", "-x.bpf.c", "edt.bpf.c"):
+        (folder / name).write_text(SOURCE)
+    (folder / "linked.bpf.c").symlink_to("dropper.bpf.c")
+    (folder / "dangling.bpf.c").symlink_to("gone")
+    (folder / "strange.bpf.c").mkdir()
+    os.mkfifo(folder / "pipe.bpf.c")
+    for name in ("open.bpf.c", "hidden.bpf.c"):
+        (folder / name).write_text(SOURCE)
+        (folder / name).chmod(0o666)
+    (folder / "hidden.bpf.o").write_bytes(b"\x7fELF")  # the source goes first, and is refused
+    with pytest.raises(PodmgrError) as caught:
+        find(folder, "dropp")
+    assert (caught.value.tip or "").endswith("known: bandwidth, loss, both, dropper, linked, ready")
+
+
+NO_FOLDER = pytest.mark.parametrize(
+    ("name", "problem"),
+    [("gone", "gone: No such file or directory"), ("dropper.bpf.c", r"dropper\.bpf\.c is not a folder")],
+)
+
+
+@NO_FOLDER
+def test_a_folder_that_is_none_holds_no_programs_and_is_told(folder: Path, name: str, problem: str) -> None:
+    with pytest.raises(PodmgrError, match=f"there is no program dropper: .*{problem}") as caught:
         find(folder / name)
+    assert (caught.value.tip or "").endswith("known: bandwidth, edt, loss")
+
+
+@NO_FOLDER
+def test_a_folder_that_is_named_on_the_command_line_is_there(folder: Path, name: str, problem: str) -> None:
+    named = str(folder / name)
+    words = [sys.executable, "-m", "podmgr", "compile", "--explain", "loss=uniform egress 1%"]
+    later = os.environ | {"PODMGR_PROGRAM_DIR": named}  # like the default one it may come later
+    assert subprocess.run(words, env=later, capture_output=True, check=True).stdout
+    done = subprocess.run([*words, "--program-dir", named], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.search(problem, done.stderr)
 
 
 def test_program_that_is_a_folder_is_refused(folder: Path) -> None:
@@ -225,6 +270,66 @@ def test_ready_object_is_held_to_the_same_rules(folder: Path) -> None:
         find(folder, "ready")
 
 
+# What the tip says must harm nobody else
+
+
+COPY = "copy the program and its headers to a folder that only its owner can write to"
+
+
+def tip(folder: Path, *, trusts_invoker: bool = False) -> str:
+    with pytest.raises(PermissionDeniedError, match=r"^program dropper: ") as caught:
+        find(folder, trusts_invoker=trusts_invoker)
+    return caught.value.tip or ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o777, "chmod o-w {}"), (0o775, "chmod g-w,o-w {}"), (0o1777, COPY)]
+)
+def test_a_folder_of_ones_own_is_to_be_closed_and_one_for_all_to_be_left_alone(
+    folder: Path, mode: int, expected: str
+) -> None:
+    os.chown(folder, 0, pwd.getpwnam("nobody").pw_gid)
+    folder.chmod(mode)
+    assert tip(folder).startswith(expected.format(folder))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o1777])
+def test_a_folder_of_somebody_else_is_to_be_left_alone(folder: Path, mode: int) -> None:
+    os.chown(folder, STRANGER, 0)
+    folder.chmod(mode)
+    assert tip(folder).startswith(COPY)
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+
+
+def test_a_folder_of_the_invoker_is_his_to_close(folder: Path) -> None:
+    os.chown(folder, INVOKER, 0)
+    folder.chmod(0o777)
+    assert tip(folder, trusts_invoker=True) == f"chmod o-w {folder}"
+
+
+def test_who_is_not_root_is_told_to_change_nothing_of_others(folder: Path, mocker: MockerFixture) -> None:
+    for name in ("getuid", "geteuid"):
+        mocker.patch(f"podmgr.vetting.os.{name}", return_value=STRANGER)
+    folder.chmod(0o777)  # root's
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+    folder.chmod(0o755)
+    os.chown(folder / "dropper.bpf.c", INVOKER, 0)
+    assert tip(folder, trusts_invoker=True).startswith(COPY)
+    os.chown(folder / "dropper.bpf.c", STRANGER, 0)
+    (folder / "dropper.bpf.c").chmod(0o666)
+    assert tip(folder, trusts_invoker=True) == f"chmod o-w {folder / 'dropper.bpf.c'}"
+
+
+def test_a_program_is_to_become_roots_and_a_link_is_not_to_be_followed(folder: Path) -> None:
+    path = folder / "dropper.bpf.c"
+    os.chown(path, STRANGER, 0)
+    assert tip(folder) == f"chown root:root {path}; chmod g-w,o-w {path}"
+    path.rename(folder / "real.c")
+    path.symlink_to("real.c")
+    os.lchown(path, STRANGER, 0)
+    assert tip(folder).startswith(COPY)
+
+
 def test_other_programs_of_the_folder_do_not_matter(folder: Path) -> None:
     (folder / "other.bpf.c").write_text(SOURCE)
     os.chown(folder / "other.bpf.c", STRANGER, 0)
@@ -289,6 +394,61 @@ def test_header_in_a_subfolder_is_refused_as_nobody_vetted_it(folder: Path) -> N
     (folder / "dropper.bpf.c").write_text('#include "sub/x.h"\n')
     with pytest.raises(PodmgrError, match="includes"):
         find(folder)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o644)
+
+
+def make_writable(path: Path) -> None:
+    path.write_text(SOURCE)
+    path.chmod(0o666)
+
+
+BAD = pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_pipe, "bad.h is not a regular file"),
+        (Path.mkdir, "bad.h is not a regular file"),
+        (make_writable, "everybody can write .*bad.h"),
+    ],
+    ids=["pipe", "folder", "writable"],
+)
+
+
+@BAD
+def test_a_header_that_is_not_included_is_not_looked_at(
+    folder: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(folder / "bad.h")
+    assert find(folder).content == NAMED, reason
+
+
+@BAD
+def test_a_bad_header_that_is_included_is_told_with_the_program(
+    folder: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(folder / "bad.h")
+    (folder / "shared.h").write_text('#include "bad.h"\n')
+    with pytest.raises(PodmgrError, match=rf"^dropper\.bpf\.c includes bad\.h: .*{reason}"):
+        find(folder)
+
+
+def test_the_kernels_types_are_made_for_who_includes_them_and_does_not_bring_them(folder: Path) -> None:
+    settings = Settings(program_dir=folder)
+    made: list[bytes] = []
+
+    def vmlinux() -> bytes:
+        made.append(b"int kernel;\n")
+        return made[-1]
+
+    assert programs.find("dropper", settings, vmlinux=vmlinux).content == NAMED
+    assert not made
+    (folder / "shared.h").write_text('#include "vmlinux.h"\n')
+    assert b"int kernel;" in programs.find("dropper", settings, vmlinux=vmlinux).content
+    (folder / "vmlinux.h").write_text("int brought;\n")
+    assert b"int brought;" in programs.find("dropper", settings, vmlinux=vmlinux).content
+    assert len(made) == 1
 
 
 def test_pipe_that_is_called_a_program_does_not_hang(folder: Path) -> None:

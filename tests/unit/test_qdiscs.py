@@ -8,7 +8,9 @@ import pytest
 
 from podmgr import qdiscs
 from podmgr.errors import PodmgrError
+from podmgr.grammar import parse_rule_option
 from podmgr.pins import Mark
+from podmgr.qdiscs import NoFqError
 from podmgr.tc import Qdisc
 from tests.unit.machine import Control, Device, Machine
 
@@ -62,17 +64,53 @@ def test_fq_is_made_in_place_of_what_the_kernel_made_by_itself(there: Sequence[Q
 @pytest.mark.parametrize("may_make", [True, False])
 @pytest.mark.parametrize("there", [[THEIR_TBF], [THEIR_TBF, Qdisc("fq", "0:", False)]])
 def test_root_qdisc_of_others_is_an_error_that_names_it(there: Sequence[Qdisc], may_make: bool) -> None:
-    with pytest.raises(PodmgrError, match=r"eth0 has the root qdisc tbf 1:, which is not podmgr's") as caught:
+    with pytest.raises(NoFqError, match=r"eth0 has the root qdisc tbf 1:, which is not podmgr's") as caught:
         qdiscs.lacking_fq(*PLACE, there, may_make=may_make)
-    assert "tc qdisc del dev eth0 root" in (caught.value.tip or "")
-    assert "algorithm=tbf" in (caught.value.tip or "")
+    assert caught.value.tip == "remove it (tc qdisc del dev eth0 root)"
 
 
 @pytest.mark.parametrize(("there", "kind"), [([DEFAULT], "noqueue"), ([], "none"), ([MQ], "mq")])
 def test_fq_of_an_interface_of_others_is_not_ours_to_make(there: Sequence[Qdisc], kind: str) -> None:
-    with pytest.raises(PodmgrError, match=rf"not the root qdisc of eth0 \({kind}\)") as caught:
+    with pytest.raises(NoFqError, match=rf"not the root qdisc of eth0 \({kind}\)") as caught:
         qdiscs.lacking_fq(*PLACE, there, may_make=False)
-    assert "sch_fq" in (caught.value.tip or "") and "algorithm=tbf" in (caught.value.tip or "")
+    assert caught.value.tip == "tc qdisc replace dev eth0 root fq (kernel module sch_fq)"
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("bandwidth=1 mbps egress algorithm=edt", "algorithm=tbf"),
+        ("ebpf-limit=edt egress -DRATE=1000000", "bandwidth=RATE egress"),
+        ("ebpf-limit=edt ingress -DRATE=1000000", "bandwidth=RATE ingress"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("lack", "reason", "remedy"),
+    [
+        (
+            qdiscs.not_root({"eth1": "mq", "eth0": "noqueue"}),
+            "which is not the root qdisc of eth0 (noqueue), eth1 (mq)",
+            "tc qdisc replace dev eth0 root fq, and so for the others (kernel module sch_fq)",
+        ),
+        (
+            qdiscs.not_root({"a$b": "none"}),
+            "which is not the root qdisc of a$b (none)",
+            "tc qdisc replace dev 'a$b' root fq (kernel module sch_fq)",
+        ),
+        (
+            qdiscs.unknown_fq(PodmgrError("unknown qdisc")),
+            "which this kernel does not have",
+            "modprobe sch_fq",
+        ),
+    ],
+)
+def test_a_rule_that_delays_is_told_what_lacks_and_what_fits_it(
+    lack: NoFqError, reason: str, remedy: str, option: str, instead: str
+) -> None:
+    (rule,) = parse_rule_option(option)
+    error = lack.of(rule)
+    assert error.message == f"'{rule}' delays packets through the fq qdisc, {reason}"
+    assert (error.tip, error.detail) == (f"{remedy}, or use {instead}", lack.detail)
 
 
 # Changes

@@ -110,6 +110,23 @@ def test_libbpfs_names_of_sections_are_known(folder: Path, section: str) -> None
     assert info_of(f"mine {direction}", settings).section == section
 
 
+@pytest.mark.parametrize("begin", ["", "\ufeff"], ids=["", "byte order mark"])
+def test_a_program_written_on_windows_is_the_same_program(folder: Path, begin: str) -> None:
+    header = "#ifndef VERDICT\n#define VERDICT \\\n\t1\n#endif\n"
+    source = (
+        '#include "podmgr.h"\n#include "mine.h"\n#ifndef PORT\n#define PORT 1\n#endif\n'
+        'SEC("cgroup_skb/" INTERFACE) int f(struct __sk_buff *s) { return VERDICT + PORT - PORT; }\n'
+        'char L[] SEC("license") = "GPL";\n'
+    )
+    (folder / "mine.h").write_text(header)
+    digest = spec_of("mine egress -DPORT=2", written(folder, source)).digest
+    (folder / "mine.h").write_text(begin + header, newline="\r\n")
+    (folder / "mine.bpf.c").write_text(begin + source, newline="\r\n")
+    settings = Settings(program_dir=folder)
+    assert spec_of("mine egress -DPORT=2", settings).digest == digest
+    assert info_of("mine egress -DPORT=2", settings).section == "cgroup_skb/egress"
+
+
 # What was vetted is what is compiled
 
 

@@ -146,6 +146,27 @@ def test_direction_is_the_rules() -> None:
     assert spec("loss=uniform ingress 2%").direction is INGRESS
 
 
+def numbered(value: str) -> ProgramSpec:
+    source = ProgramSource("x", b"", frozenset({"PORT"}))
+    (rule,) = parse_rule_option(f"ebpf-limit=x egress -DPORT={value}")
+    return make_spec(rule, source, "clang", counts_loopback=False)
+
+
+@pytest.mark.parametrize(("value", "meant"), [("080", "80"), ("010", "10"), ("00", "0"), ("0017U", "17U")])
+def test_a_number_that_c_reads_as_octal_is_refused(value: str, meant: str) -> None:
+    with pytest.raises(PodmgrError, match=f"-DPORT={value}': the leading 0 of PORT") as caught:
+        numbered(value)
+    assert f"write -DPORT={meant}," in (caught.value.tip or "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "0x0F", "0XFF", "0U", "0ULL", "0b011", "100", "a01", "_00", "", "10.0.0.1", "0.0.0.0", "00::1"],
+)
+def test_other_numbers_names_and_addresses_are_taken(value: str) -> None:
+    assert dict(numbered(value).macros)["PORT"] is not None
+
+
 def test_a_macro_without_a_value_is_not_one_with_the_value_none() -> None:
     source = ProgramSource("x", b"", frozenset({"X"}))
     digests = {
