@@ -116,3 +116,17 @@ def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(documents, "MAX_BYTES", 1 << 20)
     with pytest.raises(PodmgrError, match="larger than 1 MiB"):
         read("f", "#" * (1 << 20) + "#")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x 1\n---\nb: 2\n---\nc: *x\n", "line 5: the alias *x stands for nothing: an anchor holds only"),
+        ("a: *x\n---\nb: &x 2\n", "line 1: the alias *x stands for nothing"),
+    ],
+)
+def test_alias_of_another_document_is_told_how_far_an_anchor_holds(text: str, message: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        read("f", text)
+    assert caught.value.message.removeprefix("f: ").startswith(message)
+    assert ("within its document" in caught.value.message) is message.endswith("only")
