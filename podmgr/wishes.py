@@ -134,7 +134,7 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     index = cgroups.PodIndex(cgroups.find_root(settings.cgroup_root))
     (found,) = index.find([pod.cgroup_uids])
     if found is None:
-        raise index.why_none(pod.cgroup_uids)
+        raise index.why_none(pod.cgroup_uids, may_be_named=True)
     return found
 
 
