@@ -17,8 +17,10 @@ from podmgr.annotations import (
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
+    misplaced,
     rules_of_pod,
 )
+from podmgr.errors import UnknownKeyError
 from podmgr.plan import PodRef
 from podmgr.rules import is_own_key
 
@@ -222,6 +224,15 @@ def service_of(item: Mapping[str, Any]) -> AnnotatedService:
 def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
     """A Namespace object as far as it matters."""
     return AnnotatedNamespace(_name(item), _own(mapping(item.get("metadata"))))
+
+
+def misplaced_on(where: str, workload: Mapping[str, Any]) -> tuple[UnknownKeyError, ...]:
+    """An error for each annotation of ours that a workload carries where nothing reads it."""
+    jobs = mapping(mapping(workload.get("spec")).get("jobTemplate")) if where.startswith("cronjob/") else {}
+    of_itself, of_its_jobs = (
+        mapping(mapping(item.get("metadata")).get("annotations")) for item in (workload, jobs)
+    )
+    return misplaced(where, of_itself, of_its_jobs)
 
 
 def is_name(text: str) -> bool:

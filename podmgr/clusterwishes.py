@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from podmgr import ledger, workloads
-from podmgr.annotations import hints, misplaced
+from podmgr.annotations import hints
 from podmgr.cgroups import Cgroup, PodIndex, find_root
-from podmgr.cluster import Cluster, Pod, mapping, pod_of
+from podmgr.cluster import Cluster, Pod, mapping, misplaced_on, pod_of
 from podmgr.desired import Wish
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, StatusError, find_node
@@ -143,7 +143,7 @@ class ClusterWishes:
             kind, _, plain = name.partition("/")
             try:
                 item, pods = workloads.with_pods(self.api, kind, plain, self.namespace)
-                if workloads.is_workload(kind) and (wrong := misplaced(name, _annotations(item))):
+                if workloads.is_workload(kind) and (wrong := misplaced_on(name, item)):
                     found.misplaced[name] = wrong
                 yield name, pods
             except StatusError as error:

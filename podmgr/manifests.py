@@ -15,10 +15,9 @@ from podmgr.annotations import (
     AnnotatedService,
     PodRules,
     hints,
-    misplaced,
     rules_of_pod,
 )
-from podmgr.cluster import mapping, static_hash_of, texts
+from podmgr.cluster import mapping, misplaced_on, static_hash_of, texts
 from podmgr.errors import PodmgrError, UnknownKeyError, UsageError, printable
 from podmgr.plan import PodRef
 from podmgr.rules import is_own_key
@@ -112,6 +111,7 @@ def _pod(
         texts(metadata.get("labels")),
         services,
         next(iter(spaces), None),
+        kind=item.kind.lower(),
         reads_standard=reads_standard,
     )
     return ManifestPod(
@@ -120,9 +120,7 @@ def _pod(
         cgroup_uids=tuple(name for name in (uid, static) if name),
         has_host_network=bool(mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
-        misplaced=()
-        if template is item.content
-        else misplaced(where, mapping(item.metadata.get("annotations"))),
+        misplaced=() if template is item.content else misplaced_on(where, item.content),
         hints=tuple(hints(where, own, reads_standard=reads_standard)),
     )
 

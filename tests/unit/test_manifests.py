@@ -319,6 +319,27 @@ def test_annotations_of_a_workload_itself_are_told(manifest: Path) -> None:
     assert "spec.template.metadata.annotations" in (pod.misplaced[0].tip or "")
 
 
+def test_annotations_of_a_cron_job_and_of_its_jobs_are_told(manifest: Path) -> None:
+    jobs = f"{{metadata: {{annotations: {{loss: 1% egress}}}}, spec: {{template: {TEMPLATE}}}}}"
+    metadata = "{name: tick, annotations: {bandwidth: 1 mbps egress}}"
+    pod = read(manifest, f"kind: CronJob\nmetadata: {metadata}\nspec: {{jobTemplate: {jobs}}}\n")
+    assert [error.message for error in pod.misplaced] == [
+        "cronjob/tick: the annotation bandwidth of the cronjob itself is not read",
+        "cronjob/tick: the annotation loss of the cronjob's jobs (spec.jobTemplate.metadata) is not read",
+    ]
+    assert {error.tip for error in pod.misplaced} == {
+        "rules are annotations of its pods: write it into spec.jobTemplate.spec.template.metadata.annotations"
+    }
+
+
+def test_errors_name_the_workload_whose_template_it_is(manifest: Path) -> None:
+    template = TEMPLATE.replace("mbps", "mpbs")
+    pod = read(manifest, f"kind: StatefulSet\nmetadata: {{name: db}}\nspec: {{template: {template}}}\n")
+    assert [error.message for error in pod.rules.errors] == [
+        "statefulset/db: bandwidth: unknown unit 'mpbs' (column 4)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
