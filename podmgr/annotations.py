@@ -39,6 +39,12 @@ POD = "pod"
 STANDARD = "standard"
 
 
+class NotText(str):
+    """What stands, as JSON, where an annotation has its text: a number, a list. Only files have such."""
+
+    __slots__ = ()
+
+
 class SourcedRule(NamedTuple):
     """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
 
@@ -88,6 +94,7 @@ class AnnotatedNamespace(NamedTuple):
     def check(self) -> None:
         """Raise RuleError if it cannot be told whether it enforces."""
         value = self.annotations.get(ENFORCE, "false")
+        _require_text(ENFORCE, value)
         if value.strip().lower() not in ("true", "false"):
             raise RuleError(
                 "neither true nor false", key=ENFORCE, value=value, column=1, expected='"true" or "false"'
@@ -210,6 +217,7 @@ def _values(layer: _Layer) -> list[tuple[str, str]]:
 
 def _read(key: str, value: str) -> tuple[Rule, ...]:
     """The rules of one annotation, podmgr's or a standard one."""
+    _require_text(key, value)
     if key not in STANDARD_KEYS:
         return parse_value(key, value)
     try:
@@ -220,6 +228,12 @@ def _read(key: str, value: str) -> tuple[Rule, ...]:
         expected = "a Kubernetes quantity in bits per second from 8k to 400G, such as 10M"
         raise RuleError(str(error), key=key, value=value, column=1, expected=expected) from error
     return (Bandwidth(STANDARD_KEYS[key], rate),)
+
+
+def _require_text(key: str, value: str) -> None:
+    if isinstance(value, NotText):
+        quoted = f'put it into quotes: {key}: "..."'
+        raise RuleError("not text", key=key, value=value, column=1, expected=quoted)
 
 
 def unknown_keys(annotations: Iterable[str], *, is_pods: bool) -> list[UnknownKeyError]:

@@ -229,10 +229,13 @@ def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
 def misplaced_on(where: str, workload: Mapping[str, Any]) -> tuple[UnknownKeyError, ...]:
     """An error for each annotation of ours that a workload carries where nothing reads it."""
     jobs = mapping(mapping(workload.get("spec")).get("jobTemplate")) if where.startswith("cronjob/") else {}
-    of_itself, of_its_jobs = (
-        mapping(mapping(item.get("metadata")).get("annotations")) for item in (workload, jobs)
-    )
-    return misplaced(where, of_itself, of_its_jobs)
+    return misplaced(where, annotation_keys(workload), annotation_keys(jobs))
+
+
+def annotation_keys(item: Mapping[str, Any]) -> list[str]:
+    """All of an object, also those that are not podmgr's; one that is null is as if it were not there."""
+    annotations = mapping(mapping(item.get("metadata")).get("annotations"))
+    return [key for key, value in annotations.items() if value is not None]
 
 
 def is_name(text: str) -> bool:

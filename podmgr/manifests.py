@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,18 +11,21 @@ from typing import Any, NamedTuple
 
 from podmgr import documents
 from podmgr.annotations import (
+    POD,
     STANDARD_KEYS,
     AnnotatedNamespace,
     AnnotatedService,
+    NotText,
     PodRules,
     hints,
     rules_of_pod,
 )
 from podmgr.cluster import mapping, misplaced_on, static_hash_of, texts
-from podmgr.errors import PodmgrError, UnknownKeyError, UsageError, printable
+from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, printable
 from podmgr.plan import PodRef
-from podmgr.rules import is_own_key
+from podmgr.rules import KEYS, is_own_key
 
+_MOST_SHOWN = 1_000  # characters of what is no text
 _TIP = "-f takes a manifest, or - for standard input"
 _WORKLOADS = frozenset(
     {"CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"}
@@ -60,6 +64,9 @@ class _Item(NamedTuple):
     def name(self) -> str:
         return _text(self.metadata.get("name")) or "unnamed"
 
+    def namespace(self, default: str) -> str:
+        return _text(self.metadata.get("namespace")) or default
+
     @property
     def where(self) -> str:
         return f"{self.kind.lower()}/{self.name}"
@@ -88,31 +95,38 @@ def _pod(
     default_namespace: str,
     reads_standard: bool,
 ) -> ManifestPod:
-    path, where = item.path, item.where
+    where = item.where
     metadata = mapping(template.get("metadata"))
     namespace = _text(metadata.get("namespace")) or default_namespace
+    labels = texts(metadata.get("labels"))
     services = [
-        _service(other)
+        other
         for other in items
         if other.kind == "Service"
-        and (_text(other.metadata.get("namespace")) or default_namespace) == namespace
+        and other.namespace(default_namespace) == namespace
+        and _service(other).selects(labels)
     ]
-    spaces = [
-        AnnotatedNamespace(namespace, _annotations(other.path, other.where, other.metadata))
-        for other in items
-        if other.kind == "Namespace" and _text(other.metadata.get("name")) == namespace
-    ]
-    uid = _uid(path, metadata)
+    spaces = [other for other in items if other.kind == "Namespace" and other.name == namespace][:1]
+    uid = _uid(item.path, metadata)
     static = static_hash_of(metadata)
-    own = _annotations(path, where, metadata)
+    own = _annotations(metadata)
     rules = rules_of_pod(
         item.name,
         own,
-        texts(metadata.get("labels")),
-        services,
-        next(iter(spaces), None),
+        labels,
+        [_service(other) for other in services],
+        AnnotatedNamespace(namespace, _annotations(spaces[0].metadata)) if spaces else None,
         kind=item.kind.lower(),
         reads_standard=reads_standard,
+    )
+    sources = [
+        (POD, where, metadata),
+        *((other.where, other.where, other.metadata) for other in (*services, *spaces)),
+    ]
+    broken = {source: error for source, place, data in sources if (error := _no_mapping(place, data))}
+    rules = rules._replace(
+        errors=(*rules.errors, *broken.values()),
+        unreadable=rules.unreadable | {(source, key) for source in broken for key in KEYS},
     )
     return ManifestPod(
         target=where,
@@ -197,23 +211,39 @@ def _service(item: _Item) -> AnnotatedService:
     return AnnotatedService(
         item.name,
         texts(mapping(mapping(item.content.get("spec")).get("selector"))),
-        _annotations(item.path, item.where, item.metadata),
+        _annotations(item.metadata),
         _text(item.metadata.get("creationTimestamp")),
     )
 
 
-def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The annotations; ours must be text, as the API server demands."""
+def _annotations(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations; null is as if it were not there, and what of ours is no text is NotText."""
     found: dict[str, str] = {}
     for key, value in mapping(metadata.get("annotations")).items():
         if isinstance(value, str):
             found[key] = value
-        elif is_own_key(key) or key in STANDARD_KEYS:
-            raise PodmgrError(
-                f"{path}: {printable(where)}: the annotation {key} is not text",
-                tip=f'put it into quotes: {key}: "..."',
-            )
+        elif value is not None and (is_own_key(key) or key in STANDARD_KEYS):
+            found[key] = _as_json(value)
     return found
+
+
+def _no_mapping(where: str, metadata: Mapping[str, Any]) -> RuleError | None:
+    """The error of an object whose annotations are a list, or a text."""
+    annotations = metadata.get("annotations")
+    if annotations is None or isinstance(annotations, dict):
+        return None
+    return RuleError(
+        "not keys with values",
+        key="annotations",
+        value=_as_json(annotations),
+        column=1,
+        expected='such as annotations: {bandwidth: "10 mbps egress"}',
+        where=where,
+    )
+
+
+def _as_json(value: object) -> NotText:
+    return NotText(json.dumps(value)[:_MOST_SHOWN])
 
 
 def _uid(path: str, metadata: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from podmgr import cgroups, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Wish
-from podmgr.errors import PodmgrError, UnknownKeyError, UsageError
+from podmgr.errors import PodmgrError, UsageError
 from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import KEYS, Rule, collision_key
@@ -65,9 +65,10 @@ def from_manifests(
     """The wishes of the manifests' pods; `rules` override their annotations.
 
     Of several pods the targets among `names` say which are meant. A cgroup stands for one pod.
-    `namespace` is that of objects that name none. What is annotated and not read is an outcome.
+    `namespace` is that of objects that name none. An annotation that cannot be read, or is where
+    none is read, is an outcome; the others hold.
 
-    Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
+    Raises PodmgrError for the rest.
     """
     places = [name for name in names if name.startswith("cgroup/")]
     places += [f"cgroup/{cgroup}"] if cgroup is not None else []
@@ -84,11 +85,8 @@ def from_manifests(
     wishes: list[Wish] = []
     failed: list[Outcome] = []
     for pod in pods:
-        strays = [error for error in pod.rules.errors if isinstance(error, UnknownKeyError)]
-        failed += [Outcome(pod.target, "", Action.FAILED, None, error) for error in (*strays, *pod.misplaced)]
-        for error in pod.rules.errors:
-            if error not in strays:
-                raise error
+        errors = (*pod.rules.errors, *pod.misplaced)
+        failed += [Outcome(pod.target, "", Action.FAILED, None, error, pod.ref) for error in errors]
         for line in pod.rules.warnings:
             report(f"warning: {line}")
         for line in pod.hints:
@@ -96,8 +94,9 @@ def from_manifests(
         if wanted := overridden(pod.rules, rules):
             place = _place_of(pod, places, settings)
             target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-            unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
-            wishes.append(Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS)))
+            space = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
+            unseen = frozenset((space, key) for key in KEYS)
+            wishes.append(Wish(target, wanted, unreadable=unseen | pod.rules.unreadable))
     if not wishes and not failed:
         raise PodmgrError(
             f"{', '.join(pod.target for pod in pods)} has no rule",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.desired import Wish
-from podmgr.errors import PodmgrError, RuleError, UsageError
+from podmgr.errors import PodmgrError, UsageError
 from podmgr.grammar import parse_rule_option
 from podmgr.reconcile import Action, Outcome, exit_code
 from podmgr.rules import Rule
@@ -138,9 +138,21 @@ def test_loopback_counts_only_for_host_network_pods(settings: Settings, host: st
     assert of_manifest(settings, host=host)[0].target.counts_loopback is counts
 
 
-def test_bad_annotation_of_the_manifest_is_the_error(settings: Settings) -> None:
-    with pytest.raises(RuleError, match="pod/web: bandwidth: unknown unit 'mpbs'"):
-        of_manifest(settings, bandwidth="10 mpbs egress")
+@pytest.mark.parametrize(
+    ("bandwidth", "message"),
+    [("10 mpbs egress", "pod/web: bandwidth: unknown unit 'mpbs'"), ("10", "pod/web: bandwidth: not text")],
+)
+def test_bad_annotation_of_the_manifest_is_an_outcome_beside_what_holds(
+    settings: Settings, tmp_path: Path, bandwidth: str, message: str
+) -> None:
+    text = POD.format(bandwidth=bandwidth, host="false")
+    (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
+    assert wanted(wish) == [(LOSS, "service/a")]
+    assert ("pod", "bandwidth") in wish.unreadable
+    (error,) = [outcome.error for outcome in failed]
+    assert error is not None and error.message.startswith(message)
+    done = Outcome("pod/web", LOSS, Action.ATTACHED, pod=wish.target.pod)
+    assert [exit_code([*failed, done]), exit_code(failed)] == [3, 2]
 
 
 @pytest.mark.parametrize(("cgroup", "names"), [("a", ("cgroup/b",)), (None, ("cgroup/a", "cgroup/b"))])
