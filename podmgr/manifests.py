@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,10 +20,10 @@ from podmgr.annotations import (
     hints,
     rules_of_pod,
 )
-from podmgr.cluster import mapping, misplaced_on, static_hash_of, texts
+from podmgr.cluster import annotation_keys, mapping, misplaced_on, static_hash_of, texts
 from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, printable
 from podmgr.plan import PodRef
-from podmgr.rules import KEYS, is_own_key
+from podmgr.rules import KEYS, PREFIX, is_own_key
 
 _MOST_SHOWN = 1_000  # characters of what is no text
 _TIP = "-f takes a manifest, or - for standard input"
@@ -65,6 +65,9 @@ class _Item(NamedTuple):
         return _text(self.metadata.get("name")) or "unnamed"
 
     def namespace(self, default: str) -> str:
+        """Its own, or for a Namespace its name."""
+        if self.kind == "Namespace":
+            return self.name
         return _text(self.metadata.get("namespace")) or default
 
     @property
@@ -73,19 +76,52 @@ class _Item(NamedTuple):
 
 
 def read_pods(
-    paths: Sequence[str], default_namespace: str = "default", *, reads_standard: bool = False
+    paths: Sequence[str],
+    namespace: str | None = None,
+    *,
+    reads_standard: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[ManifestPod]:
     """The pods of these manifests (`-` is standard input), with their rules, of which there is one or more.
+
+    `namespace` is that of objects that name none ("default" if it is None). `warn` is told of rules
+    that hold on none of the pods; if a namespace is given, of that one.
 
     Raises PodmgrError if a file cannot be read, or if there is no pod in them.
     """
     if twice := next((path for path in paths if list(paths).count(path) > 1), None):
         raise UsageError(f"-f {twice} twice", tip="name each file once")
     items = [item for path in paths for item in _items(path, _content(path))]
-    pods = [(item, template) for item in items if (template := _pod_template(item))]
-    if not pods:
+    templates = [(item, template) for item in items if (template := _pod_template(item))]
+    if not templates:
         raise _no_pod(", ".join(paths), items)
-    return [_pod(item, template, items, default_namespace, reads_standard) for item, template in pods]
+    default = namespace or "default"
+    for item in items:
+        if namespace in (None, item.namespace(default)) and (why := _unused(item, templates, default)):
+            warn(f"{item.where}: {why}")
+    return [_pod(item, template, items, default, reads_standard) for item, template in templates]
+
+
+def _unused(item: _Item, templates: Sequence[tuple[_Item, Mapping[str, Any]]], default: str) -> str:
+    """Why rules that this object carries hold on no pod of the files; "" if they do, or if it has none."""
+    keys = [key for key in annotation_keys(item.content) if is_own_key(key)]
+    prefixed = [key for key in sorted(keys) if key.startswith(PREFIX)]
+    if item.kind == "Service":
+        service = _service(item)
+        selected = (
+            service.selects(texts(mapping(template.get("metadata")).get("labels")))
+            for other, template in templates
+            if other.namespace(default) == item.namespace(default)
+        )
+        return "it has rules, but selects no pod here" if keys and not any(selected) else ""
+    if item.kind == "Namespace":
+        is_used = any(other.namespace(default) == item.name for other, _ in templates)
+        return "it has rules, but no pod here is in it" if keys and not is_used else ""
+    if prefixed and all(item is not other for other, _ in templates):
+        return (
+            f"the annotation {prefixed[0][:120]} of such an object is not read; rules are annotations of pods"
+        )
+    return ""
 
 
 def _pod(
@@ -97,7 +133,7 @@ def _pod(
 ) -> ManifestPod:
     where = item.where
     metadata = mapping(template.get("metadata"))
-    namespace = _text(metadata.get("namespace")) or default_namespace
+    namespace = item.namespace(default_namespace)
     labels = texts(metadata.get("labels"))
     services = [
         other
@@ -192,13 +228,9 @@ def _pod_template(item: _Item) -> Mapping[str, Any]:
         return item.content
     if item.kind == "CronJob":
         spec = mapping(mapping(spec.get("jobTemplate")).get("spec"))
-    template = dict(mapping(spec.get("template")))
+    template = mapping(spec.get("template"))
     if item.kind not in _WORKLOADS and "containers" not in mapping(template.get("spec")):
         return {}  # what is called a template there is something else
-    if template:
-        inner = dict(mapping(template.get("metadata")))
-        inner.setdefault("namespace", item.metadata.get("namespace"))
-        template["metadata"] = inner
     return template
 
 

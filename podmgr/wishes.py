@@ -58,15 +58,15 @@ def from_manifests(
     rules: Sequence[Rule],
     settings: Settings,
     *,
-    namespace: str = "default",
+    namespace: str | None = None,
     reads_standard: bool = False,
     report: Report,
 ) -> tuple[list[Wish], list[Outcome]]:
     """The wishes of the manifests' pods; `rules` override their annotations.
 
     Of several pods the targets among `names` say which are meant. A cgroup stands for one pod.
-    `namespace` is that of objects that name none. An annotation that cannot be read, or is where
-    none is read, is an outcome; the others hold.
+    `namespace` is that of objects that name none; if it is given, no other is meant. An annotation
+    that cannot be read, or is where none is read, is an outcome; the others hold.
 
     Raises PodmgrError for the rest.
     """
@@ -77,8 +77,10 @@ def from_manifests(
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
     from podmgr import manifests  # 3 ms, and only -f needs it
 
-    there = manifests.read_pods(paths, namespace, reads_standard=reads_standard)
-    pods = _chosen(there, chosen, ", ".join(paths))
+    there = manifests.read_pods(
+        paths, namespace, reads_standard=reads_standard, warn=lambda line: report(f"warning: {line}")
+    )
+    pods = _chosen(there, chosen, namespace, ", ".join(paths))
     if places and len(pods) > 1:
         example = f"podmgr apply {pods[0].target} -f FILE"
         raise UsageError("a cgroup stands for one pod", tip=f"name one: {example}")
@@ -105,16 +107,45 @@ def from_manifests(
     return wishes, failed
 
 
-def _chosen(pods: Sequence[ManifestPod], names: Sequence[str], paths: str) -> list[ManifestPod]:
-    """The pods that are meant: those of these names, or the only one."""
-    there = ", ".join(pod.target for pod in pods[:_MOST_NAMED]) + (", …" if len(pods) > _MOST_NAMED else "")
-    if not names and len(pods) > 1:
-        example = f"podmgr apply {pods[0].target} -f FILE"
-        raise PodmgrError(f"{paths} holds {len(pods)} pods: {there}", tip=f"say which: {example}")
+def _chosen(
+    pods: Sequence[ManifestPod], names: Sequence[str], namespace: str | None, paths: str
+) -> list[ManifestPod]:
+    """The pods that are meant: those of these names and this namespace, or the only one."""
+    where = f" in namespace {namespace}" if namespace else ""
+    meant = [pod for pod in pods if namespace in (None, pod.ref.namespace)]
+    if not names:
+        if not meant:
+            raise PodmgrError(f"{paths} holds no pod{where}", tip=f"there is {_listed(pods)}")
+        return [_only(meant, f"{len(meant)} pods{where}: {_listed(meant)}", meant, paths)]
+    found = []
     for name in names:
-        if name not in {pod.target for pod in pods}:
-            raise PodmgrError(f"{paths} holds no {name}", tip=f"there is {there}")
-    return [pod for pod in pods if not names or pod.target in names]
+        namesakes = [pod for pod in meant if pod.target == name]
+        if not namesakes:
+            raise PodmgrError(f"{paths} holds no {name}{where}", tip=f"there is {_listed(pods)}")
+        found.append(_only(namesakes, f"several {name}: {_listed(namesakes)}", meant, paths))
+    return found
+
+
+def _only(
+    candidates: Sequence[ManifestPod], what: str, meant: Sequence[ManifestPod], paths: str
+) -> ManifestPod:
+    """The one pod of these; an error that says how to choose one if there are several."""
+    first, *others = candidates
+    if not others:
+        return first
+    namesakes = [pod.ref.namespace for pod in meant if pod.target == first.target]
+    if namesakes.count(first.ref.namespace) > 1:
+        again = f"{first.target} of namespace {first.ref.namespace}"
+        raise PodmgrError(f"{paths} holds {again} twice", tip="leave one of them out")
+    option = f" -n {first.ref.namespace}" if len(namesakes) > 1 else ""
+    raise PodmgrError(f"{paths} holds {what}", tip=f"say which: podmgr apply {first.target}{option} -f FILE")
+
+
+def _listed(pods: Sequence[ManifestPod]) -> str:
+    """Their names, and their namespaces if there is more than the default one."""
+    has_namespaces = {pod.ref.namespace for pod in pods} != {"default"}
+    shown = [f"{pod.target} in {pod.ref.namespace}" if has_namespaces else pod.target for pod in pods]
+    return ", ".join(shown[:_MOST_NAMED]) + (", …" if len(pods) > _MOST_NAMED else "")
 
 
 def _place_of(pod: ManifestPod, places: Sequence[str], settings: Settings) -> Cgroup:

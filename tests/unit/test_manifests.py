@@ -428,3 +428,41 @@ def test_aliases_in_the_place_of_names_are_no_text(manifest: Path, place: str) -
     )
     (pod,) = read_pods([str(manifest)])
     assert pod.ref.name in ("web", "unnamed") and pod.ref.namespace == "default" and pod.ref.uid == ""
+
+
+def test_template_is_of_its_workloads_namespace(manifest: Path) -> None:
+    template = TEMPLATE.replace("{metadata: {", "{metadata: {namespace: other, ")
+    text = f"kind: Job\nmetadata: {{name: web, namespace: shop}}\nspec: {{template: {template}}}\n"
+    assert read(manifest, text).ref.namespace == "shop"
+
+
+ROLLOUT = "kind: Rollout\nmetadata: {name: web, annotations: {%s: 1%% egress}}\nspec: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "said"),
+    [
+        (SERVICE, None, ""),
+        (SERVICE.replace("web", "db"), None, "service/front: it has rules, but selects no pod here"),
+        (SERVICE.replace("name: front", "name: front\n  namespace: shop"), None, "selects no pod here"),
+        (SERVICE.replace("name: front", "name: front\n  namespace: shop"), "default", ""),
+        ("kind: Service\nmetadata: {name: front}\nspec: {selector: {app: db}}\n", None, ""),
+        ("kind: Namespace\nmetadata: {name: default, annotations: {loss: 1% egress}}\n", None, ""),
+        (
+            "kind: Namespace\nmetadata: {name: shop, annotations: {loss: 1% egress}}\n",
+            None,
+            "namespace/shop: it has rules, but no pod here is in it",
+        ),
+        (ROLLOUT % "podmgr.io/loss", None, "rollout/web: the annotation podmgr.io/loss of such an object"),
+        (ROLLOUT % "loss", None, ""),
+        (ROLLOUT.replace("{}", f"{{template: {TEMPLATE}}}") % "loss", None, ""),
+    ],
+)
+def test_rules_that_hold_on_no_pod_are_told(
+    manifest: Path, text: str, namespace: str | None, said: str
+) -> None:
+    manifest.write_text(f"{text}---\n{POD}")
+    lines: list[str] = []
+    read_pods([str(manifest)], namespace, warn=lines.append)
+    assert len(lines) == bool(said)
+    assert said in "".join(lines)

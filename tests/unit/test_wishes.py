@@ -183,10 +183,10 @@ metadata: {name: shop-test, annotations: {helm.sh/hook: test}}
 
 
 def apply_chart(
-    settings: Settings, path: Path, names: list[str], text: str = CHART
+    settings: Settings, path: Path, names: list[str], text: str = CHART, namespace: str | None = None
 ) -> tuple[list[Wish], list[Outcome]]:
     path.write_text(text)
-    return from_manifests([str(path)], "a", names, [], settings, report=lambda _: None)
+    return from_manifests([str(path)], "a", names, [], settings, namespace=namespace, report=lambda _: None)
 
 
 def test_of_several_pods_the_target_chooses(settings: Settings, tmp_path: Path) -> None:
@@ -209,3 +209,51 @@ def test_what_is_not_read_is_an_outcome_beside_what_is_done(settings: Settings, 
     (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
     assert [str(item.rule) for item in wish.rules] == ["bandwidth=1 mbps egress"]
     assert [exit_code([*failed, Outcome("pod/web", "x", Action.ATTACHED)]), exit_code(failed)] == [3, 2]
+
+
+# Namespaces
+
+WEB = """---
+kind: Deployment
+metadata: {name: web%s}
+spec: {template: {metadata: {annotations: {bandwidth: %s mbps egress}}}}
+"""
+TWO = WEB % (", namespace: a", 1) + WEB % (", namespace: b", 2)
+
+
+@pytest.mark.parametrize("names", [[], ["deployment/web"]])
+@pytest.mark.parametrize(("namespace", "rule"), [("a", "1 mbps"), ("b", "2 mbps"), ("c", "3 mbps")])
+def test_of_several_namespaces_the_option_chooses(
+    settings: Settings, tmp_path: Path, names: list[str], namespace: str, rule: str
+) -> None:
+    """An object without a namespace is of the one that is given."""
+    text = TWO + (WEB % ("", 3) if namespace == "c" else "")
+    (wish,), failed = apply_chart(settings, tmp_path / "x.yaml", names, text, namespace)
+    assert failed == [] and wish.target.pod is not None
+    assert wish.target.pod.namespace == namespace
+    assert wanted(wish) == [(f"bandwidth={rule} egress", "pod")]
+
+
+@pytest.mark.parametrize(
+    ("names", "namespace", "text", "message", "tip"),
+    [
+        ([], None, TWO, "deployment/web in a, deployment/web in b", "apply deployment/web -n a -f FILE"),
+        (["deployment/web"], None, TWO, "several deployment/web", "apply deployment/web -n a -f FILE"),
+        ([], "zz", TWO, "no pod in namespace zz", "there is deployment/web in a, deployment/web in b"),
+        (["deployment/web"], "zz", TWO, "no deployment/web in namespace zz", "there is deployment/web in a"),
+        (["deployment/web"], None, WEB % ("", 1) * 2, "deployment/web of namespace default twice", "leave"),
+    ],
+)
+def test_tip_leads_to_the_object_that_is_meant(
+    settings: Settings,
+    tmp_path: Path,
+    names: list[str],
+    namespace: str | None,
+    text: str,
+    message: str,
+    tip: str,
+) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        apply_chart(settings, tmp_path / "x.yaml", names, text, namespace)
+    assert message in caught.value.message
+    assert tip in (caught.value.tip or "")
