@@ -39,6 +39,12 @@ POD = "pod"
 STANDARD = "standard"
 
 
+class NotText(str):
+    """What stands, as JSON, where an annotation has its text: a number, a list. Only files have such."""
+
+    __slots__ = ()
+
+
 class SourcedRule(NamedTuple):
     """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
 
@@ -88,6 +94,7 @@ class AnnotatedNamespace(NamedTuple):
     def check(self) -> None:
         """Raise RuleError if it cannot be told whether it enforces."""
         value = self.annotations.get(ENFORCE, "false")
+        _require_text(ENFORCE, value)
         if value.strip().lower() not in ("true", "false"):
             raise RuleError(
                 "neither true nor false", key=ENFORCE, value=value, column=1, expected='"true" or "false"'
@@ -124,10 +131,12 @@ def rules_of_pod(
     services: Iterable[AnnotatedService] = (),
     namespace: AnnotatedNamespace | None = None,
     *,
+    kind: str = "pod",
     reads_standard: bool = False,
 ) -> PodRules:
     """The rules for one pod, from its annotations and those of its namespace and its services.
 
+    `kind` is what errors call it: a workload's, where its pod template is all there is.
     `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
     """
     errors: list[RuleError] = []
@@ -141,9 +150,10 @@ def rules_of_pod(
             namespace.check()
         except RuleError as error:
             errors.append(error.on(f"namespace/{namespace.name}"))
-    layers = list(_layers(name, annotations, labels, services, namespace))
+    where = f"{kind}/{name}"
+    layers = list(_layers(where, annotations, labels, services, namespace))
     if reads_standard and annotations.keys() & STANDARD_KEYS.keys():
-        layers.append(_Layer(STANDARD, f"pod/{name}", annotations))
+        layers.append(_Layer(STANDARD, where, annotations))
     for layer in layers:
         if layer.source != STANDARD:
             is_pods = not layer.source.startswith("namespace/")
@@ -182,14 +192,14 @@ def rules_of_pod(
 
 
 def _layers(
-    name: str,
+    where: str,
     annotations: Mapping[str, str],
     labels: Mapping[str, str],
     services: Iterable[AnnotatedService],
     namespace: AnnotatedNamespace | None,
 ) -> Iterable[_Layer]:
     """From the strongest to the weakest."""
-    yield _Layer(POD, f"pod/{name}", annotations)
+    yield _Layer(POD, where, annotations)
     selecting = [service for service in services if service.selects(labels)]
     for service in sorted(selecting, key=lambda service: (service.created, service.name)):
         source = f"service/{service.name}"
@@ -207,6 +217,7 @@ def _values(layer: _Layer) -> list[tuple[str, str]]:
 
 def _read(key: str, value: str) -> tuple[Rule, ...]:
     """The rules of one annotation, podmgr's or a standard one."""
+    _require_text(key, value)
     if key not in STANDARD_KEYS:
         return parse_value(key, value)
     try:
@@ -217,6 +228,12 @@ def _read(key: str, value: str) -> tuple[Rule, ...]:
         expected = "a Kubernetes quantity in bits per second from 8k to 400G, such as 10M"
         raise RuleError(str(error), key=key, value=value, column=1, expected=expected) from error
     return (Bandwidth(STANDARD_KEYS[key], rate),)
+
+
+def _require_text(key: str, value: str) -> None:
+    if isinstance(value, NotText):
+        quoted = f'put it into quotes: {key}: "..."'
+        raise RuleError("not text", key=key, value=value, column=1, expected=quoted)
 
 
 def unknown_keys(annotations: Iterable[str], *, is_pods: bool) -> list[UnknownKeyError]:
@@ -240,16 +257,25 @@ def unknown_keys(annotations: Iterable[str], *, is_pods: bool) -> list[UnknownKe
     return found
 
 
-def misplaced(where: str, annotations: Iterable[str]) -> tuple[UnknownKeyError, ...]:
-    """An error for each annotation of ours on a workload itself (`where`), where nothing reads it."""
+def misplaced(
+    where: str, annotations: Iterable[str], of_its_jobs: Iterable[str] = ()
+) -> tuple[UnknownKeyError, ...]:
+    """An error for each annotation of ours on a workload itself (`where`), where nothing reads it.
+
+    `of_its_jobs` are those that a cron job gives to its jobs, which are not the pods' either.
+    """
+    kind = where.partition("/")[0]
+    path = "spec.jobTemplate.spec.template" if kind == "cronjob" else "spec.template"
+    found = [(key, f"of the {kind} itself") for key in sorted(annotations)]
+    found += [(key, f"of the {kind}'s jobs (spec.jobTemplate.metadata)") for key in sorted(of_its_jobs)]
     return tuple(
         UnknownKeyError(
-            f"the annotation {key[:120]} of the {where.partition('/')[0]} itself is not read",
+            f"the annotation {key[:120]} {whose} is not read",
             key=key,
-            expected="rules are annotations of its pods: write it into spec.template.metadata.annotations",
+            expected=f"rules are annotations of its pods: write it into {path}.metadata.annotations",
             where=where,
         )
-        for key in sorted(annotations)
+        for key, whose in found
         if is_own_key(key)
     )
 

@@ -21,7 +21,7 @@ from podmgr.rules import (
     Rule,
     UniformLoss,
 )
-from podmgr.units import address_in_c, is_address
+from podmgr.units import address_in_c, format_count, format_duration, is_address
 
 BUILT_IN_PROGRAMS = frozenset({"bandwidth", "loss", "edt"})
 
@@ -212,7 +212,7 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
     match rule:
         case UniformLoss() | ExponentialLoss():
             threshold = drop_threshold(rule)
-            one_in = f"1 in {DRAWS / threshold:,.6g}" if threshold else "never"
+            one_in = f"1 in {format_count(Fraction(DRAWS, threshold))}" if threshold else "never"
             return [
                 ("drop probability", f"{threshold / DRAWS:.10g} = {threshold} / 2^32, {one_in}"),
                 ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem"),
@@ -229,17 +229,17 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
                 ("counts", "bytes on the wire: 14 + the IP packet, for every segment of a GSO packet"),
             ]
             if rule.algorithm is Algorithm.EDT:
-                horizon_ms = horizon_ns(rule) / 1e6
+                horizon = format_duration(Fraction(horizon_ns(rule), _NS_PER_SECOND))
                 return [
                     *rows,
                     ("over the rate", "delayed until its departure time, by the fq qdisc"),
-                    ("horizon", f"{horizon_ms:,.6g} ms: what would wait longer is dropped"),
+                    ("horizon", f"{horizon}: what would wait longer is dropped"),
                     ("ECN", "flows that understand it are marked when they wait half as long"),
                 ]
             burst, regained = burst_bytes(rule), regained_bytes(rule)
             return [
                 *rows,
-                ("burst", f"{burst:,} bytes = {burst * 8_000 / rate:,.6g} ms of the rate"),
+                ("burst", f"{burst:,} bytes = {format_duration(Fraction(burst * 8, rate))} of the rate"),
                 ("starts with", f"{initial_bytes(rule):,} bytes"),
                 ("over the rate", "dropped"),
                 (
@@ -252,6 +252,10 @@ def explain(rule: Rule) -> list[tuple[str, str]]:
 def caveats(rule: Rule, hook: str) -> list[str]:
     """What the rule's effect at that hook is not, one line each: what a user would otherwise believe."""
     lines = []
+    if isinstance(rule, UniformLoss) and drop_threshold(rule) == 0 < rule.percent:
+        lines.append(f"'{rule}' drops nothing: the least that is not 0 is one packet in 2^32")
+    if isinstance(rule, UniformLoss) and drop_threshold(rule) == DRAWS and rule.percent < 100:
+        lines.append(f"'{rule}' drops all: the most that is not all leaves one packet in 2^32")
     if recipe(rule).program == "loss" and rule.direction is Direction.EGRESS and hook == Hook.CGROUP:
         lines.append(
             "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "

@@ -236,10 +236,14 @@ def own(root: Path) -> Path:
 
 
 class Pods(NamedTuple):
-    """Pod UID to the pod's own directory, and the UIDs that several directories claim, which have none."""
+    """Pod UID to the pod's own directory, and the UIDs that several directories claim, which have none.
+
+    `empty` are the directories without processes of UIDs that have none with.
+    """
 
     found: Mapping[str, Cgroup]
     rivals: Mapping[str, tuple[Path, ...]] = {}
+    empty: Mapping[str, Path] = {}
 
 
 def pods(root: Path) -> Pods:
@@ -251,6 +255,7 @@ def pods(root: Path) -> Pods:
     not root's alone: whoever is given a cgroup may call one below it like another's pod.
     """
     claims: dict[str, list[Cgroup]] = {}
+    empty: dict[str, Path] = {}
 
     def enters(folder: str) -> bool:
         # what a pod makes below its own cgroup stands for no pod
@@ -263,9 +268,12 @@ def pods(root: Path) -> Pods:
             cgroup = Cgroup(Path(folder), os.stat(folder).st_ino)
             if is_populated(cgroup):
                 claims.setdefault(cgroup.pod_uid or "", []).append(cgroup)
+            else:
+                empty.setdefault(cgroup.pod_uid or "", cgroup.path)
     return Pods(
         {uid: several[0] for uid, several in claims.items() if len(several) == 1},
         {uid: tuple(item.path for item in several) for uid, several in claims.items() if len(several) > 1},
+        {uid: path for uid, path in empty.items() if uid not in claims},
     )
 
 
@@ -294,21 +302,28 @@ class PodIndex:
         self._pods = pods(self._root)
         return [cgroup or self._known(uids) for uids, cgroup in zip(wanted, found, strict=True)]
 
-    def why_none(self, uids: Sequence[str]) -> PodmgrError:
-        """Why a pod that was looked for has no cgroup."""
+    def why_none(self, uids: Sequence[str], *, may_be_named: bool = False) -> PodmgrError:
+        """Why a pod that was looked for has no cgroup. `may_be_named`: the command has --cgroup."""
+        or_name_it = "; or name the cgroup: --cgroup PATH" if may_be_named else ""
         for paths in (self._pods.rivals[uid] for uid in uids if uid in self._pods.rivals):
             return PodmgrError(
                 f"several cgroups claim to be this pod: {', '.join(map(str, paths[:3]))}",
-                tip="one of them is not kubelet's: whose processes are in it?",
+                tip=f"one of them is not kubelet's: whose processes are in it?{or_name_it}",
             )
-        if not self._pods.found:
+        for path in (self._pods.empty[uid] for uid in uids if uid in self._pods.empty):
+            return PodmgrError(
+                f"this pod's cgroup {path} has no processes",
+                tip=f"is the pod running? kubectl get pod -o wide{or_name_it}",
+            )
+        if not self._pods.found and not self._pods.empty:
+            option = "--cgroup" if may_be_named else "--node-name"
             return PodmgrError(
                 "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1",
-                tip="podmgr runs on the pod's own node; podmgr doctor; see --cgroup-root and --node-name",
+                tip=f"podmgr runs on the pod's own node; podmgr doctor; see --cgroup-root and {option}",
             )
         return PodmgrError(
             f"no cgroup of this pod (UID {uids[0]}) has processes here",
-            tip="podmgr runs on the pod's own node; is the pod running? kubectl get pod -o wide",
+            tip="podmgr runs on the pod's own node; is the pod running? kubectl get pod -o wide" + or_name_it,
         )
 
     def _known(self, uids: Sequence[str]) -> Cgroup | None:

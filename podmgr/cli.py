@@ -238,13 +238,14 @@ def apply(
     if filename:
         if scope.names_pods:
             raise UsageError("-f names the pod; -A and -l would select others", tip="leave them out")
+        _refuse_cluster("-f reads no cluster", kubeconfig, kube_context, node_name)
         made = wishes.from_manifests(
             filename,
             cgroup,
             names,
             cli_rules,
             settings,
-            namespace=namespace or "default",
+            namespace=namespace or None,
             reads_standard=standard_annotations,
             report=_report,
         )
@@ -263,6 +264,7 @@ def apply(
         made = asked.make(names, cli_rules)
     else:
         made = wishes.from_targets(names, cli_rules, settings)
+        _refuse_cluster("a cgroup is in no cluster", kubeconfig, kube_context, node_name)
     wished, failed = made
     if wished and not dry_run:
         require_sockets_with_cgroups(settings, runner=proc.run)
@@ -605,6 +607,17 @@ def _parse_rules(texts: list[str] | None) -> list[Rule]:
                     tip=f"one {collision_key(rule)[0]} rule per direction",
                 )
     return list(rules.values())
+
+
+def _refuse_cluster(
+    why: str, kubeconfig: str | None, kube_context: str | None, node_name: str | None
+) -> None:
+    """Raise UsageError for an option that says how to ask a cluster, where none is asked."""
+    given = {"--kubeconfig": kubeconfig, "--context": kube_context, "--node-name": node_name}
+    for option, value in given.items():
+        if value is not None:
+            tip = "leave it out; the cluster is asked by podmgr apply pod/NAME, without -f"
+            raise UsageError(f"{why}: {option} has no meaning there", tip=tip)
 
 
 def _select(

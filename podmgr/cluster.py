@@ -17,8 +17,10 @@ from podmgr.annotations import (
     AnnotatedNamespace,
     AnnotatedService,
     PodRules,
+    misplaced,
     rules_of_pod,
 )
+from podmgr.errors import UnknownKeyError
 from podmgr.plan import PodRef
 from podmgr.rules import is_own_key
 
@@ -222,6 +224,18 @@ def service_of(item: Mapping[str, Any]) -> AnnotatedService:
 def namespace_of(item: Mapping[str, Any]) -> AnnotatedNamespace:
     """A Namespace object as far as it matters."""
     return AnnotatedNamespace(_name(item), _own(mapping(item.get("metadata"))))
+
+
+def misplaced_on(where: str, workload: Mapping[str, Any]) -> tuple[UnknownKeyError, ...]:
+    """An error for each annotation of ours that a workload carries where nothing reads it."""
+    jobs = mapping(mapping(workload.get("spec")).get("jobTemplate")) if where.startswith("cronjob/") else {}
+    return misplaced(where, annotation_keys(workload), annotation_keys(jobs))
+
+
+def annotation_keys(item: Mapping[str, Any]) -> list[str]:
+    """All of an object, also those that are not podmgr's; one that is null is as if it were not there."""
+    annotations = mapping(mapping(item.get("metadata")).get("annotations"))
+    return [key for key, value in annotations.items() if value is not None]
 
 
 def is_name(text: str) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from podmgr import ledger, workloads
-from podmgr.annotations import hints, misplaced
+from podmgr.annotations import hints
 from podmgr.cgroups import Cgroup, PodIndex, find_root
-from podmgr.cluster import Cluster, Pod, mapping, pod_of
+from podmgr.cluster import Cluster, Pod, annotation_keys, mapping, misplaced_on, pod_of
 from podmgr.desired import Wish
 from podmgr.errors import PodmgrError
 from podmgr.kube import Api, StatusError, find_node
@@ -108,7 +108,7 @@ class ClusterWishes:
         for name, items in self._items(names, found):
             for item in items:
                 where = f"pod/{mapping(item.get('metadata')).get('name')}"
-                found.hints += hints(where, _annotations(item), reads_standard=self.reads_standard)
+                found.hints += hints(where, annotation_keys(item), reads_standard=self.reads_standard)
             meant = [pod for pod in map(pod_of, items) if pod is not None]
             living = [pod for pod in meant if not pod.has_ended]
             if not living and name:
@@ -143,7 +143,7 @@ class ClusterWishes:
             kind, _, plain = name.partition("/")
             try:
                 item, pods = workloads.with_pods(self.api, kind, plain, self.namespace)
-                if workloads.is_workload(kind) and (wrong := misplaced(name, _annotations(item))):
+                if workloads.is_workload(kind) and (wrong := misplaced_on(name, item)):
                     found.misplaced[name] = wrong
                 yield name, pods
             except StatusError as error:
@@ -185,8 +185,3 @@ class ClusterWishes:
                 self.report(f"warning: the annotations of namespace {namespace} may not be read")
         cluster.replace_services(services)
         return cluster
-
-
-def _annotations(item: workloads.Item) -> Iterable[str]:
-    """All of an object, also those that are not podmgr's."""
-    return mapping(mapping(item.get("metadata")).get("annotations"))

@@ -131,12 +131,14 @@ class _Builder:
     def __init__(self, name: str) -> None:
         self._name = name
         self._anchors: dict[str, tuple[Any, int]] = {}
+        self._earlier: set[str] = set()  # anchors of the documents before
         self._events: Iterator[Any] = iter(())
 
     def documents(self, events: Iterator[Any]) -> Iterator[Any]:
         self._events = events
         for event in events:
             if type(event).__name__ == "DocumentStartEvent":
+                self._earlier |= self._anchors.keys()
                 self._anchors = {}
                 yield self._value(next(events), 0)[0]
 
@@ -147,7 +149,9 @@ class _Builder:
         kind = type(event).__name__
         if kind == "AliasEvent":
             if event.anchor not in self._anchors:
-                raise self._error(event, f"the alias *{printable(event.anchor)[:40]} stands for nothing")
+                why = ": an anchor holds only within its document" if event.anchor in self._earlier else ""
+                alias = printable(event.anchor)[:40]
+                raise self._error(event, f"the alias *{alias} stands for nothing{why}")
             return self._anchors[event.anchor]
         if kind == "ScalarEvent":
             built = self._scalar(event), 1

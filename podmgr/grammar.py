@@ -52,7 +52,8 @@ _MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_.:]*))?", re.ASC
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
-_PERCENTAGE = re.compile(r"[-+]?[0-9.]+%?", re.ASCII)
+_LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9].*", re.ASCII)
+_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|.*=.*", re.ASCII | re.IGNORECASE)
 _LIKE_A_RATE = re.compile(r"([kmg]?)(?:ilo|ega|iga)?i?(?:b|bits?|bytes?)?(?:ps|/s|/sec)?", re.ASCII)
 
 _BANDWIDTH_FORM = 'RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"'
@@ -265,7 +266,7 @@ def _rate_unit(words: _Words, amount: Decimal) -> str:
 
 
 def _parse_loss(words: _Words) -> UniformLoss | ExponentialLoss:
-    if words.next_like(_PERCENTAGE):  # the short form
+    if words.next_like(_LIKE_A_NUMBER):  # the short form
         percent = _percent(words)
         return UniformLoss(_direction(words), percent, _place(words))
     distribution = _choice(words, ("uniform", "exponential"), "distribution")
@@ -288,11 +289,13 @@ def _percent(words: _Words) -> Decimal:
     """A probability in percent, 0 to 100."""
     words.split_number()
     percent = _number(words, "the probability")
-    missing = "the percent sign is missing"
-    if words.done():
-        raise words.error(missing, expected='a percentage, such as "2%"')
-    if words.take("the percent sign") != "%":
-        raise words.error(missing, expected='a percentage, such as "2%"', back=1)
+    unit = "" if words.done() or words.next_like(_BEHIND_A_PERCENTAGE) else words.take("the percent sign")
+    if unit != "%":
+        raise words.error(
+            f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
+            expected=f'a percentage, such as "{format_number(percent if percent <= 100 else Decimal(2))}%"',
+            back=1 if unit else 0,
+        )
     if percent > 100:
         raise words.error(
             f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2

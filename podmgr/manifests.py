@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from podmgr import documents
 from podmgr.annotations import (
+    POD,
     STANDARD_KEYS,
     AnnotatedNamespace,
     AnnotatedService,
+    NotText,
     PodRules,
     hints,
-    misplaced,
     rules_of_pod,
 )
-from podmgr.cluster import mapping, static_hash_of, texts
-from podmgr.errors import PodmgrError, UnknownKeyError, UsageError, printable
+from podmgr.cluster import annotation_keys, mapping, misplaced_on, static_hash_of, texts
+from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, printable
 from podmgr.plan import PodRef
-from podmgr.rules import is_own_key
+from podmgr.rules import KEYS, PREFIX, is_own_key
 
+_MOST_SHOWN = 1_000  # characters of what is no text
 _TIP = "-f takes a manifest, or - for standard input"
 _WORKLOADS = frozenset(
     {"CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"}
@@ -61,25 +64,64 @@ class _Item(NamedTuple):
     def name(self) -> str:
         return _text(self.metadata.get("name")) or "unnamed"
 
+    def namespace(self, default: str) -> str:
+        """Its own, or for a Namespace its name."""
+        if self.kind == "Namespace":
+            return self.name
+        return _text(self.metadata.get("namespace")) or default
+
     @property
     def where(self) -> str:
         return f"{self.kind.lower()}/{self.name}"
 
 
 def read_pods(
-    paths: Sequence[str], default_namespace: str = "default", *, reads_standard: bool = False
+    paths: Sequence[str],
+    namespace: str | None = None,
+    *,
+    reads_standard: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[ManifestPod]:
     """The pods of these manifests (`-` is standard input), with their rules, of which there is one or more.
+
+    `namespace` is that of objects that name none ("default" if it is None). `warn` is told of rules
+    that hold on none of the pods; if a namespace is given, of that one.
 
     Raises PodmgrError if a file cannot be read, or if there is no pod in them.
     """
     if twice := next((path for path in paths if list(paths).count(path) > 1), None):
         raise UsageError(f"-f {twice} twice", tip="name each file once")
     items = [item for path in paths for item in _items(path, _content(path))]
-    pods = [(item, template) for item in items if (template := _pod_template(item))]
-    if not pods:
+    templates = [(item, template) for item in items if (template := _pod_template(item))]
+    if not templates:
         raise _no_pod(", ".join(paths), items)
-    return [_pod(item, template, items, default_namespace, reads_standard) for item, template in pods]
+    default = namespace or "default"
+    for item in items:
+        if namespace in (None, item.namespace(default)) and (why := _unused(item, templates, default)):
+            warn(f"{item.where}: {why}")
+    return [_pod(item, template, items, default, reads_standard) for item, template in templates]
+
+
+def _unused(item: _Item, templates: Sequence[tuple[_Item, Mapping[str, Any]]], default: str) -> str:
+    """Why rules that this object carries hold on no pod of the files; "" if they do, or if it has none."""
+    keys = [key for key in annotation_keys(item.content) if is_own_key(key)]
+    prefixed = [key for key in sorted(keys) if key.startswith(PREFIX)]
+    if item.kind == "Service":
+        service = _service(item)
+        selected = (
+            service.selects(texts(mapping(template.get("metadata")).get("labels")))
+            for other, template in templates
+            if other.namespace(default) == item.namespace(default)
+        )
+        return "it has rules, but selects no pod here" if keys and not any(selected) else ""
+    if item.kind == "Namespace":
+        is_used = any(other.namespace(default) == item.name for other, _ in templates)
+        return "it has rules, but no pod here is in it" if keys and not is_used else ""
+    if prefixed and all(item is not other for other, _ in templates):
+        return (
+            f"the annotation {prefixed[0][:120]} of such an object is not read; rules are annotations of pods"
+        )
+    return ""
 
 
 def _pod(
@@ -89,30 +131,38 @@ def _pod(
     default_namespace: str,
     reads_standard: bool,
 ) -> ManifestPod:
-    path, where = item.path, item.where
+    where = item.where
     metadata = mapping(template.get("metadata"))
-    namespace = _text(metadata.get("namespace")) or default_namespace
+    namespace = item.namespace(default_namespace)
+    labels = texts(metadata.get("labels"))
     services = [
-        _service(other)
+        other
         for other in items
         if other.kind == "Service"
-        and (_text(other.metadata.get("namespace")) or default_namespace) == namespace
+        and other.namespace(default_namespace) == namespace
+        and _service(other).selects(labels)
     ]
-    spaces = [
-        AnnotatedNamespace(namespace, _annotations(other.path, other.where, other.metadata))
-        for other in items
-        if other.kind == "Namespace" and _text(other.metadata.get("name")) == namespace
-    ]
-    uid = _uid(path, metadata)
+    spaces = [other for other in items if other.kind == "Namespace" and other.name == namespace][:1]
+    uid = _uid(item.path, metadata)
     static = static_hash_of(metadata)
-    own = _annotations(path, where, metadata)
+    own = _annotations(metadata)
     rules = rules_of_pod(
         item.name,
         own,
-        texts(metadata.get("labels")),
-        services,
-        next(iter(spaces), None),
+        labels,
+        [_service(other) for other in services],
+        AnnotatedNamespace(namespace, _annotations(spaces[0].metadata)) if spaces else None,
+        kind=item.kind.lower(),
         reads_standard=reads_standard,
+    )
+    sources = [
+        (POD, where, metadata),
+        *((other.where, other.where, other.metadata) for other in (*services, *spaces)),
+    ]
+    broken = {source: error for source, place, data in sources if (error := _no_mapping(place, data))}
+    rules = rules._replace(
+        errors=(*rules.errors, *broken.values()),
+        unreadable=rules.unreadable | {(source, key) for source in broken for key in KEYS},
     )
     return ManifestPod(
         target=where,
@@ -120,9 +170,7 @@ def _pod(
         cgroup_uids=tuple(name for name in (uid, static) if name),
         has_host_network=bool(mapping(template.get("spec")).get("hostNetwork")),
         rules=rules,
-        misplaced=()
-        if template is item.content
-        else misplaced(where, mapping(item.metadata.get("annotations"))),
+        misplaced=() if template is item.content else misplaced_on(where, item.content),
         hints=tuple(hints(where, own, reads_standard=reads_standard)),
     )
 
@@ -180,13 +228,9 @@ def _pod_template(item: _Item) -> Mapping[str, Any]:
         return item.content
     if item.kind == "CronJob":
         spec = mapping(mapping(spec.get("jobTemplate")).get("spec"))
-    template = dict(mapping(spec.get("template")))
+    template = mapping(spec.get("template"))
     if item.kind not in _WORKLOADS and "containers" not in mapping(template.get("spec")):
         return {}  # what is called a template there is something else
-    if template:
-        inner = dict(mapping(template.get("metadata")))
-        inner.setdefault("namespace", item.metadata.get("namespace"))
-        template["metadata"] = inner
     return template
 
 
@@ -199,23 +243,39 @@ def _service(item: _Item) -> AnnotatedService:
     return AnnotatedService(
         item.name,
         texts(mapping(mapping(item.content.get("spec")).get("selector"))),
-        _annotations(item.path, item.where, item.metadata),
+        _annotations(item.metadata),
         _text(item.metadata.get("creationTimestamp")),
     )
 
 
-def _annotations(path: str, where: str, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The annotations; ours must be text, as the API server demands."""
+def _annotations(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations; null is as if it were not there, and what of ours is no text is NotText."""
     found: dict[str, str] = {}
     for key, value in mapping(metadata.get("annotations")).items():
         if isinstance(value, str):
             found[key] = value
-        elif is_own_key(key) or key in STANDARD_KEYS:
-            raise PodmgrError(
-                f"{path}: {printable(where)}: the annotation {key} is not text",
-                tip=f'put it into quotes: {key}: "..."',
-            )
+        elif value is not None and (is_own_key(key) or key in STANDARD_KEYS):
+            found[key] = _as_json(value)
     return found
+
+
+def _no_mapping(where: str, metadata: Mapping[str, Any]) -> RuleError | None:
+    """The error of an object whose annotations are a list, or a text."""
+    annotations = metadata.get("annotations")
+    if annotations is None or isinstance(annotations, dict):
+        return None
+    return RuleError(
+        "not keys with values",
+        key="annotations",
+        value=_as_json(annotations),
+        column=1,
+        expected='such as annotations: {bandwidth: "10 mbps egress"}',
+        where=where,
+    )
+
+
+def _as_json(value: object) -> NotText:
+    return NotText(json.dumps(value)[:_MOST_SHOWN])
 
 
 def _uid(path: str, metadata: Mapping[str, Any]) -> str:

@@ -36,6 +36,13 @@ _QUANTITY_SUFFIXES = {
 }
 _DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SHOWN_SECONDS = {
+    "ns": Fraction(1, 10**9),
+    "us": Fraction(1, 10**6),
+    "ms": Fraction(1, 1000),
+    "s": Fraction(1),
+    "h": Fraction(3600),
+}
 _MAX_DURATION_SECONDS = 86_400.0
 
 
@@ -105,6 +112,20 @@ def parse_duration_seconds(text: str) -> float:
         if 0 < seconds <= _MAX_DURATION_SECONDS:
             return seconds
     raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 1m30s or 500ms, up to 24h")
+
+
+def format_duration(seconds: Fraction) -> str:
+    """`125 ms`: six digits, in the largest unit from ns to h that leaves a number of at least 1."""
+    unit, factor = next(
+        (item for item in reversed(_SHOWN_SECONDS.items()) if seconds >= item[1]),
+        next(iter(_SHOWN_SECONDS.items())),
+    )
+    return f"{format_count(seconds / factor)} {unit}"
+
+
+def format_count(number: Fraction) -> str:
+    """Six digits and at least all before the point, with commas and without an exponent."""
+    return f"{float(number):,.0f}" if number >= 10**6 else f"{float(number):,.6g}"
 
 
 def parse_quantity(text: str) -> int:

@@ -10,7 +10,7 @@ from podmgr import cgroups, targets
 from podmgr.annotations import CLI, PodRules, SourcedRule
 from podmgr.cgroups import Cgroup
 from podmgr.desired import Wish
-from podmgr.errors import PodmgrError, UnknownKeyError, UsageError
+from podmgr.errors import PodmgrError, UsageError
 from podmgr.plan import Target
 from podmgr.reconcile import Action, Outcome, Report
 from podmgr.rules import KEYS, Rule, collision_key
@@ -58,16 +58,17 @@ def from_manifests(
     rules: Sequence[Rule],
     settings: Settings,
     *,
-    namespace: str = "default",
+    namespace: str | None = None,
     reads_standard: bool = False,
     report: Report,
 ) -> tuple[list[Wish], list[Outcome]]:
     """The wishes of the manifests' pods; `rules` override their annotations.
 
     Of several pods the targets among `names` say which are meant. A cgroup stands for one pod.
-    `namespace` is that of objects that name none. What is annotated and not read is an outcome.
+    `namespace` is that of objects that name none; if it is given, no other is meant. An annotation
+    that cannot be read, or is where none is read, is an outcome; the others hold.
 
-    Raises RuleError for an annotation that cannot be read, PodmgrError for the rest.
+    Raises PodmgrError for the rest.
     """
     places = [name for name in names if name.startswith("cgroup/")]
     places += [f"cgroup/{cgroup}"] if cgroup is not None else []
@@ -76,19 +77,18 @@ def from_manifests(
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
     from podmgr import manifests  # 3 ms, and only -f needs it
 
-    there = manifests.read_pods(paths, namespace, reads_standard=reads_standard)
-    pods = _chosen(there, chosen, ", ".join(paths))
+    there = manifests.read_pods(
+        paths, namespace, reads_standard=reads_standard, warn=lambda line: report(f"warning: {line}")
+    )
+    pods = _chosen(there, chosen, namespace, ", ".join(paths))
     if places and len(pods) > 1:
         example = f"podmgr apply {pods[0].target} -f FILE"
         raise UsageError("a cgroup stands for one pod", tip=f"name one: {example}")
     wishes: list[Wish] = []
     failed: list[Outcome] = []
     for pod in pods:
-        strays = [error for error in pod.rules.errors if isinstance(error, UnknownKeyError)]
-        failed += [Outcome(pod.target, "", Action.FAILED, None, error) for error in (*strays, *pod.misplaced)]
-        for error in pod.rules.errors:
-            if error not in strays:
-                raise error
+        errors = (*pod.rules.errors, *pod.misplaced)
+        failed += [Outcome(pod.target, "", Action.FAILED, None, error, pod.ref) for error in errors]
         for line in pod.rules.warnings:
             report(f"warning: {line}")
         for line in pod.hints:
@@ -96,8 +96,9 @@ def from_manifests(
         if wanted := overridden(pod.rules, rules):
             place = _place_of(pod, places, settings)
             target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-            unseen = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
-            wishes.append(Wish(target, wanted, unreadable=frozenset((unseen, key) for key in KEYS)))
+            space = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
+            unseen = frozenset((space, key) for key in KEYS)
+            wishes.append(Wish(target, wanted, unreadable=unseen | pod.rules.unreadable))
     if not wishes and not failed:
         raise PodmgrError(
             f"{', '.join(pod.target for pod in pods)} has no rule",
@@ -106,16 +107,45 @@ def from_manifests(
     return wishes, failed
 
 
-def _chosen(pods: Sequence[ManifestPod], names: Sequence[str], paths: str) -> list[ManifestPod]:
-    """The pods that are meant: those of these names, or the only one."""
-    there = ", ".join(pod.target for pod in pods[:_MOST_NAMED]) + (", …" if len(pods) > _MOST_NAMED else "")
-    if not names and len(pods) > 1:
-        example = f"podmgr apply {pods[0].target} -f FILE"
-        raise PodmgrError(f"{paths} holds {len(pods)} pods: {there}", tip=f"say which: {example}")
+def _chosen(
+    pods: Sequence[ManifestPod], names: Sequence[str], namespace: str | None, paths: str
+) -> list[ManifestPod]:
+    """The pods that are meant: those of these names and this namespace, or the only one."""
+    where = f" in namespace {namespace}" if namespace else ""
+    meant = [pod for pod in pods if namespace in (None, pod.ref.namespace)]
+    if not names:
+        if not meant:
+            raise PodmgrError(f"{paths} holds no pod{where}", tip=f"there is {_listed(pods)}")
+        return [_only(meant, f"{len(meant)} pods{where}: {_listed(meant)}", meant, paths)]
+    found = []
     for name in names:
-        if name not in {pod.target for pod in pods}:
-            raise PodmgrError(f"{paths} holds no {name}", tip=f"there is {there}")
-    return [pod for pod in pods if not names or pod.target in names]
+        namesakes = [pod for pod in meant if pod.target == name]
+        if not namesakes:
+            raise PodmgrError(f"{paths} holds no {name}{where}", tip=f"there is {_listed(pods)}")
+        found.append(_only(namesakes, f"several {name}: {_listed(namesakes)}", meant, paths))
+    return found
+
+
+def _only(
+    candidates: Sequence[ManifestPod], what: str, meant: Sequence[ManifestPod], paths: str
+) -> ManifestPod:
+    """The one pod of these; an error that says how to choose one if there are several."""
+    first, *others = candidates
+    if not others:
+        return first
+    namesakes = [pod.ref.namespace for pod in meant if pod.target == first.target]
+    if namesakes.count(first.ref.namespace) > 1:
+        again = f"{first.target} of namespace {first.ref.namespace}"
+        raise PodmgrError(f"{paths} holds {again} twice", tip="leave one of them out")
+    option = f" -n {first.ref.namespace}" if len(namesakes) > 1 else ""
+    raise PodmgrError(f"{paths} holds {what}", tip=f"say which: podmgr apply {first.target}{option} -f FILE")
+
+
+def _listed(pods: Sequence[ManifestPod]) -> str:
+    """Their names, and their namespaces if there is more than the default one."""
+    has_namespaces = {pod.ref.namespace for pod in pods} != {"default"}
+    shown = [f"{pod.target} in {pod.ref.namespace}" if has_namespaces else pod.target for pod in pods]
+    return ", ".join(shown[:_MOST_NAMED]) + (", …" if len(pods) > _MOST_NAMED else "")
 
 
 def _place_of(pod: ManifestPod, places: Sequence[str], settings: Settings) -> Cgroup:
@@ -134,7 +164,7 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
     index = cgroups.PodIndex(cgroups.find_root(settings.cgroup_root))
     (found,) = index.find([pod.cgroup_uids])
     if found is None:
-        raise index.why_none(pod.cgroup_uids)
+        raise index.why_none(pod.cgroup_uids, may_be_named=True)
     return found
 
 

@@ -239,9 +239,15 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             {
                 "rate": "8,001 bits/s = 1,000.125 bytes/s",
                 "over the rate": "delayed until its departure time, by the fq qdisc",
-                "horizon": "8,000 ms: what would wait longer is dropped",
+                "horizon": "8 s: what would wait longer is dropped",
                 "ECN": "flows that understand it are marked when they wait half as long",
             },
+        ),
+        ("bandwidth=8 kbps egress burst=1000mb", {"burst": "1,000,000,000 bytes = 277.778 h of the rate"}),
+        ("bandwidth=400 gbps egress burst=1514b", {"burst": "1,514 bytes = 30.28 ns of the rate"}),
+        (
+            "loss=0.00000002% egress",
+            {"drop probability": "2.328306437e-10 = 1 / 2^32, 1 in 4,294,967,296"},
         ),
         ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
         ("ebpf-limit=dropper egress -DB=1 -DA", {"custom program": "dropper", "macros": "-DA -DB=1"}),
@@ -302,6 +308,8 @@ def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: s
     [
         ("loss=uniform egress 2%", Hook.CGROUP, "not loss to TCP"),
         ("loss=exponential egress 400", Hook.CGROUP, "not loss to TCP"),
+        ("loss=0.00000001% egress", Hook.TC, "drops nothing"),
+        ("loss=99.99999999% egress", Hook.TC, "drops all"),
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
@@ -314,6 +322,8 @@ def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) 
     [
         ("loss=uniform ingress 2%", Hook.CGROUP),
         ("loss=uniform egress 2%", Hook.TC),
+        ("loss=uniform egress 0%", Hook.TC),
+        ("loss=uniform egress 100%", Hook.TC),
         ("bandwidth=10 mbps egress", Hook.CGROUP),
         ("bandwidth=10 mbps egress burst=65550b", Hook.CGROUP),
         ("ebpf-limit=dropper egress", Hook.CGROUP),

@@ -409,6 +409,21 @@ def test_empty_directory_beside_the_real_one_is_passed_over(tree: Path) -> None:
     assert PodIndex(tree).find([(UID,)]) == [real]
 
 
+@pytest.mark.parametrize(
+    ("is_there", "asked", "message"),
+    [(True, UID, "has no processes"), (True, OTHER_UID, "no cgroup of this pod"), (False, UID, "cgroup v1")],
+)
+def test_pod_without_a_cgroup_is_told_why(tree: Path, is_there: bool, asked: str, message: str) -> None:
+    if is_there:
+        pod_directory(tree, is_populated=False)
+    index = PodIndex(tree)
+    assert index.find([(asked,)]) == [None]
+    assert message in index.why_none([asked]).message
+    assert "--cgroup " not in f"{index.why_none([asked]).tip} "
+    named = index.why_none([asked], may_be_named=True).tip or ""
+    assert "--cgroup" in named.replace("--cgroup-root", "") and "--node-name" not in named
+
+
 def test_what_a_pod_makes_below_its_own_cgroup_is_not_the_pod(tree: Path) -> None:
     """A container may make cgroups of any name below its own."""
     real = pod_directory(tree)

@@ -123,3 +123,17 @@ def test_the_caller_says_what_the_file_should_be(text: str) -> None:
     with pytest.raises(PodmgrError) as caught:
         read("f", text, tip="a shopping list")
     assert caught.value.tip == "a shopping list"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x 1\n---\nb: 2\n---\nc: *x\n", "line 5: the alias *x stands for nothing: an anchor holds only"),
+        ("a: *x\n---\nb: &x 2\n", "line 1: the alias *x stands for nothing"),
+    ],
+)
+def test_alias_of_another_document_is_told_how_far_an_anchor_holds(text: str, message: str) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        read("f", text, tip="")
+    assert caught.value.message.removeprefix("f: ").startswith(message)
+    assert ("within its document" in caught.value.message) is message.endswith("only")

@@ -521,3 +521,12 @@ def test_a_unit_of_another_tool_is_told_with_what_was_probably_meant(
         parse_value("bandwidth", value)
     assert caught.value.column == column
     assert meant in (caught.value.tip or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"), [("uniform egress 2%%", "%%"), ("2%% egress", "%%"), ("2 percent egress", "percent")]
+)
+def test_what_stands_in_the_place_of_the_percent_sign_is_named(value: str, unit: str) -> None:
+    with pytest.raises(RuleError, match=f"'{unit}' is not the percent sign") as caught:
+        parse_value("loss", value)
+    assert (caught.value.column, caught.value.tip) == (value.index(unit) + 1, 'a percentage, such as "2%"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from podmgr.errors import PodmgrError, UsageError
 from podmgr.manifests import ManifestPod, read_pods
 from podmgr.plan import PodRef
 from podmgr.programs import shipped_folder
+from podmgr.rules import KEYS
 
 POD = """\
 apiVersion: v1
@@ -179,9 +181,6 @@ def test_older_service_of_the_manifest_wins(manifest: Path) -> None:
         ("just text", "is not a manifest"),
         ("- kind: Pod", "is not a manifest"),
         ("metadata: {name: web}", "is not a manifest"),
-        (POD.replace("10 mbps egress", "10"), "pod/web: the annotation bandwidth is not text"),
-        (POD.replace("10 mbps egress", "[a]"), "pod/web: the annotation bandwidth is not text"),
-        (f"{POD}---\n{SERVICE.replace('1 mbps egress', 'null')}", "service/front: the annotation bandwidth"),
     ],
 )
 def test_what_is_no_manifest_of_one_pod_is_refused(manifest: Path, text: str, message: str) -> None:
@@ -202,6 +201,57 @@ def test_bad_annotation_is_an_error_of_the_pods_rules(manifest: Path) -> None:
     (error,) = pod.rules.errors
     assert error.message == "pod/web: bandwidth: unknown unit 'mpbs' (column 4)"
     assert ("loss=uniform egress 1%", "service/front") in found(pod)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("10", "10"), ("[a]", '["a"]'), ("true", "true"), ("{a: 1.5}", '{"a": 1.5}')]
+)
+def test_annotation_that_is_not_text_stops_no_other(manifest: Path, value: str, shown: str) -> None:
+    pod = read(manifest, POD.replace("10 mbps egress", value), SERVICE.replace("1 mbps", "3 mbps"))
+    (error,) = pod.rules.errors
+    assert error.message == "pod/web: bandwidth: not text (column 1)"
+    assert (error.detail or "").startswith(f"bandwidth={shown}\n")
+    assert ("loss=uniform egress 1%", "service/front") in found(pod)
+    assert pod.rules.unreadable == {("pod", "bandwidth")}
+
+
+def test_annotation_of_a_service_that_is_not_text_is_told_of_the_service(manifest: Path) -> None:
+    pod = read(manifest, POD, SERVICE.replace("1 mbps egress", "5"))
+    assert [error.message for error in pod.rules.errors] == ["service/front: bandwidth: not text (column 1)"]
+    assert len(found(pod)) == 2
+
+
+@pytest.mark.parametrize("value", ["", "~", "null"])
+def test_annotation_that_is_null_is_not_there(manifest: Path, value: str) -> None:
+    text = POD.replace("bandwidth: 10 mbps egress", f"bandwidth: {value}, podmgr.io/loss: {value}")
+    pod = read(manifest, text, SERVICE)
+    assert pod.rules.errors == ()
+    assert [source for _, source in found(pod)] == ["service/front"] * 2
+    text = f"kind: Deployment\nmetadata: {{name: web, annotations: {{loss: {value}}}}}\n"
+    assert read(manifest, f"{text}spec: {{template: {TEMPLATE}}}\n").misplaced == ()
+
+
+@pytest.mark.parametrize("value", ["[bandwidth]", "bandwidth", "5"])
+@pytest.mark.parametrize("carrier", ["pod/web", "service/front", "namespace/default"])
+def test_annotations_that_are_no_mapping_are_unreadable(manifest: Path, value: str, carrier: str) -> None:
+    space = "kind: Namespace\nmetadata: {name: default, annotations: {loss: 1% ingress}}\n"
+    texts = {"pod/web": POD, "service/front": SERVICE, "namespace/default": space}
+    texts[carrier] = re.sub(r"annotations: {[^}]*}", f"annotations: {value}", texts[carrier])
+    pod = read(manifest, *texts.values())
+    (error,) = pod.rules.errors
+    assert error.message == f"{carrier}: annotations: not keys with values (column 1)"
+    source = "pod" if carrier == "pod/web" else carrier
+    assert pod.rules.unreadable == {(source, key) for key in KEYS}
+    assert found(pod)
+
+
+def test_switch_of_a_namespace_that_is_not_text_is_an_error_and_lifts_nothing(manifest: Path) -> None:
+    annotations = "{bandwidth: 1 mbps egress, podmgr.io/enforce: true}"
+    pod = read(manifest, POD, f"kind: Namespace\nmetadata: {{name: default, annotations: {annotations}}}\n")
+    assert [error.message for error in pod.rules.errors] == [
+        "namespace/default: podmgr.io/enforce: not text (column 1)"
+    ]
+    assert ("bandwidth=1 mbps egress", "namespace/default") in found(pod)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +369,27 @@ def test_annotations_of_a_workload_itself_are_told(manifest: Path) -> None:
     assert "spec.template.metadata.annotations" in (pod.misplaced[0].tip or "")
 
 
+def test_annotations_of_a_cron_job_and_of_its_jobs_are_told(manifest: Path) -> None:
+    jobs = f"{{metadata: {{annotations: {{loss: 1% egress}}}}, spec: {{template: {TEMPLATE}}}}}"
+    metadata = "{name: tick, annotations: {bandwidth: 1 mbps egress}}"
+    pod = read(manifest, f"kind: CronJob\nmetadata: {metadata}\nspec: {{jobTemplate: {jobs}}}\n")
+    assert [error.message for error in pod.misplaced] == [
+        "cronjob/tick: the annotation bandwidth of the cronjob itself is not read",
+        "cronjob/tick: the annotation loss of the cronjob's jobs (spec.jobTemplate.metadata) is not read",
+    ]
+    assert {error.tip for error in pod.misplaced} == {
+        "rules are annotations of its pods: write it into spec.jobTemplate.spec.template.metadata.annotations"
+    }
+
+
+def test_errors_name_the_workload_whose_template_it_is(manifest: Path) -> None:
+    template = TEMPLATE.replace("mbps", "mpbs")
+    pod = read(manifest, f"kind: StatefulSet\nmetadata: {{name: db}}\nspec: {{template: {template}}}\n")
+    assert [error.message for error in pod.rules.errors] == [
+        "statefulset/db: bandwidth: unknown unit 'mpbs' (column 4)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -357,3 +428,41 @@ def test_aliases_in_the_place_of_names_are_no_text(manifest: Path, place: str) -
     )
     (pod,) = read_pods([str(manifest)])
     assert pod.ref.name in ("web", "unnamed") and pod.ref.namespace == "default" and pod.ref.uid == ""
+
+
+def test_template_is_of_its_workloads_namespace(manifest: Path) -> None:
+    template = TEMPLATE.replace("{metadata: {", "{metadata: {namespace: other, ")
+    text = f"kind: Job\nmetadata: {{name: web, namespace: shop}}\nspec: {{template: {template}}}\n"
+    assert read(manifest, text).ref.namespace == "shop"
+
+
+ROLLOUT = "kind: Rollout\nmetadata: {name: web, annotations: {%s: 1%% egress}}\nspec: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "said"),
+    [
+        (SERVICE, None, ""),
+        (SERVICE.replace("web", "db"), None, "service/front: it has rules, but selects no pod here"),
+        (SERVICE.replace("name: front", "name: front\n  namespace: shop"), None, "selects no pod here"),
+        (SERVICE.replace("name: front", "name: front\n  namespace: shop"), "default", ""),
+        ("kind: Service\nmetadata: {name: front}\nspec: {selector: {app: db}}\n", None, ""),
+        ("kind: Namespace\nmetadata: {name: default, annotations: {loss: 1% egress}}\n", None, ""),
+        (
+            "kind: Namespace\nmetadata: {name: shop, annotations: {loss: 1% egress}}\n",
+            None,
+            "namespace/shop: it has rules, but no pod here is in it",
+        ),
+        (ROLLOUT % "podmgr.io/loss", None, "rollout/web: the annotation podmgr.io/loss of such an object"),
+        (ROLLOUT % "loss", None, ""),
+        (ROLLOUT.replace("{}", f"{{template: {TEMPLATE}}}") % "loss", None, ""),
+    ],
+)
+def test_rules_that_hold_on_no_pod_are_told(
+    manifest: Path, text: str, namespace: str | None, said: str
+) -> None:
+    manifest.write_text(f"{text}---\n{POD}")
+    lines: list[str] = []
+    read_pods([str(manifest)], namespace, warn=lines.append)
+    assert len(lines) == bool(said)
+    assert said in "".join(lines)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from podmgr.units import (
     RATE_UNITS,
     SIZE_UNITS,
+    format_duration,
     format_number,
     format_rate,
     format_size,
@@ -189,3 +190,19 @@ def test_duration_is_more_than_nothing_and_at_most_a_day(text: str) -> None:
 def test_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int, millis: int) -> None:
     read = parse_duration_seconds(f"{hours}h{minutes}m{seconds}s{millis}ms")
     assert read == pytest.approx(hours * 3600 + minutes * 60 + seconds + millis / 1000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (Fraction(1, 8), "125 ms"),
+        (Fraction(3028, 10**11), "30.28 ns"),
+        (Fraction(1, 10**5), "10 us"),
+        (Fraction(8), "8 s"),
+        (Fraction(10**6), "277.778 h"),
+        (Fraction(10**10), "2,777,778 h"),
+        (Fraction(0), "0 ns"),
+    ],
+)
+def test_duration_is_shown_in_a_unit_that_can_be_read(seconds: Fraction, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.desired import Wish
-from podmgr.errors import PodmgrError, RuleError, UsageError
+from podmgr.errors import PodmgrError, UsageError
 from podmgr.grammar import parse_rule_option
 from podmgr.reconcile import Action, Outcome, exit_code
 from podmgr.rules import Rule
@@ -138,9 +138,21 @@ def test_loopback_counts_only_for_host_network_pods(settings: Settings, host: st
     assert of_manifest(settings, host=host)[0].target.counts_loopback is counts
 
 
-def test_bad_annotation_of_the_manifest_is_the_error(settings: Settings) -> None:
-    with pytest.raises(RuleError, match="pod/web: bandwidth: unknown unit 'mpbs'"):
-        of_manifest(settings, bandwidth="10 mpbs egress")
+@pytest.mark.parametrize(
+    ("bandwidth", "message"),
+    [("10 mpbs egress", "pod/web: bandwidth: unknown unit 'mpbs'"), ("10", "pod/web: bandwidth: not text")],
+)
+def test_bad_annotation_of_the_manifest_is_an_outcome_beside_what_holds(
+    settings: Settings, tmp_path: Path, bandwidth: str, message: str
+) -> None:
+    text = POD.format(bandwidth=bandwidth, host="false")
+    (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
+    assert wanted(wish) == [(LOSS, "service/a")]
+    assert ("pod", "bandwidth") in wish.unreadable
+    (error,) = [outcome.error for outcome in failed]
+    assert error is not None and error.message.startswith(message)
+    done = Outcome("pod/web", LOSS, Action.ATTACHED, pod=wish.target.pod)
+    assert [exit_code([*failed, done]), exit_code(failed)] == [3, 2]
 
 
 @pytest.mark.parametrize(("cgroup", "names"), [("a", ("cgroup/b",)), (None, ("cgroup/a", "cgroup/b"))])
@@ -171,10 +183,10 @@ metadata: {name: shop-test, annotations: {helm.sh/hook: test}}
 
 
 def apply_chart(
-    settings: Settings, path: Path, names: list[str], text: str = CHART
+    settings: Settings, path: Path, names: list[str], text: str = CHART, namespace: str | None = None
 ) -> tuple[list[Wish], list[Outcome]]:
     path.write_text(text)
-    return from_manifests([str(path)], "a", names, [], settings, report=lambda _: None)
+    return from_manifests([str(path)], "a", names, [], settings, namespace=namespace, report=lambda _: None)
 
 
 def test_of_several_pods_the_target_chooses(settings: Settings, tmp_path: Path) -> None:
@@ -197,3 +209,51 @@ def test_what_is_not_read_is_an_outcome_beside_what_is_done(settings: Settings, 
     (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
     assert [str(item.rule) for item in wish.rules] == ["bandwidth=1 mbps egress"]
     assert [exit_code([*failed, Outcome("pod/web", "x", Action.ATTACHED)]), exit_code(failed)] == [3, 2]
+
+
+# Namespaces
+
+WEB = """---
+kind: Deployment
+metadata: {name: web%s}
+spec: {template: {metadata: {annotations: {bandwidth: %s mbps egress}}}}
+"""
+TWO = WEB % (", namespace: a", 1) + WEB % (", namespace: b", 2)
+
+
+@pytest.mark.parametrize("names", [[], ["deployment/web"]])
+@pytest.mark.parametrize(("namespace", "rule"), [("a", "1 mbps"), ("b", "2 mbps"), ("c", "3 mbps")])
+def test_of_several_namespaces_the_option_chooses(
+    settings: Settings, tmp_path: Path, names: list[str], namespace: str, rule: str
+) -> None:
+    """An object without a namespace is of the one that is given."""
+    text = TWO + (WEB % ("", 3) if namespace == "c" else "")
+    (wish,), failed = apply_chart(settings, tmp_path / "x.yaml", names, text, namespace)
+    assert failed == [] and wish.target.pod is not None
+    assert wish.target.pod.namespace == namespace
+    assert wanted(wish) == [(f"bandwidth={rule} egress", "pod")]
+
+
+@pytest.mark.parametrize(
+    ("names", "namespace", "text", "message", "tip"),
+    [
+        ([], None, TWO, "deployment/web in a, deployment/web in b", "apply deployment/web -n a -f FILE"),
+        (["deployment/web"], None, TWO, "several deployment/web", "apply deployment/web -n a -f FILE"),
+        ([], "zz", TWO, "no pod in namespace zz", "there is deployment/web in a, deployment/web in b"),
+        (["deployment/web"], "zz", TWO, "no deployment/web in namespace zz", "there is deployment/web in a"),
+        (["deployment/web"], None, WEB % ("", 1) * 2, "deployment/web of namespace default twice", "leave"),
+    ],
+)
+def test_tip_leads_to_the_object_that_is_meant(
+    settings: Settings,
+    tmp_path: Path,
+    names: list[str],
+    namespace: str | None,
+    text: str,
+    message: str,
+    tip: str,
+) -> None:
+    with pytest.raises(PodmgrError) as caught:
+        apply_chart(settings, tmp_path / "x.yaml", names, text, namespace)
+    assert message in caught.value.message
+    assert tip in (caught.value.tip or "")
