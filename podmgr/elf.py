@@ -20,10 +20,13 @@ _MOST_SECTIONS = 4_096
 _MOST_SYMBOLS = 65_536
 
 # Names of sections for programs of a pod's traffic, as libbpf has them, by hook. What follows the
-# slash is a direction; without one the program takes the rule's.
+# slash is a direction; without one the program takes the rule's. At tc a name of its own may follow,
+# as other loaders admit it.
 _HOOKS = {
     "cgroup": re.compile(r"cgroup/skb|cgroup_skb(?:/(egress|ingress))?", re.ASCII),
-    "tc": re.compile(r"(?:tc|tcx|classifier)(?:/(egress|ingress))?|(?:tc|classifier)[/_]\w+", re.ASCII),
+    "tc": re.compile(
+        r"(?:tc|tcx|classifier)(?:/(egress|ingress)(?:/[\w-]+)?)?|(?:tc|classifier)[/_][\w-]+", re.ASCII
+    ),
 }
 _KNOWN = 'SEC("cgroup_skb/egress"), SEC("cgroup_skb/ingress"), SEC("tc"), and libbpf\'s other names for these'
 _DIRECTIONS = {

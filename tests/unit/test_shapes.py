@@ -97,11 +97,12 @@ def test_of_a_program_for_each_direction_the_other_one_is_taken_out() -> None:
 
 
 SECTIONS = ["tc/egress", "tc/ingress", "tcx/egress", "tcx/ingress", "classifier", "classifier/egress"]
+NAMED = ["classifier/main", "classifier/ingress/drop-all", "tc/egress/drop", "tc_main"]
 
 
-@pytest.mark.parametrize("section", [*SECTIONS, "classifier/main", "tc_main", "cgroup/skb", "cgroup_skb"])
+@pytest.mark.parametrize("section", [*SECTIONS, *NAMED, "cgroup/skb", "cgroup_skb"])
 def test_libbpfs_names_of_sections_are_known(folder: Path, section: str) -> None:
-    direction = "ingress" if section.endswith("ingress") else "egress"
+    direction = "ingress" if "/ingress" in section else "egress"
     settings = written(
         folder,
         f'#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\nSEC("{section}") int f(struct __sk_buff *s) '
