@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from podmgr import bpftool, pins, proc
+from podmgr import bpftool, cgroups, pins, proc
+from podmgr.annotations import SourcedRule
 from podmgr.build import SpecMaker, compile_spec
+from podmgr.desired import Wish
 from podmgr.grammar import parse_rule_option
-from podmgr.reconcile import Action, clean
+from podmgr.plan import Target
+from podmgr.reconcile import Action, Observed, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
 from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
@@ -40,10 +45,21 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
+SCOPED = """
+#include "podmgr.h"
+#ifndef VERDICT
+#define VERDICT 0
+#endif
+SEC("tc") int scoped(struct __sk_buff *skb) { return is_exempt(skb) ? VERDICT_PASS : VERDICT; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, settings: Settings) -> Settings:
     """The programs of this file as the program folder."""
     (tmp_path / "odd.bpf.c").write_text(SOURCE)
+    (tmp_path / "scoped.bpf.c").write_text(SCOPED)
     (tmp_path / "redirect.bpf.c").write_text(SOURCE.replace("MINUS ?", "bpf_redirect(1, 0) != 7 ?"))
     for path in (tmp_path, *tmp_path.iterdir()):
         path.chmod(0o755)
@@ -122,3 +138,84 @@ def test_two_programs_stand_in_the_order_written(pod: Pod, folder: Settings) -> 
         assert {outcome.action for outcome in again} == {Action.UNCHANGED}
     clean(None, folder, runner=proc.run)
     assert_nothing_left(folder)
+
+
+# Limits behind it, under a flood
+
+
+PASSES = (0, 1, 3, 7)  # OK, RECLASSIFY, PIPE, REDIRECT
+RATE, BURST = 20_000_000, 20_000
+FLOOD_SECONDS = 1.0
+_FLOOD = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    for _ in range(20):
+        try:
+            sock.sendto(bytes(1400), (sys.argv[1], 9))
+        except OSError:
+            pass
+    time.sleep(0.001)
+"""
+
+
+def _limit(direction: str) -> str:
+    return f"bandwidth={RATE // 1_000_000} mbps {direction} burst={BURST // 1000}kb hook=tc"
+
+
+def _carried(sender: Place, host: str, listed: Callable[[], dict[str, Observed]], limit: str) -> float:
+    """The share of the limit that passes while datagrams come at several times its rate."""
+    flood = (sys.executable, "-I", "-S", "-c", _FLOOD, host)
+    sender.run(*flood, "0.1")  # the bucket is drained
+    before, started = counters(listed(), limit)[1], time.monotonic()
+    sender.run(*flood, str(FLOOD_SECONDS))
+    passed, seconds = counters(listed(), limit)[1] - before, time.monotonic() - started
+    assert passed <= 1.02 * RATE / 8 * seconds + BURST
+    return passed * 8 / RATE / FLOOD_SECONDS
+
+
+def _assert_held(shares: dict[int, float], alone: float) -> None:
+    print(f"alone {alone:.3f}; behind", {verdict: f"{share:.3f}" for verdict, share in shares.items()})
+    assert alone > 0.8
+    assert max(shares.values()) <= 1.05 * alone + BURST * 8 / RATE / FLOOD_SECONDS
+
+
+@pytest.mark.parametrize("is_enforced", [False, True], ids=["own", "enforced"])
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_limit_holds_behind_whatever_passes(
+    pod: Pod, folder: Settings, direction: str, is_enforced: bool
+) -> None:
+    sender, host = (Place(pod.pid, pod.cgroup), WORLD_ADDRESS)
+    if direction == "ingress":
+        sender, host = Place(pod.world_pid), POD_ADDRESS
+    limit, shares = _limit(direction), {}
+    limiting = SourcedRule(parse_rule_option(limit)[0], "namespace/shop", is_enforced)
+    for verdict in (None, *PASSES):
+        rules = [] if verdict is None else parse_rule_option(rule(verdict, direction))
+        wish = Wish(Target("pod/x", pod.cgroup), (*(SourcedRule(item, "pod") for item in rules), limiting))
+        outcomes = apply([wish], folder, runner=proc.run)
+        assert [outcome.error for outcome in outcomes if outcome.error] == []
+        listed = lambda: {item.attachment.rule: item for item in observe(folder)[0]}  # noqa: E731
+        shares[verdict] = _carried(sender, host, listed, limit)
+    _assert_held({verdict: share for verdict, share in shares.items() if verdict is not None}, shares[None])
+    clean(None, folder, runner=proc.run)
+
+
+def test_limit_of_another_pod_on_shared_interfaces_holds_too(
+    pod: Pod, folder: Settings, cgroup_root: Path
+) -> None:
+    other, limit, shares = cgroups.create(cgroup_root, "other"), _limit("egress"), {}
+    sender = Place(pod.pid, other)
+    with sender.start("sh", "-c", "echo ready; exec sleep infinity") as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            with under(folder, other, limit) as listed:
+                alone = _carried(sender, WORLD_ADDRESS, listed, limit)
+                for verdict in PASSES:
+                    with under(folder, pod.cgroup, f"ebpf-limit=scoped egress -DVERDICT={verdict}"):
+                        shares[verdict] = _carried(sender, WORLD_ADDRESS, listed, limit)
+        finally:
+            process.kill()
+    cgroups.remove(other)
+    _assert_held(shares, alone)

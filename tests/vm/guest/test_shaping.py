@@ -97,14 +97,23 @@ def test_programs_of_ones_own_and_edt_hold_together(
     source = (Path(__file__).parents[3] / "examples/dropper.bpf.c").read_text()
     (tmp_path / "dropper.bpf.c").write_text(source)
     (tmp_path / "tcdropper.bpf.c").write_text(source.replace('SEC("cgroup_skb/" INTERFACE)', 'SEC("tc")'))
+    (tmp_path / "okay.bpf.c").write_text(_OKAY)
     monkeypatch.setenv("PODMGR_PROGRAM_DIR", str(tmp_path))
     ports = {"dropper": PORT, "tcdropper": PORT + 1}
     rules = [f"ebpf-limit={name} egress -DPORT={port}" for name, port in ports.items()]
-    with made.under(*rules, EDT):
+    with made.under("ebpf-limit=okay egress", *rules, EDT):
         for host in (WORLD, WORLD6):
             for port in ports.values():
                 assert datagrams_lost(made, 1, 200, host=host, port=port).lost == 200
             assert 3.5e6 < tcp(made, SECONDS, host=host).bits_per_second < 5e6
+
+
+_OKAY = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("tc") int okay(struct __sk_buff *skb) { return 0; /* TC_ACT_OK, which ends the chain of others */ }
+char LICENSE[] SEC("license") = "GPL";
+"""
 
 
 def _answered(made: Lab, host: str) -> int:
