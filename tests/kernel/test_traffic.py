@@ -161,6 +161,15 @@ def test_the_dropper_chooses_by_protocol(pod: Pod, settings: Settings, host: str
         assert send_datagrams(pod, PORT, 100, host=host)[2] == 0
 
 
+@pytest.mark.parametrize("host", [WORLD_ADDRESS, WORLD_ADDRESS6])
+def test_the_dropper_chooses_by_destination(pod: Pod, settings: Settings, host: str) -> None:
+    others = [f"ebpf-limit=dropper egress -DDST={address}" for address in ("198.18.0.99", "fd00:db8::99")]
+    with under(settings, pod.cgroup, *others):
+        assert send_datagrams(pod, PORT, 100, host=host)[2] == 100
+    with under(settings, pod.cgroup, *others, f"ebpf-limit=dropper egress -DDST={host}"):
+        assert send_datagrams(pod, PORT, 100, host=host)[2] == 0
+
+
 def test_edt_at_the_cgroup_hook_without_fq_says_so_and_attaches_nothing(pod: Pod, settings: Settings) -> None:
     rule = "bandwidth=10 mbps egress algorithm=edt hook=cgroup"
     (outcome,) = applied(settings, pod.cgroup, rule)
