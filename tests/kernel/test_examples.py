@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -94,7 +95,8 @@ def _rules_of_the_readme() -> set[tuple[str, ...]]:
     return {tuple(rules) for rules in [*lines, first] if rules and "KEY" not in rules[0]}
 
 
-TOGETHER = sorted({tuple(rules) for _, rules in RULES.values()} | _rules_of_the_readme())
+EXAMPLE_OF = {tuple(rules): name for name, (_, rules) in reversed(RULES.items())}  # one of those alike
+TOGETHER = sorted(EXAMPLE_OF.keys() | _rules_of_the_readme())
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def test_the_readmes_rules_are_found() -> None:
 @pytest.mark.parametrize("texts", TOGETHER, ids="; ".join)
 def test_what_examples_and_the_readme_show_acts_on_traffic(made: Lab, texts: Sequence[str]) -> None:
     rules = [rule for text in texts for rule in parse_rule_option(text)]
-    with made.under(*texts, options=["--program-dir", str(EXAMPLES)]):
+    with _applied(made, texts):
         for rule in rules:
             if isinstance(rule, UniformLoss | ExponentialLoss):
                 is_ingress = rule.direction is Direction.INGRESS
@@ -122,6 +124,20 @@ def test_what_examples_and_the_readme_show_acts_on_traffic(made: Lab, texts: Seq
                 assert datagrams_lost(made, 1, 100, port=5353).lost == 100
         for direction in Direction:
             _assert_limit(made, rules, direction)
+
+
+@contextmanager
+def _applied(made: Lab, texts: Sequence[str]) -> Iterator[None]:
+    """By the example that has them, or else as in the README on the command line."""
+    if example := EXAMPLE_OF.get(tuple(texts)):
+        words = ["-f", str(EXAMPLES / f"{example}.yaml"), "--cgroup", str(made.cgroup.path)]
+    else:
+        words = [made.target, *(word for text in texts for word in ("--rule", text))]
+    made.podmgr("apply", *words, "--program-dir", str(EXAMPLES))
+    try:
+        yield
+    finally:
+        made.podmgr("clean")
 
 
 def _probability(rule: UniformLoss | ExponentialLoss) -> float:
