@@ -145,7 +145,7 @@ def test_two_programs_stand_in_the_order_written(pod: Pod, folder: Settings) -> 
 
 PASSES = (0, 1, 3, 7)  # OK, RECLASSIFY, PIPE, REDIRECT
 RATE, BURST = 20_000_000, 20_000
-FLOOD_SECONDS = 1.0
+FLOOD_SECONDS = 0.6
 _FLOOD = """
 import socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
