@@ -56,14 +56,25 @@ struct {
 	__type(value, struct bucket);
 } podmgr_bucket SEC(".maps");
 
-/* Who sends anything else does not wait, and has lost no time. By one load; IP's options do not matter. */
+/*
+ * Who sends anything else does not wait, and has lost no time. Read in place, which costs a tenth of
+ * a helper's call: the headers of TCP lie together. At tc a link header may stand before them.
+ */
 static __always_inline int is_tcp(struct __sk_buff *skb)
 {
-	__u8 header[10];
+	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u8 *ip = start;
+#if PODMGR_TC
+	struct ethhdr *link = start;
 
-	if (bpf_skb_load_bytes_relative(skb, 0, header, sizeof(header), BPF_HDR_START_NET))
+	if ((void *)(link + 1) > end)
 		return 0;
-	return (header[0] >> 4 == 4 ? header[9] : header[6]) == IPPROTO_TCP;
+	if (link->h_proto == skb->protocol)
+		ip = (__u8 *)(link + 1);
+#endif
+	if ((void *)(ip + 10) > end)
+		return 0;
+	return (ip[0] >> 4 == 4 ? ip[9] : ip[6]) == IPPROTO_TCP;
 }
 
 SEC(PODMGR_SECTION)
