@@ -235,6 +235,8 @@ def _iperf(made: Lab, words: list[str], host: str, port: int) -> Callable[[], Tr
         if "-u" in words:
             total = end.get("sum_received", end["sum"])
             return Transfer(total["bits_per_second"], 0, payload)
+        if "sum_sent" not in end:  # it gave up: a limit has starved its control connection too
+            return Transfer(0, 0, payload)
         retransmits = end["sum_sent"].get("retransmits", 0)
         return Transfer(end["sum_received"]["bits_per_second"], retransmits, payload)
 
