@@ -34,11 +34,14 @@
 #define BURST_TICKS TICKS_OF(BURST)
 #define INITIAL_TICKS TICKS_OF(INITIAL)
 #define LARGER(A, B) ((A) > (B) ? (A) : (B))
+#define SMALLER(A, B) ((A) < (B) ? (A) : (B))
 /* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
 #define NS_PER_MS 1000000LL
-#define STALL_BYTES 32768
+#define STALL_BYTES 49152
 #define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
 #define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)
+/* As long after a refusal TCP may still be waiting; a pause that is longer is none of its waits. */
+#define WAITING_TICKS SMALLER(4 * STALL_TICKS, (__s64)(3000 * NS_PER_MS * TICKS_PER_NS))
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
 _Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
@@ -95,7 +98,7 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 		seen = now - INITIAL_TICKS;
 		set_taken(&bucket->link, seen);
 	}
-	if (now - bucket->refused_at < 4 * STALL_TICKS) {
+	if (now - bucket->refused_at < WAITING_TICKS) {
 		enough = MOST_TICKS;
 		most = MOST_TICKS + MOST_TICKS / 2;
 	}

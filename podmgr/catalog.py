@@ -32,7 +32,7 @@ _BURST_SECONDS = Fraction(1, 8)
 # What is given back of the time that TCP waits after a refusal: its shortest timeout and some, or what
 # it sends in one packet where that takes longer; and half of it more. bpf/bandwidth.bpf.c does so.
 _STALL_SECONDS = Fraction(1, 4)
-_STALL_FLOOR_BYTES = 32_768
+_STALL_FLOOR_BYTES = 49_152
 # What a new bucket holds: a connection's first packets, too little to show in an average.
 _INITIAL_SECONDS = Fraction(1, 10)
 _INITIAL_CEILING_BYTES = 16_000

@@ -122,7 +122,7 @@ def test_bucket_holds_125_ms_of_the_rate_and_at_least_a_frame(rate: int, burst: 
 @pytest.mark.parametrize(
     ("rate", "burst", "regained"),
     [
-        (100_000, None, 49_152),  # 32 KiB and half of it
+        (100_000, None, 73_728),  # 48 KiB and half of it
         (10_000_000, None, 468_750),  # 250 ms and half of it
         (10_000_000, 64_000, 468_750),
         (10_000_000, 1_000_000, 1_500_000),
