@@ -35,9 +35,9 @@
 #define INITIAL_TICKS TICKS_OF(INITIAL)
 #define LARGER(A, B) ((A) > (B) ? (A) : (B))
 #define SMALLER(A, B) ((A) < (B) ? (A) : (B))
-/* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
 #define NS_PER_MS 1000000LL
-#define STALL_BYTES 49152
+#define STALL_BYTES 49152 /* the same numbers are in podmgr/catalog.py, which tells what they mean */
+/* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
 #define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
 #define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)
 /* As long after a refusal TCP may still be waiting; a pause that is longer is none of its waits. */
@@ -60,8 +60,8 @@ struct {
 } podmgr_bucket SEC(".maps");
 
 /*
- * Who sends anything else does not wait, and has lost no time. Read in place, which costs a tenth of
- * a helper's call: the headers of TCP lie together. At tc a link header may stand before them.
+ * Who sends anything else does not wait, and has lost no time. Read in place, which costs less
+ * than a helper's call: the headers of TCP lie together. At tc a link header may stand before them.
  */
 static __always_inline int is_tcp(struct __sk_buff *skb)
 {

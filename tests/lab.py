@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from podmgr import bpf_syscall, cgroups
+from podmgr.bpf_syscall import Counters
 from podmgr.cgroups import Cgroup
 from podmgr.throwaway import hold_namespace, inside, wait_for_listener
 from tests.capture import Arrivals
@@ -93,6 +94,13 @@ class Lab:
             yield
         finally:
             self.podmgr("clean", self.target)
+
+    def counters(self) -> Counters:
+        """Those of the one rule on the pod."""
+        (path,) = (self.bpffs / str(self.cgroup.id)).glob("*-maps/podmgr_counters")
+        found = bpf_syscall.pinned_counters(path)
+        assert found is not None
+        return found
 
     @contextmanager
     def under_netem(self, *words: str) -> Iterator[None]:

@@ -12,14 +12,15 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from podmgr import bpf_syscall
 from podmgr.throwaway import WIRE_PER_PAYLOAD
+from tests.bench.bandwidth import CARRIED_SHARE
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
+from tests.bench.ways import qdisc
 from tests.lab import Lab, lab, start_tcp
 
 EFFORT = Effort(seconds=4, rounds=200)  # a round is a pair
@@ -31,7 +32,6 @@ LEAST_PACKETS = 200
 SETTLING_SECONDS = 2  # until the bucket is drained, and TCP has found its way
 LEAST_SHARE = 0.9
 MOST_OF_LAW = 1.02
-CARRIED_SHARE = 0.7  # of what the machine carries without a limit: beyond it the machine is the limit
 TOGETHER = ((5_000_000, 8), (50_000_000, 4), (200_000_000, 2))  # up to a rate, so many labs at once
 
 OURS, KERNEL = "podmgr tbf", "kernel tbf"
@@ -137,9 +137,9 @@ def _ours(labs: Sequence[Lab], group: Sequence[Pair], seconds: float) -> list[tu
     with ExitStack() as stack:
         for made, pair in zip(labs, group, strict=False):
             stack.enter_context(made.under(f"bandwidth={pair.rate} bps {pair.direction} burst={pair.burst}b"))
-        started, before = time.monotonic(), [_passed_bytes(made) for made in labs[: len(group)]]
+        started, before = time.monotonic(), [made.counters().passed_bytes for made in labs[: len(group)]]
         shares = _transfers(labs, group, seconds)
-        passed = [_passed_bytes(made) - start for made, start in zip(labs, before, strict=False)]
+        passed = [made.counters().passed_bytes - start for made, start in zip(labs, before, strict=False)]
         took = time.monotonic() - started
     return [
         (share, size / (pair.rate / 8 * took + max(pair.burst, LEAST_BURST)))
@@ -147,29 +147,12 @@ def _ours(labs: Sequence[Lab], group: Sequence[Pair], seconds: float) -> list[tu
     ]
 
 
-def _passed_bytes(made: Lab) -> int:
-    (path,) = (made.bpffs / str(made.cgroup.id)).glob("*-maps/podmgr_counters")
-    found = bpf_syscall.pinned_counters(path)
-    assert found is not None
-    return found.passed_bytes
-
-
 def _kernel(labs: Sequence[Lab], group: Sequence[Pair], seconds: float) -> list[float]:
     with ExitStack() as stack:
         for made, pair in zip(labs, group, strict=False):
-            stack.enter_context(_tbf(made, pair))
+            words = f"qdisc add dev {{dev}} root tbf rate {{rate}} burst {pair.burst}b latency 50ms"
+            stack.enter_context(qdisc(words, made, pair.rate / 1e6, pair.direction))
         return _transfers(labs, group, seconds)
-
-
-@contextmanager
-def _tbf(made: Lab, pair: Pair) -> Iterator[None]:
-    pid, name = (made.node, "pod0") if pair.direction == "ingress" else (made.pod, "eth0")
-    words = f"rate {pair.rate}bit burst {pair.burst}b latency 50ms"
-    made.sh(pid, f"tc qdisc add dev {name} root tbf {words}")
-    try:
-        yield
-    finally:
-        made.sh(pid, f"tc qdisc del dev {name} root")
 
 
 # What it shows

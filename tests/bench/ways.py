@@ -61,7 +61,7 @@ def seed_programs() -> Iterator[Path]:
 
 
 @contextmanager
-def _qdisc(words: str, made: Lab, mbps: float, direction: str) -> Iterator[None]:
+def qdisc(words: str, made: Lab, mbps: float, direction: str) -> Iterator[None]:
     """As the root of the interface that sends: the pod's, or the node's towards the pod."""
     pid, name = (made.node, "pod0") if direction == "ingress" else (made.pod, "eth0")
     first, *others = words.format(rate=f"{mbps:g}mbit", dev=name).split("; ")
@@ -79,7 +79,7 @@ def _plugin(burst: str, made: Lab, mbps: float, direction: str) -> Iterator[None
     """The CNI bandwidth plugin's way: all on the node's side, egress through an ifb."""
     tbf = f"root tbf rate {mbps:g}mbit burst {burst} latency 25ms"
     if direction == "ingress":
-        with _qdisc(f"qdisc add dev {{dev}} {tbf}", made, mbps, direction):
+        with qdisc(f"qdisc add dev {{dev}} {tbf}", made, mbps, direction):
             yield
         return
     with ExitStack() as stack:
@@ -101,8 +101,8 @@ _HTB = (
     "class add dev {dev} parent 1: classid 1:1 htb rate {rate}"
 )
 KERNEL = (
-    Way("kernel tbf", _TBF, partial(_qdisc, f"qdisc add dev {{dev}} root {_TBF}")),
-    Way("kernel htb", "htb default 1, class rate RATE", partial(_qdisc, _HTB)),
+    Way("kernel tbf", _TBF, partial(qdisc, f"qdisc add dev {{dev}} root {_TBF}")),
+    Way("kernel htb", "htb default 1, class rate RATE", partial(qdisc, _HTB)),
     Way(
         "CNI plugin",
         "tbf rate RATE burst 536870911b latency 25ms: containerd's burst, 2^32 - 1 bits",

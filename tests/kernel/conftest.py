@@ -26,6 +26,7 @@ from podmgr.plan import Target
 from podmgr.reconcile import Action, Observed, Outcome, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
+from podmgr.throwaway import Pod, throw_away_pod
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -170,6 +171,13 @@ def attached(cgroup: Cgroup, direction: Direction = Direction.EGRESS) -> tuple[i
     with cgroups.opened(cgroup) as fd:
         assert fd is not None
         return bpf_syscall.attached_programs(fd, direction).program_ids
+
+
+@pytest.fixture
+def pod(cgroup_root: Path) -> Iterator[Pod]:
+    """A pod with a network of its own, behind which is a world; a new one for each test."""
+    with throw_away_pod(cgroup_root) as pod:
+        yield pod
 
 
 def applied(settings: Settings, cgroup: Cgroup, *rules: str, counts_loopback: bool = False) -> list[Outcome]:

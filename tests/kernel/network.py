@@ -114,7 +114,7 @@ def outside() -> Iterator[Outside]:
             ip(where, f"-6 addr add fd00:db8:10::{end}/64 dev {device} nodad")
             ip(where, f"link set {device} up")
         try:
-            Place().run(sys.executable, "-c", _ARRIVES, "198.18.10.2")
+            await_neighbour(Place(), "198.18.10.2")
             yield Outside(pid)
         finally:
             ip(None, "link del out0")
@@ -148,16 +148,27 @@ def datagrams(
     size_bytes: int = 100,
 ) -> tuple[int, list[int]]:
     """Send `count` datagrams to each port, in turn: how many sendto() refused, and how many arrived."""
-    numbers = [str(port) for port in ports]
-    process = receiver.start(sys.executable, "-I", "-S", "-c", _RECEIVE_DATAGRAMS, *numbers)
+    refused: list[int] = []
+
+    def send() -> None:
+        argv = (sys.executable, "-I", "-S", "-c", _SEND_DATAGRAMS, host, str(count), str(size_bytes))
+        refused.append(int(sender.run(*argv, *map(str, ports))))
+
+    arrived = received(receiver, send, ports=ports)
+    return refused[0], arrived
+
+
+def received(receiver: Place, send: Callable[[], object], *, ports: Sequence[int] = (PORT,)) -> list[int]:
+    """How many datagrams arrive at each port while `send` runs, and until nothing more comes."""
+    process = receiver.start(sys.executable, "-I", "-S", "-c", _RECEIVE_DATAGRAMS, *map(str, ports))
     assert process.stdin is not None and process.stdout is not None
     with process.stdin, process.stdout:
         try:
             assert process.stdout.readline()
-            argv = (sys.executable, "-I", "-S", "-c", _SEND_DATAGRAMS, host, str(count), str(size_bytes))
-            errors = int(sender.run(*argv, *numbers))
+            send()
             process.stdin.close()
-            return errors, json.loads(process.stdout.readline())
+            found: list[int] = json.loads(process.stdout.readline())
+            return found
         finally:
             process.kill()
             process.wait()
@@ -203,7 +214,13 @@ for _ in range(count):
             errors += 1
 print(errors)
 """
-# Until a first datagram is no error: the neighbour is known, and the interface is up.
+
+
+def await_neighbour(place: Place, host: str) -> None:
+    """Until a first datagram is no error: the neighbour is known, and the interface is up."""
+    place.run(sys.executable, "-I", "-S", "-c", _ARRIVES, host)
+
+
 _ARRIVES = """
 import socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -16,7 +16,7 @@ from podmgr import bpf_syscall, cgroups, ledger, pins, proc
 from podmgr.cgroups import Cgroup
 from podmgr.reconcile import clean, observe
 from podmgr.settings import Settings
-from podmgr.throwaway import Pod, throw_away_pod
+from podmgr.throwaway import Pod
 from tests.kernel.conftest import (
     MakeCgroup,
     applied,
@@ -32,12 +32,6 @@ from tests.kernel.test_interfaces_of_others import FOREIGN_PROGRAM
 RULES = ("loss=uniform egress 1%", "loss=uniform ingress 1%", "bandwidth=10 mbps egress hook=tc")
 CHANGED = ("loss=uniform egress 2%", "bandwidth=20 mbps egress hook=tc")
 BOTH_HOOKS = ("loss=uniform egress 1%", "bandwidth=10 mbps egress")
-
-
-@pytest.fixture
-def pod(cgroup_root: Path) -> Iterator[Pod]:
-    with throw_away_pod(cgroup_root) as pod:
-        yield pod
 
 
 @pytest.fixture

@@ -222,12 +222,6 @@ def _must_be(action: Action, count: int, outcomes: list[Outcome]) -> None:
 # While a rule changes
 
 
-@pytest.fixture
-def pod(cgroup_root: Path) -> Iterator[Pod]:
-    with throw_away_pod(cgroup_root) as pod:
-        yield pod
-
-
 @contextmanager
 def _sampled(pod: Pod) -> Iterator[list[tuple[int, int]]]:
     """How many programs the pod's cgroup has, and how many its interfaces, all the while.

@@ -12,7 +12,7 @@ from podmgr import proc
 from podmgr.plan import Target
 from podmgr.reconcile import Action, clean
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, Pod, throw_away_pod
+from podmgr.throwaway import WORLD_ADDRESS, Pod
 from tests.kernel.conftest import applied, assert_nothing_left, compile_by_hand, run, under
 from tests.kernel.network import Place, datagrams, programs, qdisc_kinds, tc, tc_state
 
@@ -26,12 +26,6 @@ FOREIGN_PROGRAM = """
 SEC("tc") int other(struct __sk_buff *skb) { return TC_ACT_UNSPEC; }
 char LICENSE[] SEC("license") = "GPL";
 """
-
-
-@pytest.fixture
-def pod(cgroup_root: Path) -> Iterator[Pod]:
-    with throw_away_pod(cgroup_root) as pod:
-        yield pod
 
 
 @pytest.fixture

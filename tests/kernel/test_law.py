@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from podmgr import bpf_syscall
-from podmgr.bpf_syscall import Counters
 from podmgr.throwaway import PROBE
 from tests.lab import WORLD, Lab, lab, start_tcp, tcp
 
@@ -24,13 +22,6 @@ TRIES = 3  # the first may meet a machine that has no time for it
 def made() -> Iterator[Lab]:
     with lab() as made:
         yield made
-
-
-def counters(made: Lab) -> Counters:
-    (path,) = (made.bpffs / str(made.cgroup.id)).glob("*-maps/podmgr_counters")
-    found = bpf_syscall.pinned_counters(path)
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize(
@@ -49,10 +40,10 @@ def test_a_limit_carries_its_rate_and_no_more(
     carried = []
     for _ in range(TRIES):
         with made.under(f"bandwidth={rate} bps {options}"):
-            started, before = time.monotonic(), counters(made).passed_bytes
+            started, before = time.monotonic(), made.counters().passed_bytes
             finish = start_tcp(made, 4, flows=flows, ingress=ingress, settling_seconds=1)
             carried.append(finish().bits_per_second * WIRE / rate)
-            passed, seconds = counters(made).passed_bytes - before, time.monotonic() - started
+            passed, seconds = made.counters().passed_bytes - before, time.monotonic() - started
             assert passed <= 1.02 * rate / 8 * seconds + burst
         if carried[-1] >= 0.9:
             return
@@ -65,11 +56,11 @@ def test_a_pause_saves_up_no_more_than_the_burst(made: Lab) -> None:
     with made.under(f"bandwidth={rate} bps egress"):
         tcp(made, 1)
         time.sleep(6)
-        before, started = counters(made).passed_bytes, time.monotonic()
+        before, started = made.counters().passed_bytes, time.monotonic()
         finish = start_tcp(made, 2)
-        while counters(made).passed_bytes - before < 60_000 and time.monotonic() - started < 10:
+        while made.counters().passed_bytes - before < 60_000 and time.monotonic() - started < 10:
             time.sleep(0.01)
-        seconds, passed = time.monotonic() - started, counters(made).passed_bytes - before
+        seconds, passed = time.monotonic() - started, made.counters().passed_bytes - before
         finish()
         assert passed <= rate / 8 * seconds + 0.2 * 100_000
 
@@ -81,7 +72,7 @@ def test_datagrams_that_were_refused_are_given_no_time_back(made: Lab) -> None:
         for pause_seconds in (0.3, 0.6, 0.9):
             made.in_pod(flood).communicate()
             time.sleep(pause_seconds)
-            before, started = counters(made).passed_bytes, time.monotonic()
+            before, started = made.counters().passed_bytes, time.monotonic()
             made.in_pod(flood).communicate()
-            passed, seconds = counters(made).passed_bytes - before, time.monotonic() - started
+            passed, seconds = made.counters().passed_bytes - before, time.monotonic() - started
             assert passed <= 1.02 * 10e6 / 8 * seconds + 2 * 1_514

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from podmgr.plan import Target
 from podmgr.reconcile import Action, Observed, apply, clean, observe
 from podmgr.rules import Direction
 from podmgr.settings import Settings
-from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
+from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
 from tests.kernel.conftest import applied, assert_nothing_left, counters, run, under
 from tests.kernel.network import Place, datagrams, programs
 
@@ -64,12 +64,6 @@ def folder(tmp_path: Path, settings: Settings) -> Settings:
     for path in (tmp_path, *tmp_path.iterdir()):
         path.chmod(0o755)
     return settings._replace(program_dir=tmp_path)
-
-
-@pytest.fixture
-def pod(cgroup_root: Path) -> Iterator[Pod]:
-    with throw_away_pod(cgroup_root) as pod:
-        yield pod
 
 
 def rule(verdict: int, direction: str = "egress") -> str:
@@ -175,7 +169,7 @@ def _carried(sender: Place, host: str, listed: Callable[[], dict[str, Observed]]
     return passed * 8 / RATE / FLOOD_SECONDS
 
 
-def _assert_held(shares: dict[int, float], alone: float) -> None:
+def _assert_held(shares: Mapping[int | None, float], alone: float) -> None:
     print(f"alone {alone:.3f}; behind", {verdict: f"{share:.3f}" for verdict, share in shares.items()})
     assert alone > 0.8
     assert max(shares.values()) <= 1.05 * alone + BURST * 8 / RATE / FLOOD_SECONDS
@@ -189,23 +183,28 @@ def test_limit_holds_behind_whatever_passes(
     sender, host = (Place(pod.pid, pod.cgroup), WORLD_ADDRESS)
     if direction == "ingress":
         sender, host = Place(pod.world_pid), POD_ADDRESS
-    limit, shares = _limit(direction), {}
+    limit = _limit(direction)
+    shares: dict[int | None, float] = {}
+
+    def listed() -> dict[str, Observed]:
+        return {item.attachment.rule: item for item in observe(folder)[0]}
+
     limiting = SourcedRule(parse_rule_option(limit)[0], "namespace/shop", is_enforced)
     for verdict in (None, *PASSES):
         rules = [] if verdict is None else parse_rule_option(rule(verdict, direction))
         wish = Wish(Target("pod/x", pod.cgroup), (*(SourcedRule(item, "pod") for item in rules), limiting))
         outcomes = apply([wish], folder, runner=proc.run)
         assert [outcome.error for outcome in outcomes if outcome.error] == []
-        listed = lambda: {item.attachment.rule: item for item in observe(folder)[0]}  # noqa: E731
         shares[verdict] = _carried(sender, host, listed, limit)
-    _assert_held({verdict: share for verdict, share in shares.items() if verdict is not None}, shares[None])
+    _assert_held(shares, shares.pop(None))
     clean(None, folder, runner=proc.run)
 
 
 def test_limit_of_another_pod_on_shared_interfaces_holds_too(
     pod: Pod, folder: Settings, cgroup_root: Path
 ) -> None:
-    other, limit, shares = cgroups.create(cgroup_root, "other"), _limit("egress"), {}
+    other, limit = cgroups.create(cgroup_root, "other"), _limit("egress")
+    shares: dict[int | None, float] = {}
     sender = Place(pod.pid, other)
     with sender.start("sh", "-c", "echo ready; exec sleep infinity") as process:
         try:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.kernel.test_paths import IN_THE_MACHINE
 from tests.vm import errors, kernel
 from tests.vm.errors import MachineError
 from tests.vm.image import CHECKOUT
@@ -21,7 +22,7 @@ from tests.vm.machine import QEMU, Machine, run
 GUEST = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("tests/vm/guest/test_*.py"))
 CHOSEN = {
     "tests/kernel/test_paths.py": tuple(
-        f"test_each_packet_meets_a_rule_once[{kind}]" for kind in ("bond", "wireguard")
+        f"test_each_packet_meets_a_rule_once[{kind}]" for kind in IN_THE_MACHINE
     ),
     "tests/kernel/test_lifecycle.py": (
         "test_an_applied_rule_hangs_on_the_cgroup_and_is_listed",
