@@ -180,7 +180,7 @@ def test_tcp_sends_again_what_is_lost(pod: Pod, settings: Settings, world: str, 
 
 
 def test_tcp_does_not_learn_of_a_loss_at_the_cgroup_hook(pod: Pod, settings: Settings) -> None:
-    """Why it is not the default. Once in a while it sends some again all the same: of a dozen, that is many."""
+    """Why it is not the default. Of a dozen drops a few may be sent again all the same."""
     rule = "loss=uniform egress 2% hook=cgroup"
     shares = []
     for _ in range(3):
