@@ -21,10 +21,11 @@ test-versions: tools .venv/ready-to-test ## Run the unit tests with the newest a
 lock: .venv/ready-to-test ## Lock the newest libraries that pyproject.toml admits, with their hashes
 	@.ci/lock
 
-lint: tools .venv/ready-to-test ## Check style and types
+lint: tools .venv/ready-to-test ## Check style, types, and that imports go down only
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
 
 bench: tools .venv/ready-to-test ## Measure podmgr beside its peers, as root (hours; ARGS='--seconds 10 bandwidth packet' chooses)
 	@.venv/bin/python -m tests.bench $(ARGS)

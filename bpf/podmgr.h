@@ -40,7 +40,7 @@
  * Verdicts at tc. OK would end the chain, so that no program behind this one saw the packet.
  * STOLEN takes it away in silence: the sender believes it sent, as with loss on a wire. SHOT
  * would tell a local sender of congestion. In programs of others podmgr makes UNSPEC of every
- * verdict but SHOT, STOLEN and TRAP, see podmgr/verdicts.py.
+ * verdict but SHOT, STOLEN and TRAP, see podmgr/programs/verdicts.py.
  */
 #define PODMGR_SECTION "tc"
 #define VERDICT_PASS TC_ACT_UNSPEC

@@ -2,9 +2,9 @@
 
 import gc
 
-gc.disable()  # most commands end before it finds anything: a tenth of their time; see `cli._goes_on`
+gc.disable()  # most commands end before it finds anything: a tenth of their time; see `cli.main._goes_on`
 
-from podmgr.cli import main  # noqa: E402  importing is most of what it would look through
+from podmgr.cli.main import main  # noqa: E402  importing is most of what it would look through
 
 if __name__ == "__main__":
     main()

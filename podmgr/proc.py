@@ -31,6 +31,10 @@ _PR_SET_PDEATHSIG = 1
 _NOBODY = 65_534
 _libc = ctypes.CDLL(None)
 
+Process = subprocess.Popen[bytes]
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL  # a process's `streams`
+NotPreparedError = subprocess.SubprocessError  # what `prepare` raised in the child
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -106,7 +110,7 @@ def run(
     more than MAX_OUTPUT_BYTES, ToolTimeoutError if it takes longer than two minutes, or what it has
     started keeps its output open so long. A non-zero exit is a result, no error.
     """
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     with ExitStack() as stack:
         output = _limited_output(stack) if limits else None
         try:
@@ -114,7 +118,7 @@ def run(
                 raise missing_tool(argv[0])
             with uninterrupted():  # a child that was started is always known, and so waited for
                 variables = {**os.environ, "PATH": search_path(), **(env or {})}
-                process = _started(argv, limits, pass_fds, prepare, output or subprocess.PIPE, variables)
+                process = _started(argv, limits, pass_fds, prepare, output or PIPE, variables)
             printed, errors = _exchange(process, argv[0], stdin)
         except FileNotFoundError as error:
             raise missing_tool(argv[0]) from error
@@ -138,7 +142,7 @@ def run(
     return Completed(tuple(argv), process.returncode, printed, errors.decode(errors="replace"))
 
 
-def _exchange(process: subprocess.Popen[bytes], name: str, stdin: bytes) -> tuple[bytes, bytes]:
+def _exchange(process: Process, name: str, stdin: bytes) -> tuple[bytes, bytes]:
     """Give it its input and take what it prints, as communicate() does, but no more than it may print."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     printed, errors = bytearray(), bytearray()
@@ -196,13 +200,13 @@ def _started(
     prepare: Callable[[], None] | None,
     output: BinaryIO | int,
     env: Mapping[str, str],
-) -> subprocess.Popen[bytes]:
-    def begin(user: int | None) -> subprocess.Popen[bytes]:
+) -> Process:
+    def begin(user: int | None) -> Process:
         return subprocess.Popen(
             [*_limited(limits), *argv] if limits else argv,
-            stdin=subprocess.PIPE,
+            stdin=PIPE,
             stdout=output,
-            stderr=subprocess.PIPE,
+            stderr=PIPE,
             pass_fds=pass_fds,
             preexec_fn=prepare,  # noqa: PLW1509  the demo and doctor use it, and have one thread then
             env=env,
@@ -286,8 +290,8 @@ def start(
     prepare: Callable[[], None] | None = None,
     env: Mapping[str, str] | None = None,
     streams: int | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a long-running command. `streams`: None for our own, or subprocess.PIPE or DEVNULL.
+) -> Process:
+    """Start a long-running command. `streams`: None for our own, PIPE or DEVNULL.
 
     Raises FileNotFoundError and PermissionError as `subprocess` does.
     """
@@ -297,7 +301,7 @@ def start(
         env=dict(os.environ if env is None else env),
         stdin=streams,
         stdout=streams,
-        stderr=None if streams is None else subprocess.DEVNULL,
+        stderr=None if streams is None else DEVNULL,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from podmgr.throwaway import inside
+from podmgr.demo.throwaway import inside
 
 WINDOW_SECONDS = 0.2
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
-from podmgr.throwaway import WIRE_PER_PAYLOAD
+from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
 from tests.bench.ways import EDT, KERNEL, NO_LIMIT, TBF, Way, lacking, seed_programs, seed_way

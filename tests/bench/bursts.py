@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from podmgr.throwaway import WIRE_PER_PAYLOAD
+from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
 from tests.bench.bandwidth import CARRIED_SHARE
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table

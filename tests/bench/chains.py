@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from podmgr import cgroups, proc
-from podmgr.programs import shipped_folder
-from podmgr.reconcile import observe
-from podmgr.rules import Hook
+from podmgr import proc
+from podmgr.demo.throwaway import WORLD_ADDRESS, Pod, checked, inside
+from podmgr.kernel import cgroups
+from podmgr.programs.find import shipped_folder
+from podmgr.reconcile.transaction import observe
+from podmgr.rules.rule import Hook
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, Pod, checked, inside
 from tests.bench.findings import Table, above
 from tests.bench.frames import ETHERNET_BYTES, IPV4_BYTES, SMALL, UDP_BYTES
 from tests.bench.pods import own_settings, pods, put_under

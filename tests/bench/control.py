@@ -21,10 +21,11 @@ from json import loads
 from pathlib import Path
 from statistics import median
 
-from podmgr import bpf_syscall, cgroups, proc
-from podmgr.cgroups import Cgroup
-from podmgr.rules import Direction
-from podmgr.throwaway import hold_namespace, inside
+from podmgr import proc
+from podmgr.demo.throwaway import hold_namespace, inside
+from podmgr.kernel import bpf_syscall, cgroups
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.rules.rule import Direction
 from tests.bench.control_findings import (
     CHANGED,
     CHANGED_RATES,

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
-from podmgr.intervals import binomial_interval
-from podmgr.throwaway import PROBE, inside
+from podmgr.demo.intervals import binomial_interval
+from podmgr.demo.throwaway import PROBE, inside
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
 from tests.lab import POD, WORLD, Lab, lab

@@ -19,14 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from podmgr import bpf_syscall, bpftool, cgroups, clang, pins, proc
-from podmgr.build import SpecMaker, compile_spec
-from podmgr.grammar import parse_rule_option
-from podmgr.pins import Pin
-from podmgr.programs import shipped_folder
-from podmgr.rules import Direction, Hook
+from podmgr import proc
+from podmgr.demo.throwaway import checked
+from podmgr.kernel import bpf_syscall, bpftool, cgroups, pins
+from podmgr.kernel.pins import Pin
+from podmgr.programs import clang
+from podmgr.programs.build import SpecMaker, compile_spec
+from podmgr.programs.find import shipped_folder
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
-from podmgr.throwaway import checked
 from tests.bench import chains
 from tests.bench.effort import Effort
 from tests.bench.findings import Chart, Claim, Findings, Series, Table, above

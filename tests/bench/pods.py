@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from podmgr import cgroups, proc
-from podmgr.annotations import SourcedRule
-from podmgr.desired import Wish
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
-from podmgr.reconcile import apply, clean
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.demo.throwaway import Pod, throw_away_pod
+from podmgr.kernel import cgroups
+from podmgr.reconcile.transaction import apply, clean
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
 from podmgr.settings import Settings
-from podmgr.throwaway import Pod, throw_away_pod
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from podmgr.throwaway import inside
+from podmgr.demo.throwaway import inside
 
 
 @dataclass(frozen=True, slots=True)

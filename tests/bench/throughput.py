@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median
 
 from podmgr import proc
+from podmgr.demo.throwaway import WORLD_ADDRESS, Pod, checked, inside, wait_for_listener
 from podmgr.errors import PodmgrError
-from podmgr.reconcile import observe
+from podmgr.reconcile.transaction import observe
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, Pod, checked, inside, wait_for_listener
 from tests.bench.effort import Effort
 from tests.bench.findings import Chart, Claim, Findings, Ratio, Series, Table, Value, ratio
 from tests.bench.pods import own_settings, pods, put_under

@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from podmgr import cgroups
-from podmgr.reconcile import observe
+from podmgr.kernel import cgroups
+from podmgr.reconcile.transaction import observe
 from podmgr.settings import Settings
 from tests.bench.effort import Effort
 from tests.bench.findings import Claim, Findings, Table

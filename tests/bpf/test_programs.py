@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import clang, elf
-from podmgr.catalog import BUILT_IN_PROGRAMS
-from podmgr.rules import Direction
+from podmgr.programs import clang, elf
+from podmgr.programs.catalog import BUILT_IN_PROGRAMS
+from podmgr.rules.rule import Direction
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("bpf/*.bpf.c"), *ROOT.glob("examples/*.bpf.c")])

@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, pins, proc, scratch
-from podmgr.annotations import SourcedRule
-from podmgr.cgroups import Cgroup
-from podmgr.desired import Wish
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.errors import PodmgrError
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
-from podmgr.reconcile import Action, Observed, Outcome, apply, clean, observe
-from podmgr.rules import Direction
+from podmgr.kernel import bpf_syscall, cgroups, pins, scratch
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile.transaction import Action, Observed, Outcome, apply, clean, observe
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
-from podmgr.throwaway import Pod, throw_away_pod
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

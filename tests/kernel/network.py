@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podmgr import cgroups, proc
-from podmgr.cgroups import Cgroup
-from podmgr.throwaway import Pod
+from podmgr import proc
+from podmgr.demo.throwaway import Pod
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import run
 
 PORT = 4100

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from podmgr.rules import Direction
+from podmgr.rules.rule import Direction
 
 _CLONE_NEWNET = 0x40000000
 _RTM_GETTFILTER = 46

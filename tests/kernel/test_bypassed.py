@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.plan import Target
-from podmgr.reconcile import clean, observe, since
-from podmgr.render import attachments_document, attachments_table
+from podmgr.attachment import Target
+from podmgr.cli.render import attachments_document, attachments_table
+from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
+from podmgr.reconcile.transaction import clean, observe, since
 from podmgr.settings import Settings
-from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
 from tests.kernel.conftest import Cli, applied, compile_by_hand, run
 from tests.kernel.network import Place, datagrams, tc
 
@@ -59,7 +59,7 @@ def kernel_has_tcx() -> bool:
 
 TCX = """
 import socket, struct, sys
-from podmgr import bpf_syscall
+from podmgr.kernel import bpf_syscall
 index, number = socket.if_nametoindex("eth0"), {"ingress": 46, "egress": 47}[sys.argv[2]]
 attr = bytearray(64)
 struct.pack_into("=IIII", attr, 0, index, bpf_syscall.open_pin(sys.argv[3]), number, 0)

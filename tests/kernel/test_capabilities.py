@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from podmgr import cgroups, pins, proc
-from podmgr.cgroups import Cgroup
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.demo.throwaway import send_datagrams, throw_away_pod
+from podmgr.kernel import cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
-from podmgr.throwaway import send_datagrams, throw_away_pod
 from tests.kernel.conftest import EXAMPLES, Cli, assert_unloaded, attached
 
 ROOT = Path(__file__).parents[2]

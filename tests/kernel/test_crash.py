@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, ledger, pins, proc, reconcile
-from podmgr.annotations import SourcedRule
-from podmgr.cgroups import Cgroup
-from podmgr.desired import Wish
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile import ledger, transaction
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.killing import is_killed, kill_everywhere
@@ -24,12 +25,12 @@ CHANGED = ("bandwidth=20 mbps egress", "loss=uniform egress 1%")
 
 def _apply(cgroup: Cgroup, settings: Settings, *rules: str) -> None:
     sourced = [SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text)]
-    outcomes = reconcile.apply([Wish(Target("x", cgroup), tuple(sourced))], settings, runner=proc.run)
+    outcomes = transaction.apply([Wish(Target("x", cgroup), tuple(sourced))], settings, runner=proc.run)
     assert not [outcome.error for outcome in outcomes if outcome.error]
 
 
 def _clean(settings: Settings) -> None:
-    outcomes = reconcile.clean(None, settings, runner=proc.run)
+    outcomes = transaction.clean(None, settings, runner=proc.run)
     assert not [outcome.error for outcome in outcomes if outcome.error]
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from podmgr.cgroups import Cgroup
-from podmgr.grammar import parse_rule_option
-from podmgr.rules import Bandwidth, Custom, Direction, ExponentialLoss, Rule, UniformLoss
-from podmgr.throwaway import WIRE_PER_PAYLOAD
+from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import Bandwidth, Custom, Direction, ExponentialLoss, Rule, UniformLoss
 from tests.bench.loss import datagrams_lost
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 from tests.lab import Lab, lab, start_tcp

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from podmgr import cgroups, proc
-from podmgr.annotations import SourcedRule
-from podmgr.cgroups import Cgroup
-from podmgr.desired import Wish
+from podmgr import proc
+from podmgr.attachment import Target, Wish
 from podmgr.errors import ToolTimeoutError
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Completed
-from podmgr.reconcile import apply
+from podmgr.reconcile.transaction import apply
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
 from podmgr.settings import Settings
 from tests.kernel.conftest import (
     PASS_PROGRAM,
@@ -519,8 +519,9 @@ def test_a_manifest_that_cannot_be_used_says_why(
 @pytest.mark.usefixtures("podmgr")
 def test_the_demo_of_a_wrong_value_fails() -> None:
     """The same rows, with a tolerance that nothing meets: the exit code must follow."""
-    code = "import podmgr.demo as d; d.BANDWIDTH_TOLERANCE = 0; d.BANDWIDTH_SECONDS = 1; d.DATAGRAMS = 1000"
-    argv = [sys.executable, "-c", f"{code}; from podmgr.cli import main; main()", "demo"]
+    code = "from podmgr.demo import demonstrate as d; d.BANDWIDTH_TOLERANCE = 0; d.BANDWIDTH_SECONDS = 1"
+    code += "; d.DATAGRAMS = 1000"
+    argv = [sys.executable, "-c", f"{code}; from podmgr.cli.main import main; main()", "demo"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "WRONG" in done.stdout

@@ -12,15 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import cgroups
-from podmgr.bpf_syscall import Counters
-from podmgr.cgroups import Cgroup
-from podmgr.errors import RuleError
-from podmgr.grammar import parse_rule_option, parse_value
-from podmgr.intervals import binomial_interval
-from podmgr.rules import Direction
-from podmgr.settings import Settings
-from podmgr.throwaway import (
+from podmgr.demo.intervals import binomial_interval
+from podmgr.demo.throwaway import (
     POD_ADDRESS,
     POD_ADDRESS6,
     WORLD_ADDRESS,
@@ -28,6 +21,13 @@ from podmgr.throwaway import (
     Pod,
     throw_away_pod,
 )
+from podmgr.errors import RuleError
+from podmgr.kernel import cgroups
+from podmgr.kernel.bpf_syscall import Counters
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.rules.grammar import parse_rule_option, parse_value
+from podmgr.rules.rule import Direction
+from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, MakeCgroup, applied, attached, counters, run, under
 from tests.kernel.network import (
     Outside,

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, ledger, pins, proc
-from podmgr.cgroups import Cgroup
-from podmgr.reconcile import clean, observe
+from podmgr import proc
+from podmgr.demo.throwaway import Pod
+from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile import ledger
+from podmgr.reconcile.transaction import clean, observe
 from podmgr.settings import Settings
-from podmgr.throwaway import Pod
 from tests.kernel.conftest import (
     MakeCgroup,
     applied,

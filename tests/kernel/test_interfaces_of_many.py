@@ -17,16 +17,17 @@ from typing import Any
 
 import pytest
 
-from podmgr import cgroups, ledger, pins, proc
-from podmgr.annotations import SourcedRule
-from podmgr.cgroups import Cgroup
-from podmgr.desired import Wish
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
-from podmgr.reconcile import Action, Outcome, apply, clean, observe
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.demo.throwaway import Pod, throw_away_pod
+from podmgr.kernel import cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile import ledger
+from podmgr.reconcile.transaction import Action, Outcome, apply, clean, observe
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
-from podmgr.throwaway import Pod, throw_away_pod
 from tests.kernel.conftest import Cli, applied, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place, namespace_number, programs, tc_state, waits_until
 from tests.kernel.tcdump import Interfaces

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.plan import Target
-from podmgr.reconcile import Action, clean
+from podmgr.attachment import Target
+from podmgr.demo.throwaway import WORLD_ADDRESS, Pod
+from podmgr.reconcile.transaction import Action, clean
 from podmgr.settings import Settings
-from podmgr.throwaway import WORLD_ADDRESS, Pod
 from tests.kernel.conftest import applied, assert_nothing_left, compile_by_hand, run, under
 from tests.kernel.network import Place, datagrams, programs, qdisc_kinds, tc, tc_state
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podmgr.throwaway import PROBE
+from podmgr.demo.throwaway import PROBE
 from tests.lab import WORLD, Lab, lab, start_tcp, tcp
 
 WIRE = 1514 / 1448  # of a full segment

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from podmgr import cgroups, proc
-from podmgr.annotations import SourcedRule
-from podmgr.cgroups import Cgroup
-from podmgr.desired import Wish
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
-from podmgr.reconcile import Action, apply
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile.transaction import Action, apply
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place

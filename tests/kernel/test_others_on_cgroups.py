@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpf_syscall, cgroups, others, pins, proc
-from podmgr.cgroups import Cgroup
-from podmgr.reconcile import Action, clean
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile import others
+from podmgr.reconcile.transaction import Action, clean
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, MakeCgroup, applied, attached, compile_by_hand, run
 

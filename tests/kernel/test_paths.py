@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from podmgr.intervals import binomial_interval
+from podmgr.demo.intervals import binomial_interval
+from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
 from podmgr.settings import Settings
-from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
 from tests.kernel.conftest import counters, run, under
 from tests.kernel.network import PORT, Place, await_neighbour, datagrams, ip, received
 from tests.vm.machine import KERNEL_VARIABLE

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import cgroups, proc
-from podmgr.cgroups import Cgroup
+from podmgr import proc
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("v2-*.txt"))

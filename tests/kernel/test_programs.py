@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpf_syscall, pins, proc
-from podmgr.build import SpecMaker, compile_spec
-from podmgr.grammar import parse_rule_option
-from podmgr.rules import Bandwidth
+from podmgr import proc
+from podmgr.kernel import bpf_syscall, pins
+from podmgr.programs.build import SpecMaker, compile_spec
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import Bandwidth
 from podmgr.settings import Settings
 from tests.kernel.conftest import run
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import cgroups
-from podmgr.cgroups import Cgroup
-from podmgr.throwaway import PROBE
+from podmgr.demo.throwaway import PROBE
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 from tests.kernel.network import programs, tc_state
 

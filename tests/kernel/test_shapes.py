@@ -6,13 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-from podmgr import bpftool, build, proc
-from podmgr.cgroups import Cgroup
-from podmgr.grammar import parse_rule_option
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.kernel import bpftool
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.programs import build
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli
-from tests.unit.test_shapes import SHAPES, TAKEN
+from tests.unit.programs.test_shapes import SHAPES, TAKEN
 
 ALL = [
     (name, direction)

@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import cgroups, proc
-from podmgr.catalog import DRAWS, drop_threshold
-from podmgr.cgroups import Cgroup
-from podmgr.grammar import parse_rule_option
-from podmgr.intervals import binomial_interval
-from podmgr.rules import ExponentialLoss, UniformLoss
-from podmgr.settings import Settings
-from podmgr.throwaway import (
+from podmgr import proc
+from podmgr.demo.intervals import binomial_interval
+from podmgr.demo.throwaway import (
     PROBE,
     WORLD_ADDRESS,
     WORLD_ADDRESS6,
@@ -26,6 +21,12 @@ from podmgr.throwaway import (
     throughput,
     throw_away_pod,
 )
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.programs.catalog import DRAWS, drop_threshold
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import ExponentialLoss, UniformLoss
+from podmgr.settings import Settings
 from tests.kernel.conftest import applied, counters, under
 from tests.kernel.network import kernel_has_fq, tc_state, transfer
 

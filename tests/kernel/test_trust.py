@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podmgr import cgroups, ledger, pins
-from podmgr.cgroups import Cgroup
 from podmgr.errors import PodmgrError
+from podmgr.kernel import cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile import ledger
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, MakeCgroup, run
 from tests.unit.samples import attachment

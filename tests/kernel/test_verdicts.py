@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import bpftool, cgroups, pins, proc
-from podmgr.annotations import SourcedRule
-from podmgr.build import SpecMaker, compile_spec
-from podmgr.desired import Wish
-from podmgr.grammar import parse_rule_option
-from podmgr.plan import Target
-from podmgr.reconcile import Action, Observed, apply, clean, observe
-from podmgr.rules import Direction
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
+from podmgr.kernel import bpftool, cgroups, pins
+from podmgr.programs.build import SpecMaker, compile_spec
+from podmgr.reconcile.transaction import Action, Observed, apply, clean, observe
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
-from podmgr.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
 from tests.kernel.conftest import applied, assert_nothing_left, counters, run, under
 from tests.kernel.network import Place, datagrams, programs
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from podmgr import cgroups
-from podmgr.cgroups import Cgroup
-from podmgr.reconcile import Observed, observe
-from podmgr.rules import Direction
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.reconcile.transaction import Observed, observe
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import attached
 from tests.kernel.tcdump import Interfaces

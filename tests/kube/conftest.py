@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from podmgr import cgroups
-from podmgr.kube import Access, Api, find_node
-from podmgr.reconcile import observe
+from podmgr.cluster.api import Access, Api, find_node
+from podmgr.kernel import cgroups
+from podmgr.reconcile.transaction import observe
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, network_of_ones_own, settings, why_not_here
 from tests.kube.apiserver import ApiServer

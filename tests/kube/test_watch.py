@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.throwaway import PROBE, send_datagrams, throw_away_pod
+from podmgr.demo.throwaway import PROBE, send_datagrams, throw_away_pod
 from tests.kernel.conftest import Cli, assert_unloaded
 from tests.kube.cluster import Cluster, RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, sampled

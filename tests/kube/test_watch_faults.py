@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import cgroups
-from podmgr.ledger import DamagedLedgerError
+from podmgr.kernel import cgroups
+from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli
 from tests.kube.apiserver import ApiServer

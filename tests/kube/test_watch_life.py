@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr import pins
-from podmgr.reconcile import observe
+from podmgr.kernel import pins
+from podmgr.reconcile.transaction import observe
 from tests.kernel.conftest import Cli, assert_nothing_left
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, assert_all_gone, sampled

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from podmgr.cgroups import Cgroup
-from podmgr.netlink import RefusedError
-from podmgr.netns import Namespaces
-from podmgr.rules import Direction
-from podmgr.tc import Filter, Interface, Qdisc, TrafficControl
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.kernel.netlink import RefusedError
+from podmgr.kernel.netns import Namespaces
+from podmgr.kernel.tc import Filter, Interface, Qdisc, TrafficControl
+from podmgr.rules.rule import Direction
 
 DEFAULT = Qdisc("noqueue", "0:", True)
 CLSACT = Qdisc("clsact", "ffff:", False)

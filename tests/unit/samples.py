@@ -9,10 +9,11 @@ from decimal import Decimal
 
 from hypothesis import strategies as st
 
-from podmgr import clang, proc
-from podmgr.plan import Attachment, Link, PodRef
+from podmgr import proc
+from podmgr.attachment import Attachment, Link, PodRef
 from podmgr.proc import Completed, Limits
-from podmgr.rules import (
+from podmgr.programs import clang
+from podmgr.rules.rule import (
     ANYWHERE,
     MAX_BURST_BYTES,
     MIN_BURST_BYTES,
@@ -27,7 +28,7 @@ from podmgr.rules import (
     Rule,
     UniformLoss,
 )
-from podmgr.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND
+from podmgr.rules.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 

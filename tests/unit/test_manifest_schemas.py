@@ -15,12 +15,12 @@ import typer
 import yaml
 
 from podmgr import __version__
-from podmgr.annotations import ENFORCE, AnnotatedNamespace
-from podmgr.cli import app
-from podmgr.grammar import parse_value
-from podmgr.metrics import Health, Metrics, serve
-from podmgr.rules import PREFIX, annotation_values, bare_key
+from podmgr.cli.main import app
+from podmgr.rules.grammar import parse_value
+from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace
+from podmgr.rules.rule import PREFIX, annotation_values, bare_key
 from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
+from podmgr.watch.metrics import Health, Metrics, serve
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

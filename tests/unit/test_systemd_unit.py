@@ -11,8 +11,9 @@ import pytest
 import typer
 import yaml
 
-from podmgr import ledger, proc
-from podmgr.cli import app
+from podmgr import proc
+from podmgr.cli.main import app
+from podmgr.reconcile import ledger
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_STATE_DIR
 
 ROOT = Path(__file__).parents[2]

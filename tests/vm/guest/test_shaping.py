@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.intervals import binomial_interval
+from podmgr.demo.intervals import binomial_interval
 from tests.bench.bandwidth import Shaped, shape
 from tests.bench.loss import PORT, datagrams_lost
 from tests.bench.ways import EDT as BY_EDT

@@ -1,0 +1,152 @@
+"""The words that everybody shares: whose rules (targets, wishes), and what hangs where (attachments).
+
+Pure data. Which rules hold is `rules`' business, what the kernel has is `reconcile`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction, Rule, succession_key
+
+if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
+    from podmgr.kernel.cgroups import Cgroup
+
+Slot = tuple[object, ...]
+
+
+def slot_of(cgroup_id: int, rule: str) -> Slot:
+    """Equal for two rules on one cgroup of which one replaces the other."""
+    return (cgroup_id, *succession_key(parse_rule_option(rule)[0]))
+
+
+class PodRef(NamedTuple):
+    """A pod's names. `uid` is "" when a manifest was applied that no API server has seen."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Link:
+    """One side of an interface: what it sends (egress) or receives (ingress).
+
+    `namespace` is the inode number of its network namespace, in which `index` is its own. The
+    name may change.
+    """
+
+    namespace: int
+    index: int
+    side: Direction
+    name: str = field(compare=False)
+
+
+class Attachment(NamedTuple):
+    """One program on one cgroup, or for it on interfaces (`links`, at the tc hook).
+
+    The rows of the ledger; with `program_id` None, a wish.
+
+    `owner` names the directory on bpffs (pod UID, or cgroup id), `digest` the pin in it,
+    `object_digest` the object file. `target` is what the user calls it. An attachment whose
+    `rule` is "" was found by its pin alone: the ledger does not know it. With `is_scoped`
+    the interfaces are also others', and the program is told whose packets it may touch.
+    `priority` is its place in the chain of filters there, `links_packets` and `links_bytes` what
+    the interfaces had counted when it was attached (-1: not known).
+    """
+
+    target: str
+    owner: str
+    cgroup_path: str
+    cgroup_id: int
+    rule: str
+    kind: str
+    direction: Direction
+    hook: str
+    source: str
+    digest: str
+    object_digest: str
+    pod: PodRef | None = None
+    program_id: int | None = None
+    links: tuple[Link, ...] = ()
+    is_scoped: bool = False
+    priority: int = 0
+    links_packets: int = -1
+    links_bytes: int = -1
+
+    @property
+    def identity(self) -> Slot:
+        """Equal for the same rule with the same program in the same place."""
+        return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
+
+    @property
+    def holder(self) -> str:
+        """Whose it is now: the pod's UID, or the owner. A static pod that is made anew gets another
+        UID and keeps its cgroup; the pins stay in the folder of the first.
+        """
+        return self.pod.uid if self.pod and self.pod.uid else self.owner
+
+    @property
+    def slot(self) -> Slot:
+        """Equal for two attachments of which one replaces the other."""
+        return slot_of(self.cgroup_id, self.rule) if self.rule else self.identity
+
+
+class Selection(NamedTuple):
+    """Whose attachments are meant: by cgroup id, and by holder (pod UID, or cgroup id as text)."""
+
+    cgroup_ids: frozenset[int] = frozenset()
+    owners: frozenset[str] = frozenset()
+    spared: frozenset[str] = frozenset()  # attachments of these sources are left alone
+
+    def covers(self, row: Attachment) -> bool:
+        is_meant = row.cgroup_id in self.cgroup_ids or row.holder in self.owners
+        return is_meant and row.source not in self.spared
+
+    def __or__(self, other: Selection) -> Selection:
+        return self._replace(cgroup_ids=self.cgroup_ids | other.cgroup_ids, owners=self.owners | other.owners)
+
+
+class Target(NamedTuple):
+    """A cgroup as the user named it. A pod with a network namespace of its own keeps its loopback.
+
+    `starts_here`: what will live in the cgroup is started by podmgr.
+    """
+
+    name: str
+    cgroup: Cgroup
+    pod: PodRef | None = None
+    counts_loopback: bool = True
+    starts_here: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Names the folder of its pins."""
+        return self.pod.uid if self.pod and self.pod.uid else str(self.cgroup.id)
+
+    @property
+    def selection(self) -> Selection:
+        """Everything on it."""
+        return Selection(frozenset({self.cgroup.id}), frozenset({self.owner}))
+
+
+class Wish(NamedTuple):
+    """All the rules that one target shall have, and no others: done whole, or not at all.
+
+    A standing wish is one that nobody waits for, of rules that several people wrote. Each of
+    its rules is done by itself; one that fails leaves in force what it would have replaced.
+    So does a key that cannot be read (`unreadable`, by source and bare key). What the command
+    line put on the target stays, over colliding rules, but for those of a namespace that
+    enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
+    beat them fail.
+    """
+
+    target: Target
+    rules: tuple[SourcedRule, ...]
+    is_standing: bool = False
+    unreadable: frozenset[tuple[str, str]] = frozenset()
+    enforcing: frozenset[str] = frozenset()
+    beaten: frozenset[tuple[str, Rule]] = frozenset()

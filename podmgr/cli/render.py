@@ -1,0 +1,236 @@
+"""Results as text: kubectl's plain columns, JSON, YAML. Colour only on terminals.
+
+Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TextIO
+
+from podmgr.errors import PodmgrError, printable
+
+if TYPE_CHECKING:  # `podmgr --help` shall not load what attaches programs
+    from podmgr.attachment import PodRef
+    from podmgr.cli.doctor import Finding
+    from podmgr.demo.demonstrate import Row
+    from podmgr.reconcile.transaction import Observed, Outcome
+
+
+_RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
+
+
+class Format(StrEnum):
+    """The values of -o."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def document(content: Any, form: Format) -> str:
+    """`content` as JSON or YAML, with a newline at the end."""
+    if form is Format.YAML:
+        import yaml  # 45 ms: only for -o yaml
+
+        plain = json.loads(json.dumps(content))  # enumerations as text
+        return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=False))  # no text acts on a terminal
+    return json.dumps(content, indent=2) + "\n"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a heading, as kubectl prints them: columns three blanks apart."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = [
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
+    """What `podmgr list` prints."""
+    in_cluster = any(item.attachment.pod and item.attachment.pod.uid for item in observed)
+    heading = ["TARGET", "RULE", "HOOK", "SOURCE", "STATE", "PASSED", "DROPPED"]
+    if in_cluster:
+        heading.insert(0, "NAMESPACE")
+    if wide:
+        heading += ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES"]
+    rows = [heading]
+    for item in observed:
+        row, counters = item.attachment, item.counters
+        counts = (
+            [counters.passed_packets, counters.dropped_packets, counters.passed_bytes, counters.dropped_bytes]
+            if counters
+            else ["-"] * 4
+        )
+        cells = [row.target, row.rule, row.hook, row.source, state_of(item), *counts[:2]]
+        if in_cluster:
+            cells.insert(0, row.pod.namespace if row.pod else "-")
+        if wide:
+            pod_uid = (row.pod.uid if row.pod else "") or "-"
+            names = ",".join(dict.fromkeys(printable(link.name) for link in row.links)) or "-"
+            cells += [*counts[2:], row.program_id, pod_uid, row.cgroup_path, names]
+        rows.append([printable(str(cell)) for cell in cells])
+    return columns(rows)
+
+
+def attachments_document(observed: Sequence[Observed]) -> dict[str, Any]:
+    """What `podmgr list -o json` prints; its form is a promise to scripts."""
+    return {"version": 1, "attachments": [_attachment(item) for item in observed]}
+
+
+def _attachment(item: Observed) -> dict[str, Any]:
+    row, counters = item.attachment, item.counters
+    return {
+        "pod": _pod(row.pod),
+        "target": row.target,
+        "kind": row.kind,
+        "rule": row.rule,
+        "source": row.source,
+        "direction": row.direction.value,
+        "hook": row.hook,
+        "program_id": row.program_id,
+        "state": state_of(item),
+        "counters": counters
+        and {
+            "passed_packets": counters.passed_packets,
+            "passed_bytes": counters.passed_bytes,
+            "dropped_packets": counters.dropped_packets,
+            "dropped_bytes": counters.dropped_bytes,
+        },
+    }
+
+
+def _pod(pod: PodRef | None) -> dict[str, str] | None:
+    return None if pod is None else {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
+
+
+def state_of(item: Observed) -> str:
+    """What `state` is called in every format."""
+    return item.state
+
+
+def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
+    """A line for each rule that was done; failures are for stderr. Pods of a cluster: a table."""
+    suffix = " (dry run)" if dry_run else ""
+    if any(outcome.pod and outcome.pod.uid for outcome in outcomes):
+        return _pods_table([outcome for outcome in outcomes if outcome.error is None], suffix)
+    return "".join(
+        f"{printable(outcome.target)} {printable(outcome.rule)} {outcome.action}{suffix}\n"
+        for outcome in outcomes
+        if outcome.error is None
+    )
+
+
+def _pods_table(outcomes: Sequence[Outcome], suffix: str) -> str:
+    rows = [["NAMESPACE", "TARGET", "RULE", "SOURCE", "RESULT"]]
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.place):
+        namespace = outcome.pod.namespace if outcome.pod else "-"
+        cells = [namespace, outcome.target, outcome.rule or "-", outcome.source or "-"]
+        rows.append([*map(printable, cells), f"{outcome.action}{suffix}"])
+    return columns(rows) if outcomes else ""
+
+
+def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> dict[str, Any]:
+    """The outcomes for -o json and -o yaml."""
+    return {
+        "version": 1,
+        "dry_run": dry_run,
+        "results": [
+            {
+                "pod": _pod(outcome.pod),
+                "target": outcome.target,
+                "rule": outcome.rule,
+                "source": outcome.source,
+                "action": outcome.action.value,
+                "hook": outcome.hook,
+                "program_id": outcome.program_id,
+                "error": outcome.error and outcome.error.message,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+class DemoTable:
+    """The demo's table, a row as soon as it is measured; with -o json, all of it at the end."""
+
+    _WIDTHS = (38, 25, 24, 31)
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        if not self._rows and not self._is_document:
+            print(self._line("RULE", "DECLARED", "MEASURED", "COUNTERS", "VERDICT"))
+        self._rows.append(row)
+        if not self._is_document:
+            verdict = _painted("right", _GREEN) if row.is_right else _painted("WRONG", _RED)
+            print(self._line(row.rule, row.declared, row.measured, row.counters, verdict), flush=True)
+
+    def end(self) -> None:
+        if self._is_document:
+            rows = [row._asdict() for row in self._rows]
+            print(document({"version": 1, "rows": rows}, self._form), end="")
+
+    @property
+    def _is_document(self) -> bool:
+        return self._form in (Format.JSON, Format.YAML)
+
+    def _line(self, *cells: str) -> str:
+        return "   ".join(
+            [cell.ljust(width) for cell, width in zip(cells, self._WIDTHS, strict=False)] + [cells[-1]]
+        )
+
+
+class FindingList:
+    """The doctor's findings, a line as soon as it is known; with -o json, all of it at the end."""
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._findings: list[Finding] = []
+
+    def add(self, finding: Finding) -> None:
+        self._findings.append(finding)
+        if not self._is_document:
+            colour = {"ok": _GREEN, "missing": _RED}.get(finding.status, _YELLOW)
+            advice = f"; {finding.advice}" if finding.advice else ""
+            status = _painted(finding.status.ljust(7), colour)
+            print(f"{status}   {finding.name.ljust(17)}   {printable(finding.found + advice)}", flush=True)
+
+    def end(self) -> None:
+        if self._is_document:
+            rows = [finding._asdict() for finding in self._findings]
+            print(document({"version": 1, "findings": rows}, self._form), end="")
+
+    @property
+    def cannot_work(self) -> bool:
+        return any(finding.status == "missing" for finding in self._findings)
+
+    @property
+    def _is_document(self) -> bool:
+        return self._form in (Format.JSON, Format.YAML)
+
+
+def error_text(error: PodmgrError, *, where: str = "", stream: TextIO | None = None) -> str:
+    """An error as the user sees it: one line, what it is about, and a tip."""
+    stream = sys.stderr if stream is None else stream
+    text = f"{_painted('error:', _RED, stream)} {printable(where + error.message)}\n"
+    if error.detail:
+        text += "".join(f"  {printable(line.expandtabs())}\n" for line in error.detail.splitlines())
+    if error.tip:
+        text += f"{_painted('tip:', _CYAN, stream)} {printable(error.tip)}\n"
+    return text
+
+
+def _painted(text: str, colour: str, stream: TextIO | None = None) -> str:
+    stream = sys.stdout if stream is None else stream
+    is_plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if is_plain else f"{colour}{text}\x1b[0m"

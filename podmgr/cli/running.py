@@ -1,0 +1,224 @@
+"""`podmgr run`: a command under rules, in a cgroup of its own, and everything removed afterwards.
+
+Exit codes as with `docker run`: the command's own, 128 + N for a signal, 126 if it cannot be
+executed, 127 if there is no such command, 125 if podmgr itself fails.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NamedTuple
+
+from podmgr import proc
+from podmgr.attachment import Target, Wish
+from podmgr.errors import UsageError, printable
+from podmgr.kernel import cgroups, scratch
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.proc import Runner
+from podmgr.reconcile.transaction import Action, Report, apply, clean, observe, remarks
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Rule
+from podmgr.settings import Settings
+
+EXIT_PODMGR_FAILED = 125
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+
+_MAX_ID = 2**32 - 2
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class User(NamedTuple):
+    """Whom a command runs as."""
+
+    uid: int
+    gid: int
+    name: str | None
+    home: str | None
+    shell: str | None = None
+
+    @property
+    def groups(self) -> list[int]:
+        return os.getgrouplist(self.name, self.gid) if self.name else [self.gid]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        known = {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
+        return {name: value for name, value in known.items() if value}
+
+
+def user_named(text: str) -> User:
+    """`NAME`, `UID`, `NAME:GROUP` or `UID:GID`. Raises UsageError if there is no such user."""
+    import grp
+
+    name, colon, group = text.partition(":")
+    try:
+        if name.isascii() and name.isdigit():
+            if int(name) > _MAX_ID:
+                raise OverflowError
+            user = _user_of_uid(int(name))
+        else:
+            entry = pwd.getpwnam(name)
+            user = User(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell)
+        if not colon:
+            return user
+        gid = int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
+    except (KeyError, OverflowError) as error:
+        raise UsageError(
+            f"there is no user {printable(text)!r}", tip="--user NAME, UID, NAME:GROUP or UID:GID"
+        ) from error
+    return User(user.uid, gid, user.name, user.home, user.shell)
+
+
+def invoking_user() -> User | None:
+    """Who called sudo; None where there is no one to go back to."""
+    uid = os.environ.get("SUDO_UID", "")
+    if os.geteuid() != 0 or not uid.isascii() or not uid.isdigit() or uid == "0":
+        return None
+    user = _user_of_uid(int(uid))
+    gid = os.environ.get("SUDO_GID", "")
+    has_gid = gid.isascii() and gid.isdigit()
+    return User(user.uid, int(gid), user.name, user.home, user.shell) if has_gid else user
+
+
+def run(
+    rules: Sequence[Rule],
+    command: Sequence[str],
+    settings: Settings,
+    *,
+    runner: Runner,
+    report: Report,
+    user: User | None,
+    is_quiet: bool = False,
+) -> int:
+    """Run the command to its end under the rules; its exit code.
+
+    Raises PodmgrError if the rules cannot be applied; nothing has been started then.
+    """
+    root = cgroups.find_root(settings.cgroup_root)
+    cgroup = scratch.create(root, "run")
+    target = Target(cgroups.display_name(root, cgroup), cgroup, starts_here=True)
+    try:
+        wish = Wish(target, tuple(SourcedRule(rule, "cli") for rule in rules))
+        outcomes = apply([wish], settings, runner=runner, report=report)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        for line in remarks(outcomes):
+            report(f"note: {line}")
+        with _forwarding_signals() as adopt:
+            code = _run(command, cgroup, user, adopt, report)
+            if not is_quiet:
+                _summarise(cgroup, settings, report)
+            _tidy(target, settings, runner, report)
+        return code
+    finally:
+        if cgroup.path.exists():  # not after a command that ran: it was tidied up already
+            with _forwarding_signals():
+                _tidy(target, settings, runner, report)
+
+
+def _run(
+    command: Sequence[str],
+    cgroup: Cgroup,
+    user: User | None,
+    adopt: Callable[[proc.Process], None],
+    report: Report,
+) -> int:
+    def prepare() -> None:
+        cgroups.join(cgroup)
+        if user is not None:
+            os.setgroups(user.groups)
+            os.setgid(user.gid)
+            os.setuid(user.uid)
+        proc.die_with_parent()
+
+    environment = dict(os.environ) | (user.environment if user else {})
+    try:
+        process = proc.start(command, prepare=prepare, env=environment)
+    except FileNotFoundError:
+        report(f"{printable(command[0])}: there is no such command")
+        return EXIT_NOT_FOUND
+    except (PermissionError, OSError) as error:
+        report(f"{printable(command[0])}: {error.strerror}")
+        return EXIT_NOT_EXECUTABLE
+    except proc.NotPreparedError:
+        report("the command could not be put into its cgroup, or its user cannot be had")
+        return EXIT_PODMGR_FAILED
+    adopt(process)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _forwarding_signals() -> Iterator[Callable[[proc.Process], None]]:
+    """Hand signals on to the command, once there is one; they never stop the tidying up.
+
+    Ctrl-C on a terminal reaches the command by itself, as it is in the same process group.
+    """
+    processes: list[proc.Process] = []
+    early: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and _is_in_foreground():
+            return
+        early.append(number)
+        deliver()
+
+    def deliver() -> None:
+        while processes and early:
+            with suppress(ProcessLookupError):
+                processes[-1].send_signal(early.pop(0))
+
+    def adopt(process: proc.Process) -> None:
+        processes.append(process)
+        deliver()  # also what came while the command was being started
+
+    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        yield adopt
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _is_in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
+def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
+    """What each rule did; also that somebody took it away meanwhile."""
+    found = [item for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
+    if not all(item.is_active for item in found) or not found:
+        report("warning: rules were removed while the command ran")
+    for item in found:
+        if item.counters:
+            passed, dropped = item.counters.passed_packets, item.counters.dropped_packets
+            report(f"{item.attachment.rule}: {passed} packets passed, {dropped} dropped")
+
+
+def _tidy(target: Target, settings: Settings, runner: Runner, report: Report) -> None:
+    killed = cgroups.kill(target.cgroup)
+    if killed:
+        report(f"killed {killed} processes that the command left behind")
+    for outcome in clean(target.selection, settings, runner=runner, report=report):
+        if outcome.action is Action.FAILED and outcome.error is not None:
+            raise outcome.error
+    cgroups.remove(target.cgroup)
+
+
+def _user_of_uid(uid: int) -> User:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return User(uid, uid, None, None)
+    return User(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell)

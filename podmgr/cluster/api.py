@@ -1,0 +1,478 @@
+"""The Kubernetes API server: where it is, the connection to it, and requests.
+
+Requests go over urllib3's connection pool, as JSON. Who we are there is `kubeconfig`'s business,
+following a list is `informer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from podmgr.cluster import kubeconfig as credentials
+from podmgr.cluster.kubeconfig import Connection
+from podmgr.cluster.objects import is_name
+from podmgr.errors import PodmgrError, UsageError, printable
+
+if TYPE_CHECKING:
+    import ssl
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_K3S = Path("/etc/rancher/k3s/k3s.yaml")
+_PAGE = 500
+_ANSWER_SECONDS = 60.0
+_MAX_ANSWER_BYTES = 256 << 20
+_CONNECT_SECONDS = 10.0
+_READ_SECONDS = 30.0
+_TRY_SECONDS = 5.0  # to connect, and to answer, where somebody waits to hear whether it is there at all
+# The server says something each minute, if only with a bookmark: after two in silence it is not there.
+_SILENCE_SECONDS = 120.0
+_GONE = 410
+_MAX_LINE_BYTES = 8 << 20
+
+# A peer that has vanished without a word is noticed within half a minute.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the credentials are. `kubeconfig` None: the service account of the pod we run in."""
+
+    kubeconfig: str | None
+    context: str | None = None
+
+
+class UnreachableError(PodmgrError):
+    """No answer, or half of one."""
+
+
+class StatusError(PodmgrError):
+    """The API server says no. `status` is the HTTP code."""
+
+    def __init__(self, status: int, message: str, *, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.status = status
+
+    @property
+    def is_gone(self) -> bool:
+        """The resourceVersion is too old: list again."""
+        return self.status == _GONE
+
+    @property
+    def is_missing(self) -> bool:
+        return self.status == 404
+
+
+def find_access(kubeconfig: str | None = None, context: str | None = None) -> Access:
+    """The flag, KUBECONFIG, the pod we run in, ~/.kube/config (under sudo also the caller's), k3s.
+
+    Raises PodmgrError if there is none of them.
+    """
+    if kubeconfig:
+        if not Path(kubeconfig).is_file():
+            raise PodmgrError(f"no kubeconfig at {printable(kubeconfig)}", tip="see --kubeconfig")
+        return Access(os.path.abspath(kubeconfig), context)
+    if os.environ.get("KUBECONFIG"):
+        return Access(os.environ["KUBECONFIG"], context)
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and (_SERVICE_ACCOUNT / "token").exists() and not context:
+        return Access(None)
+    for path in [*_home_configs(), _K3S]:
+        if os.path.isfile(path):  # no error where we may not look, as root may not in a home on NFS
+            return Access(str(path), context)
+    raise PodmgrError(
+        "no kubeconfig: not in KUBECONFIG, ~/.kube/config or /etc/rancher/k3s/k3s.yaml",
+        tip="name one with --kubeconfig FILE",
+    )
+
+
+def _home_configs() -> Iterator[Path]:
+    with suppress(RuntimeError):  # a user whom no one knows, without HOME
+        yield Path.home() / ".kube/config"
+    with suppress(KeyError):
+        if os.environ.get("SUDO_USER"):
+            yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
+
+
+class Api:
+    """Requests to one API server, with the credentials as they are on disk when it is made.
+
+    One thread uses it. Methods raise UnreachableError and StatusError.
+    """
+
+    def __init__(self, access: Access) -> None:
+        """Raises PodmgrError if the credentials cannot be read."""
+        import urllib3  # 40 ms: only where a cluster is used
+
+        if access.kubeconfig is None:
+            found = credentials.of_service_account(_SERVICE_ACCOUNT, os.environ)
+        else:
+            found = credentials.load(access.kubeconfig, access.context)
+        urllib3.disable_warnings()  # they would go to stderr, between our own lines
+        self._urllib3 = urllib3
+        self._plugin = found.plugin
+        self.server, self.namespace = found.server, found.namespace
+        self._proxy = found.proxy or _proxy_of_environment(found.server)
+        self._pool = _pool(urllib3, found, self._proxy)
+        self._headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "podmgr"})
+        for name, value in found.headers:
+            self._headers.add(name, value)
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """One object, or one page of a list."""
+        return self._answer("GET", path, query or {})
+
+    def version(self) -> str:
+        """What the server says it is, soon: a question that all may ask who are known to it."""
+        version = self._answer("GET", "/version", {}, read_seconds=_TRY_SECONDS).get("gitVersion")
+        if not isinstance(version, str):
+            raise self._no_api()
+        return printable(version)[:60]
+
+    def create(self, path: str, item: Mapping[str, Any]) -> None:
+        """POST an object."""
+        self._answer("POST", path, {}, json.dumps(item).encode())
+
+    def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[dict[str, Any]], str]:
+        """All objects, in pages, and the resourceVersion from which a watch goes on."""
+        items: list[dict[str, Any]] = []
+        page = {**(query or {}), "limit": str(_PAGE)}
+        while True:
+            answer = self.get(path, page)
+            kind, is_list, _ = str(answer.get("kind", "")).partition("List")
+            if answer.get("items") is None and not is_list:
+                raise self._no_api()  # a Status with code 200, say
+            try:
+                items += ({"kind": kind, **item} for item in answer["items"] or ())
+                metadata = dict(answer["metadata"])
+            except (KeyError, TypeError, ValueError) as error:  # no list is not an empty one
+                raise self._no_api() from error
+            if not metadata.get("continue"):
+                return items, str(metadata.get("resourceVersion") or "")
+            page["continue"] = metadata["continue"]
+
+    def watch(
+        self, path: str, query: Mapping[str, str], version: str, *, seconds: int
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(type, object) of each event since `version`, for `seconds`; then the server ends it.
+
+        Returns as soon as the server has agreed. Bookmarks are among the events.
+        StatusError.is_gone: `version` is too old; that may also come in the middle. A server that is
+        silent longer than any that sends bookmarks ends it, too.
+        """
+        asked = {
+            **query,
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(seconds),
+        }
+        silence = min(seconds + 15.0, _SILENCE_SECONDS)
+        response = self._request("GET", path, asked, read_seconds=silence)
+        try:
+            self._check(response)
+        except BaseException:
+            response.close()
+            raise
+        return self._events(response)
+
+    def _events(self, response: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            for line in self._lines(response):
+                yield _event(line)
+        finally:
+            response.close()
+
+    def _lines(self, response: Any) -> Iterator[bytes]:
+        """Whole lines; one that the connection's end has cut is not one."""
+        rest = bytearray()
+        try:
+            for chunk in response.stream(amt=None, decode_content=False):
+                rest += chunk
+                *lines, last = rest.split(b"\n")
+                yield from (bytes(line) for line in lines if line.strip())
+                rest = bytearray(last)
+                if len(rest) > _MAX_LINE_BYTES:
+                    raise UnreachableError(f"{self.server}: an event of more than {_MAX_LINE_BYTES} bytes")
+        except self._urllib3.exceptions.ReadTimeoutError as error:
+            if rest.strip():
+                raise self._unreachable(error) from error
+            return
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        if rest.strip():
+            raise UnreachableError(f"{self.server}: the connection was cut")
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None = None,
+        read_seconds: float = _READ_SECONDS,
+    ) -> dict[str, Any]:
+        response = self._request(method, path, query, body=body, read_seconds=read_seconds)
+        try:
+            self._check(response)
+            answer = json.loads(self._body(response))
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        except (ValueError, RecursionError) as error:
+            raise self._no_api() from error
+        finally:
+            response.release_conn()
+        if not isinstance(answer, dict):
+            raise self._no_api()
+        return answer
+
+    def _body(self, response: Any) -> bytes:
+        """The whole answer, within bounds of size and time."""
+        body, deadline = bytearray(), time.monotonic() + _ANSWER_SECONDS
+        for chunk in response.stream(1 << 20):
+            body += chunk
+            if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"{self.server} takes too long to answer, or answers too much",
+                    tip="kubectl get --raw /readyz",
+                )
+        return bytes(body)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: bytes | None = None,
+        read_seconds: float = _READ_SECONDS,
+    ) -> Any:
+        headers = self._headers.copy()
+        if body:
+            headers["Content-Type"] = "application/json"
+        url = f"{self.server}{path}"
+        if query:
+            from urllib.parse import urlencode
+
+            url += "?" + urlencode(query)
+        try:
+            return self._pool.request(
+                method,
+                url,
+                headers=headers,
+                body=body,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=self._urllib3.Timeout(connect=min(_CONNECT_SECONDS, read_seconds), read=read_seconds),
+            )
+        except (self._urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _check(self, response: Any) -> None:
+        if response.status < 300:
+            return
+        if response.status == 401:
+            credentials.forget(self._plugin)
+        try:
+            message = str(json.loads(response.data).get("message") or "")
+        except (self._urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError, RecursionError):
+            message = ""
+        raise status_error(int(response.status), message or str(response.reason))
+
+    def _no_api(self) -> UnreachableError:
+        return UnreachableError(
+            f"{self.server} does not answer as an API server does", tip="kubectl cluster-info"
+        )
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        reason = str(getattr(error, "reason", None) or error)
+        plain = re.search(r"\[Errno -?\d+\] ([^'\")]+)", reason)  # behind what the HTTP library adds
+        of_tls = re.search(r"certificate verify failed: ([^(\"']+)", reason)
+        what = (
+            plain[1]
+            if plain
+            else f"its certificate: {of_tls[1].strip()}"
+            if of_tls
+            else printable(reason)[:300]
+        )
+        if isinstance(error, self._urllib3.exceptions.ProxyError):
+            where = credentials.without_login(self._proxy or "")
+            return UnreachableError(
+                f"the proxy {where} to the API server {self.server} cannot be reached: {what}",
+                tip="proxy-url of the kubeconfig, or HTTPS_PROXY and NO_PROXY in the environment",
+            )
+        return UnreachableError(
+            f"the API server {self.server} cannot be reached: {what}",
+            tip="kubectl cluster-info; see --kubeconfig and --context",
+        )
+
+
+def _pool(urllib3: Any, found: Connection, proxy: str | None) -> Any:
+    """The connections: over TLS as the kubeconfig says, through a proxy if there is one."""
+    options: dict[str, Any] = {"socket_options": _KEEPALIVE}
+    if found.server.startswith("https:"):
+        options["ssl_context"] = _tls(found)
+        if found.is_insecure:
+            options["assert_hostname"] = False
+        elif found.server_name:
+            options["server_hostname"] = found.server_name
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    from base64 import b64encode
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(proxy)
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+    sent = {"Proxy-Authorization": f"Basic {b64encode(login).decode()}"} if parts.username else None
+    return urllib3.ProxyManager(proxy, proxy_headers=sent, **options)
+
+
+def _tls(found: Connection) -> ssl.SSLContext:
+    """Chain and name are checked. Of Python's own demands, new in 3.13, clusters' authorities know nothing:
+    many lack a key usage or a key identifier.
+    """
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cadata=found.ca.decode() if found.ca else None)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if found.is_insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if found.certificate and found.key:
+            with open(os.memfd_create("podmgr"), "wb") as file:  # it is read from a file only
+                file.write(found.certificate + b"\n" + found.key)
+                file.flush()
+                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: b"")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+        raise PodmgrError(
+            f"the certificates for {found.server} cannot be used: {reason[:200]}",
+            tip="kubectl config view --raw shows them",
+        ) from error
+    return context
+
+
+def _proxy_of_environment(server: str) -> str | None:
+    """HTTPS_PROXY or HTTP_PROXY, but for what NO_PROXY names, as Go reads them: never for localhost."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(server)
+    host = (parts.hostname or "").lower()
+    name = f"{parts.scheme}_proxy"
+    url = os.environ.get(name.upper()) or os.environ.get(name)
+    if not url or host == "localhost" or _is_excepted(host, parts.port):
+        return None
+    url = url if "://" in url else f"http://{url}"
+    return credentials.checked_proxy(url, f"{name.upper()} in the environment")
+
+
+def _is_excepted(host: str, port: int | None) -> bool:
+    from ipaddress import ip_address, ip_network
+
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = None
+    if address is not None and address.is_loopback:
+        return True
+    for word in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "").lower().split(","):
+        word = word.strip()
+        if word == "*":
+            return True
+        with suppress(ValueError):
+            if address is not None and address in ip_network(word, strict=False):
+                return True
+        name = word.removesuffix(f":{port}").lstrip("*").lstrip(".")
+        if name and (host == name or host.endswith(f".{name}")):
+            return True
+    return False
+
+
+def status_error(status: int, message: str) -> StatusError:
+    """What the API server said, with what to do."""
+    tip = {
+        400: "what is asked makes no sense to it: look at -l and the names",
+        401: "the credentials are not accepted: kubectl get pods",
+        403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
+        404: "kubectl get, or -n NAMESPACE",
+    }.get(status, "kubectl get --raw /readyz shows how the API server is")
+    return StatusError(status, f"the API server says {status}: {message}", tip=tip)
+
+
+def find_node(api: Api, named: str | None) -> str:
+    """This node's name: as named, or NODE_NAME, or the host's name, or the only node.
+
+    Raises PodmgrError if it is none of these.
+    """
+    given = named or os.environ.get("NODE_NAME")
+    if given:
+        return given
+    host = socket.gethostname().lower()
+    try:
+        names = [str(item["metadata"]["name"]) for item in api.list("/api/v1/nodes")[0]]
+    except StatusError as error:
+        if error.status != 403:
+            raise
+        return host  # nodes may not be listed: a node is called after its host
+    short = host.partition(".")[0]
+    found = [name for name in names if name == host] or [
+        name for name in names if name.partition(".")[0] == short
+    ]
+    if len(found) == 1:
+        return found[0]
+    if len(names) == 1:
+        return names[0]
+    raise PodmgrError(
+        f"which node is this? {host} is none of {len(names)} nodes: {_some(names)}",
+        tip="--node-name NAME, or NODE_NAME in the environment",
+    )
+
+
+def _event(line: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        event = json.loads(line)
+        kind, item = event["type"], event["object"]
+        if not isinstance(kind, str) or not isinstance(item, dict):
+            raise TypeError("not an event")
+        if not isinstance(item.get("metadata") or {}, dict):
+            raise TypeError("not an object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StatusError(0, "the API server sent something that is no event") from error
+    if kind == "ERROR":
+        code = item.get("code")
+        raise status_error(
+            code if isinstance(code, int) else 0, str(item.get("message") or "no reason given")
+        )
+    return kind, item
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+
+
+def require_name(name: str) -> str:
+    """A name that may stand in a path of the API. Raises UsageError."""
+    if not is_name(name):
+        raise UsageError(
+            f"{printable(name)[:80]!r} is not a Kubernetes name", tip="lower-case letters, digits, - and ."
+        )
+    return name

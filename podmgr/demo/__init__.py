@@ -1,0 +1,1 @@
+"""`podmgr demo`: a pod to throw away, and declared against measured."""

@@ -1,0 +1,169 @@
+"""A pod to throw away, and what can be measured on it: for `demo`, tests and benchmarks.
+
+The pod is a cgroup and a network namespace with one end of a veth pair; the world is another
+namespace with the other end. Both namespaces live through a process each, which dies with us:
+nothing has a name that a crash could leave behind, but the cgroup, which `clean` finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from podmgr import proc
+from podmgr.errors import PodmgrError
+from podmgr.kernel import cgroups, scratch
+from podmgr.kernel.cgroups import Cgroup
+
+POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
+POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
+_POD_MAC, _WORLD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+WIRE_PER_PAYLOAD = 1514 / 1448  # a full frame carries 1448 bytes of TCP payload
+_IPERF_PORT = 5201
+PROBE = (sys.executable, "-I", str(Path(__file__).with_name("probe.py")))  # wherever it is started
+_READY_SECONDS = 30.0  # an emulated machine is slow
+
+
+class Pod(NamedTuple):
+    """The throw-away pod and the world outside it, each with the process that holds its namespace."""
+
+    cgroup: Cgroup
+    pid: int
+    world_pid: int
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command in the pod; what it printed."""
+        return checked(proc.run(inside(self.pid, argv), prepare=lambda: cgroups.join(self.cgroup)))
+
+    def start_outside(self, argv: Sequence[str], *, streams: int) -> proc.Process:
+        """Start a command in the world; it ends when we end."""
+        return proc.start(inside(self.world_pid, argv), prepare=proc.die_with_parent, streams=streams)
+
+
+@contextmanager
+def throw_away_pod(root: Path) -> Iterator[Pod]:
+    """A pod that is gone when the block ends. Raises PodmgrError if the kernel refuses a part."""
+    cgroup = scratch.create(root, "demo")
+    holders: list[proc.Process] = []
+    try:
+        holders.append(hold_namespace())
+        holders.append(hold_namespace())
+        # After the namespace was made: its own sockets are not the pod's, as with a real one.
+        cgroups.join(cgroup, holders[0].pid)
+        pod, world = (holder.pid for holder in holders)
+        _ip(pod, f"link add eth0 address {_POD_MAC} type veth peer eth0 address {_WORLD_MAC} netns {world}")
+        _configure(pod, POD_ADDRESS, POD_ADDRESS6)
+        _configure(world, WORLD_ADDRESS, WORLD_ADDRESS6)
+        # Known neighbours: packets that wait for an address to be resolved may be lost there.
+        for pid, mac, addresses in (
+            (pod, _WORLD_MAC, (WORLD_ADDRESS, WORLD_ADDRESS6)),
+            (world, _POD_MAC, (POD_ADDRESS, POD_ADDRESS6)),
+        ):
+            for address in addresses:
+                _ip(pid, f"neigh add {address} lladdr {mac} nud permanent dev eth0")
+        yield Pod(cgroup, pod, world)
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+        cgroups.kill(cgroup)
+        cgroups.remove(cgroup)
+
+
+def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:
+    """Send from the pod to the world: how many were sent, refused by sendto(), and received."""
+    probe = list(PROBE)
+    receiver = pod.start_outside([*probe, "receive", str(port)], streams=proc.PIPE)
+    assert receiver.stdin is not None and receiver.stdout is not None
+    try:
+        receiver.stdout.readline()
+        sent = json.loads(pod.run([*probe, "send", host, str(port), str(count)]))
+        receiver.stdin.close()
+        received = json.loads(receiver.stdout.readline())
+    finally:
+        receiver.kill()
+        receiver.wait()
+        receiver.stdout.close()
+    return sent["sent"], sent["errors"], received["received"]
+
+
+def throughput(pod: Pod, seconds: int) -> float:
+    """Bits per second on the wire, from the pod to the world: payload received, times 1514/1448."""
+    server = pod.start_outside(["iperf3", "-s", "-1"], streams=proc.DEVNULL)
+    try:
+        wait_for_listener(server.pid, _IPERF_PORT)
+        result = json.loads(pod.run(["iperf3", "-c", WORLD_ADDRESS, "-t", str(seconds), "-J"]))
+        return float(result["end"]["sum_received"]["bits_per_second"]) * WIRE_PER_PAYLOAD
+    finally:
+        server.kill()
+        server.wait()
+
+
+def checked(done: proc.Completed) -> str:
+    """What a command printed. Raises PodmgrError if it failed."""
+    if not done.succeeded:
+        raise PodmgrError(
+            f"{' '.join(done.argv)} failed", detail=(done.stderr + done.stdout)[-1000:], tip="podmgr doctor"
+        )
+    return done.stdout
+
+
+def _configure(pid: int, address: str, address6: str) -> None:
+    for command in (
+        f"addr add {address}/24 dev eth0",
+        "link set eth0 up",
+        "link set lo up",
+        f"-6 addr add {address6}/64 dev eth0 nodad",
+    ):
+        _ip(pid, command)
+
+
+def _ip(pid: int, command: str) -> None:
+    """`ip` in the namespace of a process."""
+    checked(proc.run(inside(pid, ["ip", *command.split()])))
+
+
+def inside(pid: int, argv: Sequence[str]) -> list[str]:
+    """The command, run in the network namespace of a process."""
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
+
+
+def hold_namespace() -> proc.Process:
+    """A process in a network namespace of its own, which ends with us. Raises PodmgrError."""
+    argv = ["unshare", "--net", "sleep", "infinity"]
+    holder = proc.start(argv, prepare=_outlive_an_interrupt, streams=proc.DEVNULL)
+    ours = os.stat("/proc/self/ns/net").st_ino
+    deadline = time.monotonic() + _READY_SECONDS
+    while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
+        if holder.poll() is not None or time.monotonic() > deadline:
+            holder.kill()
+            holder.wait()
+            raise PodmgrError("cannot make a network namespace", tip="run as root (sudo podmgr demo)")
+        time.sleep(0.005)
+    return holder
+
+
+def _outlive_an_interrupt() -> None:
+    """Ctrl-C reaches us alone: what we put in order after it needs the namespace."""
+    os.setsid()
+    proc.die_with_parent()
+
+
+def wait_for_listener(pid: int, port: int) -> None:
+    """Wait until somebody listens on the port in the process's network. Raises PodmgrError."""
+    deadline = time.monotonic() + _READY_SECONDS
+    wanted = f":{port:04X} "
+    while True:
+        tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+        lines = [line for table in tables if table.exists() for line in table.read_text().splitlines()]
+        if any(wanted in line and " 0A " in line for line in lines):
+            return
+        if time.monotonic() > deadline:
+            raise PodmgrError(f"nothing listens on port {port}", tip="iperf3 --version")
+        time.sleep(0.01)

@@ -1,0 +1,52 @@
+"""Cgroups that podmgr makes for itself, for `run` and `demo`, and finds again after a crash.
+
+Their names carry the process that made them: `podmgr-PURPOSE-PID-STARTTIME`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from podmgr.kernel import cgroups
+from podmgr.kernel.cgroups import Cgroup
+
+_HIDDEN = 0  # how the kernel shows a process of another PID namespace
+_NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")
+
+
+def create(root: Path, purpose: str) -> Cgroup:
+    """A new cgroup below our own, so that the limits and rules that hold for us hold in it too.
+
+    Raises PodmgrError if it cannot be made.
+    """
+    name = f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}"
+    return cgroups.create(cgroups.own(root), name)
+
+
+def sweep(root: Path) -> list[Cgroup]:
+    """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up.
+
+    Where processes of another PID namespace live, their maker may live there too: it is left.
+    """
+    swept = []
+    for cgroup in list(cgroups.walk(root)):
+        match = _NAME.fullmatch(cgroup.path.name)
+        if match and _start_time(int(match[1])) != match[2] and _HIDDEN not in cgroups.processes(cgroup):
+            cgroups.evict(cgroup)
+            cgroups.remove(cgroup)
+            swept.append(cgroup)
+    return swept
+
+
+def _start_time(pid: int) -> str | None:
+    """When the process started, in clock ticks since boot: with the pid, a name for it.
+
+    None if it has ended, even if its parent has not taken note yet (a zombie has a pid).
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        return None

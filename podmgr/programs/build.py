@@ -1,0 +1,164 @@
+"""From a rule to a checked object: find the source, make the spec, compile, inspect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from podmgr import proc
+from podmgr.errors import PodmgrError
+from podmgr.kernel.bpf_syscall import possible_cpus
+from podmgr.proc import Runner, each
+from podmgr.programs import clang, elf, verdicts, vmlinux
+from podmgr.programs.catalog import recipe
+from podmgr.programs.find import find_source, require_system
+from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
+from podmgr.programs.store import ObjectStore, StoredObject
+from podmgr.rules.rule import Hook, Rule
+from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
+
+
+class Compiled(NamedTuple):
+    """An object in memory, checked."""
+
+    content: bytes
+    info: elf.ObjectInfo
+
+
+class SpecMaker:
+    """Makes specs, each once; each program is looked up and each compiler asked for once.
+
+    A custom source goes through the preprocessor here: what it includes is part of its digest.
+    """
+
+    def __init__(self, settings: Settings, *, runner: Runner = proc.run) -> None:
+        self._settings = settings
+        self._runner = runner
+        self._sources: dict[str, ProgramSource] = {}
+        self._specs: dict[tuple[Rule, bool, Hook | None, bool], ProgramSpec] = {}
+        self._compiler: str | None = None
+
+    def spec(
+        self, rule: Rule, *, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
+    ) -> ProgramSpec:
+        """The spec of a rule. Raises PodmgrError if its program cannot be had or used."""
+        wanted = (rule, counts_loopback, hook, is_scoped)
+        if wanted in self._specs:
+            return self._specs[wanted]
+        name = recipe(rule).program
+        if name not in self._sources:
+            self._sources[name] = find_source(
+                name, self._settings, vmlinux=lambda: vmlinux.header(runner=self._runner)
+            )
+        source = self._sources[name]
+        if not source.is_object and self._compiler is None:
+            self._compiler = clang.identity()
+        spec = make_spec(
+            rule,
+            source,
+            self._compiler or "",
+            counts_loopback=counts_loopback,
+            hook=hook,
+            is_scoped=is_scoped,
+        )
+        if not (source.is_object or source.is_own):
+            spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
+        self._specs[wanted] = spec
+        return spec
+
+
+def compile_spec(
+    spec: ProgramSpec, *, runner: Runner, max_map_bytes: int = DEFAULT_MAX_MAP_BYTES
+) -> Compiled:
+    """Compile (or take the ready object) and check it. An object with a program for each direction
+    keeps the rule's.
+
+    Raises PodmgrError with clang's lines, or with the reason why the object is refused.
+    """
+    name, source = spec.source.name, spec.source
+    if source.is_object:
+        content = source.content
+    elif source.is_own:
+        content = clang.compile_c(source.content, name=name, macros=spec.macros, runner=runner)
+    else:
+        content = clang.compile_c(spec.text, name=name, is_preprocessed=True, runner=runner)
+    info = _inspected(spec, content, max_map_bytes)
+    if info.hook == Hook.TC and _takes_header_for_cgroup(source):
+        text = _preprocessed(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
+        info = _inspected(spec, content, max_map_bytes)
+    elf.check_direction(info, spec.direction, name=name)
+    content = elf.without_others(content, info.section)
+    if info.hook == Hook.TC and not source.is_own:
+        content = verdicts.passing_on(content, info, name=name)
+    return Compiled(content, info)
+
+
+def _inspected(spec: ProgramSpec, content: bytes, max_map_bytes: int) -> elf.ObjectInfo:
+    return elf.inspect(
+        content,
+        name=spec.source.name,
+        direction=spec.direction,
+        cpus=possible_cpus(),
+        max_map_bytes=max_map_bytes,
+    )
+
+
+def _preprocessed(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> bytes:
+    """The source with all that it includes, which is part of it or the system's."""
+    name = spec.source.name
+    text, files = clang.preprocess(spec.source.content, name=name, macros=macros, runner=runner)
+    require_system(files, name)
+    return text
+
+
+def _takes_header_for_cgroup(source: ProgramSource) -> bool:
+    """Whether the verdicts of podmgr.h would be those of the cgroup hook, where drop is another number.
+
+    Only the compiled section tells of which hook a program is; its source may say it as well.
+    """
+    has_header = not source.is_object and b"define PODMGR_H\n" in source.content
+    says_hook = re.search(rb"^[ \t]*#[ \t]*define[ \t]+PODMGR_TC[ \t]+1\b", source.content, re.MULTILINE)
+    return has_header and not source.is_own and not says_hook
+
+
+def store_all(
+    specs: Iterable[ProgramSpec],
+    store: ObjectStore,
+    *,
+    runner: Runner,
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
+) -> dict[str, StoredObject | PodmgrError]:
+    """An object for each spec's digest, compiled where it is not in the store; or why not."""
+    unique = {spec.digest: spec for spec in specs}
+    results: dict[str, StoredObject | PodmgrError] = {}
+    missing: list[ProgramSpec] = []
+    for digest, spec in unique.items():
+        stored = store.find(digest)
+        if stored is None:
+            missing.append(spec)
+        else:
+            results[digest] = stored
+
+    def make(spec: ProgramSpec) -> Compiled | PodmgrError:
+        try:
+            return compile_spec(spec, runner=runner, max_map_bytes=max_map_bytes)
+        except PodmgrError as error:
+            return error
+
+    if missing:
+        made = each(make, missing)  # compiles and touches no file: what outlives Ctrl-C does no harm
+        for spec, compiled in zip(missing, made, strict=True):
+            results[spec.digest] = (
+                compiled if isinstance(compiled, PodmgrError) else _stored(store, spec.digest, compiled)
+            )
+    return results
+
+
+def _stored(store: ObjectStore, digest: str, compiled: Compiled) -> StoredObject | PodmgrError:
+    try:
+        return store.add(digest, compiled.info.hook, compiled.content)
+    except PodmgrError as error:
+        return error

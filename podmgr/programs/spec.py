@@ -1,0 +1,137 @@
+"""A rule made concrete: a program's source, its macros and the compiler, with a content digest.
+
+Pure and frozen. Two specs with the same `digest` compile to the same object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from podmgr.errors import PodmgrError
+from podmgr.programs.catalog import BUILT_IN_PROGRAMS, recipe
+from podmgr.rules.rule import RESERVED_MACROS, Custom, Direction, Hook, Rule
+
+_TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
+_LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
+_DIGEST_CHARACTERS = 16  # 64 bits: names stay short on bpffs, collisions need 2^32 rules
+
+
+class ProgramSource(NamedTuple):
+    """A program as found: a C source of which its headers are part, or a ready object.
+
+    `macros` are those that the source, without its headers, offers to be set. An `is_own` source
+    is one of podmgr's.
+    """
+
+    name: str
+    content: bytes
+    macros: frozenset[str] = frozenset()
+    is_object: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        return self.name in BUILT_IN_PROGRAMS
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """What to compile for one rule. `compiler` names the compiler, its version and its flags.
+
+    `hook` None: the program's own section says it. `text` is a custom source as it came out of the
+    preprocessor, with all that it includes. `counts_loopback` is true where the target has
+    no network namespace of its own, `is_scoped` where it shares its interfaces with others.
+    """
+
+    rule: Rule
+    source: ProgramSource
+    compiler: str
+    counts_loopback: bool = False
+    hook: Hook | None = None
+    is_scoped: bool = False
+    text: bytes = b""
+
+    @property
+    def direction(self) -> Direction:
+        return self.rule.direction
+
+    @cached_property
+    def macros(self) -> tuple[tuple[str, str | None], ...]:
+        """All that is defined on the compiler's command line: podmgr's own, then the rule's."""
+        own: tuple[tuple[str, str | None], ...] = (
+            ("INTERFACE", f'"{self.direction}"'),
+            ("DIRECTION_EGRESS", str(int(self.direction is Direction.EGRESS))),
+            ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
+            ("PODMGR_SCOPED", str(int(self.is_scoped))),
+        )
+        if self.source.is_own:  # others say it in their source
+            own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
+        return own + recipe(self.rule).macros
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the object: everything that decides its bytes."""
+        if self.source.is_object:
+            return _digest(b"object", _TREATMENT, self.direction.encode(), self.source.content)
+        parts = [b"source", self.compiler.encode(), self.text or self.source.content]
+        parts += [] if self.source.is_own else [_TREATMENT]
+        parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
+        return _digest(*parts)
+
+    @cached_property
+    def rule_digest(self) -> str:
+        """Names the pin: the rule and the object that fulfils it."""
+        return _digest(str(self.rule).encode(), self.digest.encode())
+
+
+def make_spec(
+    rule: Rule,
+    source: ProgramSource,
+    compiler: str,
+    *,
+    counts_loopback: bool,
+    hook: Hook | None = None,
+    is_scoped: bool = False,
+) -> ProgramSpec:
+    """The spec of a rule, after checking that a custom rule sets only what its source offers.
+
+    Raises PodmgrError for a macro that the source does not test with #ifndef, and for a number that
+    C reads otherwise than it is written.
+    """
+    if isinstance(rule, Custom):
+        _check_numbers(rule)
+        offered = sorted(source.macros - RESERVED_MACROS)
+        for name, _ in rule.macros:
+            if name not in offered:
+                raise PodmgrError(
+                    f"program {source.name} has no macro {name} to set",
+                    tip="a ready object takes no macros"
+                    if source.is_object
+                    else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
+                )
+    return ProgramSpec(rule, source, compiler, counts_loopback, hook, is_scoped)
+
+
+def _check_numbers(rule: Custom) -> None:
+    """Refuse 010, which is 8 to C, and 080, which is nothing.
+
+    Not the grammar's business: a rule that the ledger has must stay readable.
+    """
+    for name, value in rule.macros:
+        if value is not None and _LEADING_ZERO.fullmatch(value):
+            meant = value.lstrip("0") or "0"
+            raise PodmgrError(
+                f"'{rule}': the leading 0 of {name} makes it an octal number in C",
+                tip=f"write -D{name}={meant}, or a hexadecimal number such as 0x1f",
+            )
+
+
+def _digest(*parts: bytes) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.hexdigest()[:_DIGEST_CHARACTERS]

@@ -1,0 +1,215 @@
+"""Programs on interfaces: filters of clsact, with the qdiscs that they need.
+
+A filter's priority is podmgr's own and says its place in the chain; its handle is the number of
+its program, so that two never stand in each other's way.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from podmgr.attachment import Attachment, Link
+from podmgr.errors import PodmgrError
+from podmgr.kernel import pins
+from podmgr.kernel.netlink import RefusedError
+from podmgr.kernel.pins import Mark
+from podmgr.kernel.tc import Filter, Qdisc, TrafficControl
+from podmgr.proc import uninterrupted
+from podmgr.programs.catalog import CUSTOM, DELAYING, at_cgroup, recipe
+from podmgr.reconcile import qdiscs
+from podmgr.reconcile.actual import Sight, cgroup_of, pin_of
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import Direction, Rule
+from podmgr.settings import Settings
+
+# Behind filters that were given a small number to be first, before those that the kernel numbers.
+# What is enforced comes before all else; but what delays is last of all, so that nobody behind it
+# takes its departure times back.
+_ENFORCED, _OTHERS = 50, 100
+_MOST_CUSTOM = 46  # further ones share the last place
+_DELAYING_PRIORITIES = {False: 148, True: 149}  # by whether it is enforced
+_PRIORITIES = range(_ENFORCED, 150)
+
+Complaints = dict[Attachment, PodmgrError]
+
+
+def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
+    """Where in the chain a rule's program stands; `position` is that among its target's custom programs."""
+    order = recipe(rule).order
+    if order == DELAYING:
+        return _DELAYING_PRIORITIES[is_enforced]
+    base = _ENFORCED if is_enforced else _OTHERS
+    if order < CUSTOM:
+        return base + order
+    return base + CUSTOM + (min(position, _MOST_CUSTOM - 1) if order == CUSTOM else _MOST_CUSTOM)
+
+
+class Filters(NamedTuple):
+    """Acts within one transaction."""
+
+    settings: Settings
+    sight: Sight
+
+    def attach(self, rows: Sequence[Attachment]) -> Complaints:
+        """Put pinned programs on their interfaces; what the kernel had to say of those that it refused.
+
+        Whether they are attached is for the caller to read back.
+        """
+        by_namespace: dict[int, list[tuple[Attachment, Link]]] = {}
+        for row in rows:
+            for link in row.links:
+                by_namespace.setdefault(link.namespace, []).append((row, link))
+        complaints: Complaints = {}
+        for namespace, places in by_namespace.items():
+            control = self.sight.namespaces.traffic_control(namespace, cgroup_of(places[0][0]))
+            with uninterrupted():
+                complaints |= self._attach(places, control) if control else _vanished(places)
+        self.sight.forget(by_namespace)
+        return complaints
+
+    def _attach(self, places: Sequence[tuple[Attachment, Link]], control: TrafficControl) -> Complaints:
+        there = control.qdiscs()
+        complaints: Complaints = {}
+        for index in sorted({link.index for _, link in places}):
+            of_interface = [(row, link) for row, link in places if link.index == index]
+            complaints |= self._prepare(of_interface, there.get(index, []), control)
+        for row, link in places:
+            if row in complaints:
+                continue
+            pin = Path(pin_of(self.settings, row).program)
+            try:
+                control.add_filter(link.index, link.side, _priority(row), row.program_id or 0, pin)
+            except PodmgrError as error:
+                complaints[row] = _refused(row, error)
+        return complaints
+
+    def _prepare(
+        self, places: Sequence[tuple[Attachment, Link]], there: Collection[Qdisc], control: TrafficControl
+    ) -> Complaints:
+        """The qdiscs that these rows need on their interface; rows that cannot have theirs."""
+        link, rows = places[0][1], [row for row, _ in places]
+        place = (link.namespace, link.index, link.name, there)
+        delaying = [row for row in rows if _needs_fq(row)]
+        try:
+            self._ensure(qdiscs.lacking_clsact(*place), control)
+        except PodmgrError as error:
+            return dict.fromkeys(rows, error)
+        try:
+            if delaying:
+                is_ours = not any(row.is_scoped for row in delaying)
+                self._ensure(qdiscs.lacking_fq(*place, may_make=is_ours), control)
+        except RefusedError as error:
+            return {row: _without_fq(row, error) for row in delaying}
+        except qdiscs.NoFqError as error:
+            return {row: error.of(_rule(row)) for row in delaying}
+        except PodmgrError as error:
+            return dict.fromkeys(delaying, error)
+        return {}
+
+    def _ensure(self, mark: Mark | None, control: TrafficControl) -> None:
+        """Make a qdisc that lacks. The mark comes first: without its qdisc it does no harm."""
+        if mark is None:
+            return
+        pins.mark(self.settings.bpffs, mark)
+        try:
+            qdiscs.make(mark, control)
+        except RefusedError:
+            pins.unmark(self.settings.bpffs, mark)
+            if mark.kind != qdiscs.CLSACT:
+                raise
+            # somebody else was faster, and theirs will do; if not, the filters fail
+
+    def detach(self, rows: Sequence[Attachment]) -> None:
+        """Take off the filters that run these programs, and no others."""
+        doomed: dict[int, list[tuple[Link, Filter]]] = {}
+        self.sight.attached(rows)  # looks at each namespace once, for all
+        for row in rows:
+            for link, item in self.sight.filters_of(row):
+                doomed.setdefault(link.namespace, []).append((link, item))
+        for namespace, found in doomed.items():
+            control = self.sight.namespaces.traffic_control(namespace)
+            if control is None:
+                continue
+            for link, item in found:
+                with suppress(RefusedError):  # gone already, as the caller will see
+                    control.delete_filter(link.index, link.side, item.priority, item.handle)
+        self.sight.forget(doomed)
+
+    def tidy(self, rows: Sequence[Attachment]) -> None:
+        """Remove the qdiscs of ours that none of these rows needs, unless others use them now."""
+        needed = {Mark(link.namespace, link.index, qdiscs.CLSACT) for row in rows for link in row.links}
+        needed |= {
+            Mark(link.namespace, link.index, qdiscs.FQ)
+            for row in rows
+            for link in row.links
+            if _needs_fq(row)
+        }
+        by_namespace: dict[int, list[Mark]] = {}
+        for mark in pins.marks(self.settings.bpffs):
+            if mark not in needed:
+                by_namespace.setdefault(mark.namespace, []).append(mark)
+        for namespace, marks in by_namespace.items():
+            with suppress(PodmgrError):  # what cannot be looked at keeps its marks, for the next time
+                control = self.sight.namespaces.traffic_control(namespace)
+                kept = _unmake(marks, control) if control else ()
+                for mark in marks:
+                    if mark not in kept:
+                        pins.unmark(self.settings.bpffs, mark)
+
+
+def _unmake(marks: Sequence[Mark], control: TrafficControl) -> set[Mark]:
+    """Remove these qdiscs, unless somebody uses them; marks of those that are still ours."""
+    there = control.qdiscs()
+    kept: set[Mark] = set()
+    for mark in marks:
+        found = [item for side in Direction for item in control.filters(mark.index, side)]
+        if any(_is_of_podmgr(item, mark.kind) for item in found):
+            kept.add(mark)  # of a rule that a lost ledger does not know
+        elif mark.kind == qdiscs.FQ or not found:
+            try:
+                qdiscs.unmake(mark, there.get(mark.index, ()), control)
+            except RefusedError:
+                kept.add(mark)
+    return kept
+
+
+def _is_of_podmgr(item: Filter, kind: str) -> bool:
+    """Whether a filter is one of podmgr's that needs a qdisc of that kind."""
+    priorities = _DELAYING_PRIORITIES.values() if kind == qdiscs.FQ else _PRIORITIES
+    return item.priority in priorities and item.handle == item.program_id
+
+
+def _priority(row: Attachment) -> int:
+    return row.priority or priority(_rule(row))
+
+
+def _needs_fq(row: Attachment) -> bool:
+    return bool(row.rule) and recipe(_rule(row)).needs_fq
+
+
+def _rule(row: Attachment) -> Rule:
+    return parse_rule_option(row.rule)[0]
+
+
+def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:
+    gone = PodmgrError("its network namespace has vanished", tip="apply again when it is back")
+    return {row: gone for row, _ in places}
+
+
+def _without_fq(row: Attachment, error: RefusedError) -> PodmgrError:
+    if error.errno != errno.ENOENT:
+        return _refused(row, error)
+    return qdiscs.unknown_fq(error).of(_rule(row))
+
+
+def _refused(row: Attachment, error: PodmgrError) -> PodmgrError:
+    other = at_cgroup(_rule(row))
+    return PodmgrError(
+        f"the kernel refuses '{row.rule}' on {row.target}",
+        detail=error.message,
+        tip="podmgr doctor" + (f"; or use {other}" if other else ""),
+    )

@@ -1,0 +1,111 @@
+"""The qdiscs that tc programs need on an interface: clsact for the filters, fq for what delays.
+
+Owns which of them podmgr made, by the marks beside the pins. A qdisc of others is used where it
+serves, and never replaced or removed. What is said of an fq that cannot be had is said here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+
+from podmgr.errors import PodmgrError
+from podmgr.kernel import tc
+from podmgr.kernel.pins import Mark
+from podmgr.kernel.tc import Qdisc, TrafficControl
+from podmgr.programs.catalog import without_delay
+from podmgr.rules.rule import Rule
+
+CLSACT = "clsact"
+FQ = "fq"
+
+_KERNELS_OWN = "0:"
+_FQ_HANDLE = "7ab0:"
+# The program drops what is too far in the future: fq's own limits, in packets, shall not come first.
+_MOST_PACKETS = 100_000
+
+
+class NoFqError(PodmgrError):
+    """Where packets would be delayed there is no fq: why, and what would bring it."""
+
+    def __init__(self, reason: str, remedy: str, *, detail: str | None = None) -> None:
+        super().__init__(f"packets are delayed through the fq qdisc, {reason}", tip=remedy, detail=detail)
+        self.reason = reason
+        self.remedy = remedy
+
+    def of(self, rule: Rule) -> PodmgrError:
+        """The same, said of a rule, with what does without."""
+        return PodmgrError(
+            f"'{rule}' delays packets through the fq qdisc, {self.reason}",
+            tip=f"{self.remedy}, or use {without_delay(rule)}",
+            detail=self.detail,
+        )
+
+
+def not_root(lacking: Mapping[str, str]) -> NoFqError:
+    """Of interfaces, given with their root qdiscs, that have no fq and are not ours to give one."""
+    listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(lacking.items()))
+    others = ", and so for the others" if len(lacking) > 1 else ""
+    return NoFqError(
+        f"which is not the root qdisc of {listed}",
+        f"tc qdisc replace dev {shlex.quote(min(lacking))} root fq{others} (kernel module sch_fq)",
+    )
+
+
+def unknown_fq(error: PodmgrError) -> NoFqError:
+    """Of a kernel without it, and what that kernel said."""
+    return NoFqError("which this kernel does not have", "modprobe sch_fq", detail=error.message)
+
+
+def lacking_clsact(namespace: int, index: int, name: str, there: Collection[Qdisc]) -> Mark | None:
+    """The clsact to be made on an interface; None if it is there.
+
+    Raises PodmgrError if the older ingress qdisc is in its place.
+    """
+    kinds = {qdisc.kind for qdisc in there}
+    if CLSACT in kinds:
+        return None
+    if "ingress" in kinds:
+        raise PodmgrError(
+            f"{name} has an ingress qdisc that is not podmgr's, beside which there is no clsact",
+            tip=f"its owner must use clsact instead, or use hook=cgroup; tc qdisc show dev {name}",
+        )
+    return Mark(namespace, index, CLSACT)
+
+
+def lacking_fq(
+    namespace: int, index: int, name: str, there: Collection[Qdisc], *, may_make: bool
+) -> Mark | None:
+    """The fq to be made the root qdisc of an interface; None if it is there.
+
+    Raises NoFqError if another is in its place, or none and it is not ours to make.
+    """
+    if tc.root_kind(there) == FQ:
+        return None
+    root = next((qdisc for qdisc in there if qdisc.is_root), None)
+    if root is not None and root.handle != _KERNELS_OWN:
+        raise NoFqError(
+            f"but {name} has the root qdisc {root.kind} {root.handle}, which is not podmgr's to replace",
+            f"remove it (tc qdisc del dev {shlex.quote(name)} root)",
+        )
+    if not may_make:
+        raise not_root({name: root.kind if root else "none"})
+    return Mark(namespace, index, FQ)
+
+
+def make(mark: Mark, control: TrafficControl) -> None:
+    """Make it on the interface. Raises RefusedError, also if another has taken the place."""
+    if mark.kind == FQ:
+        limits = tc.fq_options(limit_packets=_MOST_PACKETS, flow_limit_packets=_MOST_PACKETS)
+        control.add_root(mark.index, FQ, _FQ_HANDLE, limits)
+    else:
+        control.add_clsact(mark.index)
+
+
+def unmake(mark: Mark, there: Collection[Qdisc], control: TrafficControl) -> None:
+    """Remove a qdisc of ours, unless it is gone or another has taken its place. Raises RefusedError."""
+    if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
+        control.delete_clsact(mark.index)
+    is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
+    if mark.kind == FQ and is_there:
+        control.delete_root(mark.index)

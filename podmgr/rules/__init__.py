@@ -1,0 +1,1 @@
+"""What users write: rules, their units and grammar, and which of several holds. Pure."""

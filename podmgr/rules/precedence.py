@@ -1,0 +1,313 @@
+"""Which rules hold on a pod: its own annotations, over its services', over its namespace's.
+
+Pure. A stronger layer beats a weaker one per collision key; of two services that collide the
+older one (creationTimestamp, then name) wins, with a warning. A namespace that enforces its
+rules is no layer: they hold beside all others. An annotation that cannot be read is reported
+and stops no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from podmgr.errors import RuleError, UnknownKeyError
+from podmgr.rules.grammar import closest, parse_value
+from podmgr.rules.rule import (
+    KEYS,
+    PREFIX,
+    Bandwidth,
+    CollisionKey,
+    Direction,
+    Rule,
+    annotation_values,
+    bare_key,
+    collision_key,
+    is_own_key,
+)
+from podmgr.rules.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND, parse_quantity
+
+ENFORCE = PREFIX + "enforce"
+# Kubernetes' own annotations of a pod, which the bandwidth plugin of CNI reads, in bits per second.
+STANDARD_KEYS = {
+    "kubernetes.io/egress-bandwidth": Direction.EGRESS,
+    "kubernetes.io/ingress-bandwidth": Direction.INGRESS,
+}
+MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
+CLI = "cli"
+POD = "pod"
+STANDARD = "standard"
+
+
+class NotText(str):
+    """What stands, as JSON, where an annotation has its text: a number, a list. Only files have such."""
+
+    __slots__ = ()
+
+
+class SourcedRule(NamedTuple):
+    """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
+
+    An enforced rule holds beside a colliding one of another source.
+    """
+
+    rule: Rule
+    source: str
+    is_enforced: bool = False
+
+
+_STRENGTHS = {"namespace": 1, "service": 2, POD: 3, CLI: 4}
+
+
+def strength(source: str) -> int:
+    """Of two sources whose rules collide, the one that wins has the greater strength."""
+    return _STRENGTHS.get(source.partition("/")[0], 0)
+
+
+class AnnotatedService(NamedTuple):
+    """What of a Service matters here. `created` sorts as text (RFC 3339); "" is unknown."""
+
+    name: str
+    selector: Mapping[str, str]
+    annotations: Mapping[str, str]
+    created: str = ""
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a pod with these labels belongs to the service; an empty selector selects none."""
+        return bool(self.selector) and all(labels.get(name) == value for name, value in self.selector.items())
+
+
+class AnnotatedNamespace(NamedTuple):
+    """What of a Namespace matters here."""
+
+    name: str
+    annotations: Mapping[str, str]
+
+    @property
+    def enforces(self) -> bool:
+        """Whether its rules hold in addition, so that no pod or service of it can lift them.
+
+        A value that is neither true nor false counts as true: a slip shall lift no limit.
+        """
+        return self.annotations.get(ENFORCE, "false").strip().lower() != "false"
+
+    def check(self) -> None:
+        """Raise RuleError if it cannot be told whether it enforces."""
+        value = self.annotations.get(ENFORCE, "false")
+        _require_text(ENFORCE, value)
+        if value.strip().lower() not in ("true", "false"):
+            raise RuleError(
+                "neither true nor false", key=ENFORCE, value=value, column=1, expected='"true" or "false"'
+            )
+
+
+class PodRules(NamedTuple):
+    """The rules that hold, what could not be read, and what was overruled (one line each).
+
+    `unreadable` names by (source, bare key) where rules may be that could not be read,
+    `enforcing` the sources whose rules hold beside all others. `beaten` are the rules, by source,
+    that a stronger one keeps from holding.
+    """
+
+    rules: tuple[SourcedRule, ...]
+    errors: tuple[RuleError, ...]
+    warnings: tuple[str, ...]
+    unreadable: frozenset[tuple[str, str]] = frozenset()
+    enforcing: frozenset[str] = frozenset()
+    beaten: frozenset[tuple[str, Rule]] = frozenset()
+
+
+class _Layer(NamedTuple):
+    source: str
+    where: str
+    annotations: Mapping[str, str]
+    may_be_beaten: bool = True
+
+
+def rules_of_pod(
+    name: str,
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str],
+    services: Iterable[AnnotatedService] = (),
+    namespace: AnnotatedNamespace | None = None,
+    *,
+    kind: str = "pod",
+    reads_standard: bool = False,
+) -> PodRules:
+    """The rules for one pod, from its annotations and those of its namespace and its services.
+
+    `kind` is what errors call it: a workload's, where its pod template is all there is.
+    `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
+    """
+    errors: list[RuleError] = []
+    warnings: list[str] = []
+    unreadable: set[tuple[str, str]] = set()
+    winners: dict[CollisionKey, SourcedRule] = {}
+    enforced: dict[Rule, SourcedRule] = {}
+    beaten: set[tuple[str, Rule]] = set()
+    if namespace is not None:
+        try:
+            namespace.check()
+        except RuleError as error:
+            errors.append(error.on(f"namespace/{namespace.name}"))
+    where = f"{kind}/{name}"
+    layers = list(_layers(where, annotations, labels, services, namespace))
+    if reads_standard and annotations.keys() & STANDARD_KEYS.keys():
+        layers.append(_Layer(STANDARD, where, annotations))
+    for layer in layers:
+        if layer.source != STANDARD:
+            is_pods = not layer.source.startswith("namespace/")
+            errors += [error.on(layer.where) for error in unknown_keys(layer.annotations, is_pods=is_pods)]
+        for key, value in _values(layer):
+            try:
+                rules = _read(key, value)
+            except RuleError as error:
+                errors.append(error.on(layer.where))
+                unreadable.add((layer.source, bare_key(key) or key))
+                continue
+            for rule in rules:
+                if not layer.may_be_beaten:
+                    enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
+                    continue
+                if collision_key(rule) not in winners and len(winners) == MAX_RULES:
+                    warnings.append(
+                        f"{layer.where}: '{rule}' is left out: a pod has {MAX_RULES} rules at most"
+                    )
+                    continue
+                winner = winners.setdefault(collision_key(rule), SourcedRule(rule, layer.source))
+                if winner.source != layer.source:
+                    beaten.add((layer.source, rule))
+                if layer.source != winner.source and _is_service(layer.source) and _is_service(winner.source):
+                    loser = f"{layer.where}: '{rule}'"
+                    warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
+    others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
+    return PodRules(
+        (*others, *enforced.values()),
+        tuple(errors),
+        tuple(warnings),
+        frozenset(unreadable),
+        frozenset(layer.source for layer in layers if not layer.may_be_beaten),
+        frozenset(beaten),
+    )
+
+
+def _layers(
+    where: str,
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str],
+    services: Iterable[AnnotatedService],
+    namespace: AnnotatedNamespace | None,
+) -> Iterable[_Layer]:
+    """From the strongest to the weakest."""
+    yield _Layer(POD, where, annotations)
+    selecting = [service for service in services if service.selects(labels)]
+    for service in sorted(selecting, key=lambda service: (service.created, service.name)):
+        source = f"service/{service.name}"
+        yield _Layer(source, source, service.annotations)
+    if namespace is not None:
+        source = f"namespace/{namespace.name}"
+        yield _Layer(source, source, namespace.annotations, may_be_beaten=not namespace.enforces)
+
+
+def _values(layer: _Layer) -> list[tuple[str, str]]:
+    if layer.source != STANDARD:
+        return annotation_values(layer.annotations)
+    return [(key, layer.annotations[key]) for key in STANDARD_KEYS if key in layer.annotations]
+
+
+def _read(key: str, value: str) -> tuple[Rule, ...]:
+    """The rules of one annotation, podmgr's or a standard one."""
+    _require_text(key, value)
+    if key not in STANDARD_KEYS:
+        return parse_value(key, value)
+    try:
+        rate = parse_quantity(value)
+        if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
+            raise ValueError(f"{value.strip()[:40]} is out of range")
+    except ValueError as error:
+        expected = "a Kubernetes quantity in bits per second from 8k to 400G, such as 10M"
+        raise RuleError(str(error), key=key, value=value, column=1, expected=expected) from error
+    return (Bandwidth(STANDARD_KEYS[key], rate),)
+
+
+def _require_text(key: str, value: str) -> None:
+    if isinstance(value, NotText):
+        quoted = f'put it into quotes: {key}: "..."'
+        raise RuleError("not text", key=key, value=value, column=1, expected=quoted)
+
+
+def unknown_keys(annotations: Iterable[str], *, is_pods: bool) -> list[UnknownKeyError]:
+    """The annotations under podmgr.io/ that mean nothing, each with what was probably meant.
+
+    `is_pods`: of a pod or a service, which enforce nothing.
+    """
+    known = [*KEYS, *(() if is_pods else [ENFORCE.removeprefix(PREFIX)])]
+    found = []
+    for key in sorted(annotations):
+        if not key.startswith(PREFIX) or key.removeprefix(PREFIX) in known:
+            continue
+        if key == ENFORCE:
+            expected = "annotate the namespace"
+            found.append(UnknownKeyError(f"{key} holds for namespaces only", key=key, expected=expected))
+            continue
+        guess = closest(key.removeprefix(PREFIX).lower(), known)
+        hint = f"did you mean {PREFIX}{guess}? " if guess else ""
+        expected = f"{hint}keys are {', '.join(PREFIX + name for name in known)}"
+        found.append(UnknownKeyError(f"unknown annotation {key[:120]}", key=key, expected=expected))
+    return found
+
+
+def misplaced(
+    where: str, annotations: Iterable[str], of_its_jobs: Iterable[str] = ()
+) -> tuple[UnknownKeyError, ...]:
+    """An error for each annotation of ours on a workload itself (`where`), where nothing reads it.
+
+    `of_its_jobs` are those that a cron job gives to its jobs, which are not the pods' either.
+    """
+    kind = where.partition("/")[0]
+    path = "spec.jobTemplate.spec.template" if kind == "cronjob" else "spec.template"
+    found = [(key, f"of the {kind} itself") for key in sorted(annotations)]
+    found += [(key, f"of the {kind}'s jobs (spec.jobTemplate.metadata)") for key in sorted(of_its_jobs)]
+    return tuple(
+        UnknownKeyError(
+            f"the annotation {key[:120]} {whose} is not read",
+            key=key,
+            expected=f"rules are annotations of its pods: write it into {path}.metadata.annotations",
+            where=where,
+        )
+        for key, whose in found
+        if is_own_key(key)
+    )
+
+
+def hints(where: str, annotations: Iterable[str], *, reads_standard: bool = False) -> list[str]:
+    """Annotations that may be anybody's and are not read, but may have been meant for podmgr."""
+    lines = []
+    for key in sorted(annotations):
+        if key in STANDARD_KEYS and not reads_standard:
+            lines.append(f"{where}: {key} is not read; --standard-annotations reads it")
+        elif guess := _slip_of(key):
+            lines.append(f"{where}: the annotation {key} is not read; did you mean {guess}?")
+    return lines
+
+
+def _slip_of(key: str) -> str | None:
+    """The key of which this is one letter more, less, other or exchanged; or its capitals differ."""
+    if key in KEYS or "/" in key:
+        return None
+    return next((known for known in KEYS if _is_one_edit(key.lower(), known)), None)
+
+
+def _is_one_edit(text: str, other: str) -> bool:
+    if abs(len(text) - len(other)) > 1:
+        return False
+    start = next((at for at, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), None)
+    if start is None:
+        return True
+    rest, tail = text[start:], other[start:]
+    swapped = rest[1:2] + rest[:1] + rest[2:]
+    return rest[1:] == tail or rest == tail[1:] or rest[1:] == tail[1:] or swapped == tail
+
+
+def _is_service(source: str) -> bool:
+    return source.startswith("service/")

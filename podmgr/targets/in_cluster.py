@@ -1,0 +1,187 @@
+"""From targets in a cluster to wishes: `podmgr apply pod/NAME`, `deploy/NAME`, `-l`, `-A`.
+
+Asks the API server once for what is meant and again while pods are still to come; only pods of
+this node are wished anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from podmgr.attachment import Target, Wish
+from podmgr.cluster import workloads
+from podmgr.cluster.api import Api, StatusError, find_node
+from podmgr.cluster.objects import Cluster, Pod, annotation_keys, mapping, misplaced_on, pod_of
+from podmgr.errors import PodmgrError
+from podmgr.kernel.cgroups import Cgroup, PodIndex, find_root
+from podmgr.reconcile import ledger
+from podmgr.reconcile.ledger import DamagedLedgerError
+from podmgr.reconcile.transaction import Action, Outcome, Report
+from podmgr.rules.precedence import hints
+from podmgr.rules.rule import Rule
+from podmgr.settings import Settings
+from podmgr.targets.names import Scope
+from podmgr.targets.wishes import overridden
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class _Found:
+    """One look: the pods to be wished something, the others, and what is still waited for."""
+
+    here: dict[str, tuple[Pod, Cgroup]] = field(default_factory=dict)
+    elsewhere: dict[str, Pod] = field(default_factory=dict)
+    waiting: dict[str, PodmgrError] = field(default_factory=dict)
+    misplaced: dict[str, tuple[PodmgrError, ...]] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ClusterWishes:
+    """What a command line asks of a cluster. `timeout_seconds` is how long it waits for pods."""
+
+    api: Api
+    scope: Scope
+    settings: Settings
+    timeout_seconds: float
+    report: Report
+    node: str | None = None
+    reads_standard: bool = False
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def make(self, names: Sequence[str], rules: Sequence[Rule]) -> tuple[list[Wish], list[Outcome]]:
+        """A wish for each pod of this node that has rules, and an outcome for each other.
+
+        `rules` override the annotations. Raises PodmgrError if the cluster cannot be asked.
+        """
+        node = find_node(self.api, self.node)
+        found = self._wait(names, node)
+        outcomes = [Outcome(name, "", Action.FAILED, None, error) for name, error in found.waiting.items()]
+        outcomes += [
+            Outcome(name, "", Action.FAILED, None, error)
+            for name, errors in found.misplaced.items()
+            for error in errors
+        ]
+        for line in found.hints:
+            self.report(f"hint: {line}")
+        for other, count in Counter(pod.node for pod in found.elsewhere.values()).items():
+            self.report(f"{count} {'pod is' if count == 1 else 'pods are'} on node {other}: run podmgr there")
+        outcomes += [
+            Outcome(f"pod/{pod.ref.name}", "", Action.SKIPPED, pod=pod.ref)
+            for pod in found.elsewhere.values()
+        ]
+        wishes, failed = self._wishes(found, rules)
+        if not wishes and not failed and not outcomes:
+            what = f"no pod of {', '.join(names)}" if names else "no pod that is selected"
+            raise PodmgrError(
+                f"{what} has a rule",
+                tip='annotate the pod or its service: bandwidth: "10 mbps egress"; or give --rule',
+            )
+        return wishes, outcomes + failed
+
+    @property
+    def namespace(self) -> str:
+        return self.scope.namespace or self.api.namespace
+
+    def _wait(self, names: Sequence[str], node: str) -> _Found:
+        """Look until all that is meant is there, or the time is up."""
+        deadline = self.clock() + self.timeout_seconds
+        index = PodIndex(find_root(self.settings.cgroup_root))
+        reported: set[str] = set()
+        while True:
+            found = self._look(names, node, index)
+            if not found.waiting or self.clock() >= deadline:
+                return found
+            for name in found.waiting.keys() - reported:
+                reported.add(name)
+                self.report(f"waiting for {name}: {found.waiting[name].message}")
+            self.sleep(min(_POLL_SECONDS, max(0.0, deadline - self.clock())))
+
+    def _look(self, names: Sequence[str], node: str, index: PodIndex) -> _Found:
+        found = _Found()
+        pods: dict[str, Pod] = {}
+        for name, items in self._items(names, found):
+            for item in items:
+                where = f"pod/{mapping(item.get('metadata')).get('name')}"
+                found.hints += hints(where, annotation_keys(item), reads_standard=self.reads_standard)
+            meant = [pod for pod in map(pod_of, items) if pod is not None]
+            living = [pod for pod in meant if not pod.has_ended]
+            if not living and name:
+                ended = "has ended" if name.startswith("pod/") and meant else "has no running pod"
+                found.waiting[name] = PodmgrError(ended, tip="kubectl get pods -o wide")
+            pods |= {pod.ref.uid: pod for pod in living}
+        found.elsewhere = {uid: pod for uid, pod in pods.items() if pod.node not in ("", node)}
+        near = {uid: pod for uid, pod in pods.items() if pod.node in ("", node)}
+        claims = self._claims(near.values(), node)
+        places = index.find(claims.cgroup_uids(pod) for pod in near.values())
+        for (uid, pod), cgroup in zip(near.items(), places, strict=True):
+            if cgroup is not None:
+                found.here[uid] = (pod, cgroup)
+            elif not pod.node:
+                found.waiting[f"pod/{pod.ref.name}"] = PodmgrError("is not scheduled to a node yet")
+            else:
+                found.waiting[f"pod/{pod.ref.name}"] = index.why_none(claims.cgroup_uids(pod))
+        return found
+
+    def _claims(self, pods: Collection[Pod], node: str) -> Cluster:
+        """All pods of the node if one of these is a static pod: which of them has the cgroup?"""
+        cluster = Cluster()
+        if any(pod.static_hash for pod in pods):
+            cluster.replace_pods(self.api.list("/api/v1/pods", {"fieldSelector": f"spec.nodeName={node}"})[0])
+        return cluster
+
+    def _items(self, names: Sequence[str], found: _Found) -> Iterator[tuple[str, list[workloads.Item]]]:
+        if not names:
+            namespace = None if self.scope.all_namespaces else self.namespace
+            yield "", workloads.pods_with(self.api, namespace, self.scope.labels)
+        for name in names:
+            kind, _, plain = name.partition("/")
+            try:
+                item, pods = workloads.with_pods(self.api, kind, plain, self.namespace)
+                if workloads.is_workload(kind) and (wrong := misplaced_on(name, item)):
+                    found.misplaced[name] = wrong
+                yield name, pods
+            except StatusError as error:
+                if not error.is_missing:
+                    raise
+                where = "" if kind == "namespace" else f" in namespace {self.namespace}"
+                found.waiting[name] = PodmgrError(f"there is none{where}", tip="kubectl get, or -n NAMESPACE")
+
+    def _wishes(self, found: _Found, rules: Sequence[Rule]) -> tuple[list[Wish], list[Outcome]]:
+        cluster = self._cluster(pod for pod, _ in found.here.values())
+        try:
+            attached = {row.cgroup_id for row in ledger.read(self.settings.state_dir)}
+        except DamagedLedgerError:
+            attached = set()  # the transaction sets it aside
+        wishes: list[Wish] = []
+        failed: list[Outcome] = []
+        for pod, cgroup in found.here.values():
+            target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
+            own = cluster.rules(pod)
+            for line in own.warnings:
+                self.report(f"warning: {line}")
+            failed += [Outcome(target.name, "", Action.FAILED, None, error, pod.ref) for error in own.errors]
+            wanted = overridden(own, rules)
+            if wanted or cgroup.id in attached:
+                wishes.append(Wish(target, wanted, unreadable=own.unreadable, enforcing=own.enforcing))
+        return wishes, failed
+
+    def _cluster(self, pods: Iterable[Pod]) -> Cluster:
+        """The services and namespaces that matter to these pods."""
+        cluster = Cluster(reads_standard=self.reads_standard)
+        services: list[workloads.Item] = []
+        for namespace in sorted({pod.ref.namespace for pod in pods}):
+            services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]
+            try:
+                cluster.put_namespace(self.api.get(f"/api/v1/namespaces/{namespace}"))
+            except StatusError as error:
+                if error.status != 403:
+                    raise
+                self.report(f"warning: the annotations of namespace {namespace} may not be read")
+        cluster.replace_services(services)
+        return cluster

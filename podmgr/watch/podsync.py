@@ -1,0 +1,330 @@
+"""Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
+
+Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
+changes. Which pods, and when again, is the caller's business.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
+from podmgr.cluster.objects import Pod
+from podmgr.errors import PodmgrError, RuleError
+from podmgr.kernel import cgroups, pins
+from podmgr.kernel.cgroups import Cgroup, PodIndex
+from podmgr.proc import Runner
+from podmgr.reconcile import actual, ledger, transaction
+from podmgr.reconcile.ledger import DamagedLedgerError
+from podmgr.reconcile.transaction import Action, Observed, Outcome
+from podmgr.rules.precedence import CLI, PodRules
+from podmgr.settings import Settings
+from podmgr.watch.journal import Journal
+
+MOST_LINES = 10  # of one pod and kind, in the log and in an Event
+MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
+
+_VERBS = {Action.ATTACHED: "RuleApplied", Action.REPLACED: "RuleApplied", Action.DETACHED: "RuleRemoved"}
+
+
+class Announce(Protocol):
+    """Says something on a pod, where `kubectl describe` shows it."""
+
+    def __call__(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
+
+    `cgroup_uids` are the names that its cgroup may carry.
+    """
+
+    pod: Pod | None
+    rules: PodRules
+    cgroup_uids: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Synced:
+    """The UIDs of the pods that are not in order: no cgroup yet, or a failure."""
+
+    waiting: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+class PodSync:
+    """Brings pods in order, and remembers only what it has complained of.
+
+    `enforces` says of a namespace whether it enforces its rules.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        announce: Announce,
+        *,
+        runner: Runner,
+        enforces: Callable[[str], bool] = lambda _: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._announce = announce
+        self._runner = runner
+        self._enforces = enforces
+        self._clock = clock
+        self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
+        self._complaints: dict[str, object] = {}
+        self._failures: dict[str, set[str]] = {}
+        self._missing_since: dict[str, float] = {}
+        self._seen = ledger.signature(settings.state_dir)
+        self._is_disturbed = False
+        self._observed: list[Observed] = []
+        self._bypassed: set[Slot] = set()
+
+    def was_disturbed(self) -> bool:
+        """Whether another podmgr has changed something since this was last asked."""
+        self._look()
+        was_disturbed, self._is_disturbed = self._is_disturbed, False
+        return was_disturbed
+
+    def _look(self) -> None:
+        """Note what another has changed, before we change something ourselves."""
+        now = ledger.signature(self._settings.state_dir)
+        self._is_disturbed |= now != self._seen
+        self._seen = now
+
+    def traces(self) -> set[str]:
+        """The UIDs of pods that have something of ours, by the ledger or by their pins.
+
+        What the command line put on a pod is not watch's.
+        """
+        return self._traces(self._rows())
+
+    def _traces(self, rows: Sequence[Attachment]) -> set[str]:
+        uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
+        others = {row.owner for row in rows} - uids
+        return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
+
+    def _rows(self) -> list[Attachment]:
+        try:
+            return ledger.read(self._settings.state_dir)
+        except DamagedLedgerError:
+            return []  # the next transaction sets it aside; the pins tell what there is
+
+    def sync(self, wanted: Mapping[str, Wanted]) -> Synced:
+        """Give these pods their rules, and take from those that are gone what they had.
+
+        Raises PodmgrError where nothing can be done at all.
+        """
+        result = Synced()
+        self._look()
+        rows = self._rows()
+        traces = self._traces(rows)
+        places = {row.holder: row for row in rows if row.pod and row.source != CLI}
+        living: dict[str, Wanted] = {}
+        gone: set[str] = set()
+        for uid, item in wanted.items():
+            self._complain(uid, item)
+            if item.pod is not None and (item.rules.rules or uid in traces):
+                living[uid] = item
+            elif item.pod is None and uid in traces:
+                gone.add(uid)
+        wishes = self._wishes(living, traces, places, gone, result)
+        if wishes:
+            result.outcomes += transaction.apply(
+                wishes, self._settings, runner=self._runner, report=self._journal.warning
+            )
+        for selection in self._gone(gone, places, result):
+            result.outcomes += self._clean(selection)
+        self._seen = ledger.signature(self._settings.state_dir)
+        result.failed |= self._tell(result.outcomes, wanted)
+        return result
+
+    def look_for_bypassed(self) -> None:
+        """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
+        try:
+            observed = transaction.observe(self._settings)[0]
+        except PodmgrError:
+            return  # what cannot be looked at is told elsewhere
+        before = {item.attachment.identity: item.counters for item in self._observed}
+        now = transaction.since(self._observed, observed)
+        self._observed = observed
+        for item in now:
+            if not item.is_bypassed:
+                continue
+            row = item.attachment
+            if row.pod is None or row.identity in self._bypassed:
+                continue
+            line = transaction.bypassed_text(item)
+            self._journal.warning(line, **_names(row.pod))
+            self._announce(row.pod, "RuleBypassed", line, is_warning=True)
+            self._bypassed.add(row.identity)
+        self._bypassed &= {  # until it sees packets again, or is gone
+            item.attachment.identity
+            for item in now
+            if item.is_bypassed or item.counters == before.get(item.attachment.identity)
+        }
+
+    def remove_all(self) -> list[Outcome]:
+        """Take from all pods what they have, but for what the command line put there."""
+        uids = self.traces()
+        outcomes = self._clean(Selection(owners=frozenset(uids), spared=frozenset({CLI})))
+        self._tell(outcomes, uids)
+        return outcomes
+
+    def _clean(self, selection: Selection) -> list[Outcome]:
+        return transaction.clean(selection, self._settings, runner=self._runner, report=self._journal.warning)
+
+    def _gone(self, gone: Iterable[str], places: Mapping[str, Attachment], result: Synced) -> list[Selection]:
+        """What to remove of pods that are gone.
+
+        Who may delete a pod may do so while its processes run on. What its namespace enforces
+        holds to their end.
+        """
+        spared: dict[frozenset[str], set[str]] = {}
+        for uid in gone:
+            sources, row = {CLI}, places.get(uid)
+            if row and row.pod and self._enforces(row.pod.namespace) and _is_populated(row):
+                sources.add(f"namespace/{row.pod.namespace}")
+                result.waiting.add(uid)
+            spared.setdefault(frozenset(sources), set()).add(uid)
+        return [Selection(owners=frozenset(uids), spared=sources) for sources, uids in spared.items()]
+
+    def _wishes(
+        self,
+        living: Mapping[str, Wanted],
+        traces: Collection[str],
+        places: Mapping[str, Attachment],
+        gone: set[str],
+        result: Synced,
+    ) -> list[Wish]:
+        """A wish for each pod that has a cgroup. Those that have none wait, or are as good as gone."""
+        pods = {uid: item.pod for uid, item in living.items() if item.pod is not None}
+        found = dict(zip(pods, self._index.find(living[uid].cgroup_uids for uid in pods), strict=True))
+        wishes = []
+        for uid, pod in pods.items():
+            cgroup, rules = found[uid], living[uid].rules
+            if cgroup is not None:
+                self._missing_since.pop(uid, None)
+                wishes.append(_wish(pod, cgroup, rules))
+                continue
+            is_empty = uid in places and cgroups.exists(actual.cgroup_of(places[uid]))
+            if uid in traces and not is_empty:
+                gone.add(uid)
+            if rules.rules or is_empty:  # its processes may come back
+                result.waiting.add(uid)
+                self._miss(pod, living[uid].cgroup_uids)
+        return wishes
+
+    def _miss(self, pod: Pod, cgroup_uids: Sequence[str]) -> None:
+        """Complain of a running pod that has had no cgroup for long."""
+        since = self._missing_since.setdefault(pod.ref.uid, self._clock())
+        if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
+            self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
+            self._say_failed(pod.ref, [_line(self._index.why_none(cgroup_uids))])
+
+    def _complain(self, uid: str, item: Wanted) -> None:
+        """Of what cannot be read or is overruled, when it is new."""
+        complaints = [str(error) for error in item.rules.errors] + list(item.rules.warnings)
+        if item.pod is None or not complaints:
+            self._complaints.pop(uid, None)
+            if item.pod is None:
+                self._missing_since.pop(uid, None)
+            return
+        if self._complaints.get(uid) == complaints:
+            return
+        self._complaints[uid] = complaints
+        self._say_failed(item.pod.ref, [_line(error) for error in item.rules.errors])
+        for line in _some(item.rules.warnings):
+            self._journal.warning(line, **_names(item.pod.ref))
+
+    def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:
+        """Say what has changed, an Event for each pod and reason; the UIDs of those that failed.
+
+        A failure that was told at an earlier attempt is not told again.
+        """
+        said: dict[tuple[str, str], tuple[PodRef, list[str]]] = {}
+        failures: dict[PodRef, list[str]] = {}
+        for outcome in outcomes:
+            if outcome.pod is None:
+                continue
+            if outcome.error is not None:
+                rule = f"{outcome.rule}: " if outcome.rule else ""
+                failures.setdefault(outcome.pod, []).append(rule + _line(outcome.error))
+            elif outcome.action in _VERBS:
+                fields: dict[str, object] = {"rule": outcome.rule, "source": outcome.source}
+                fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
+                self._journal.info(f"{outcome.rule} {outcome.action}", **_names(outcome.pod), **fields)
+                key = (outcome.pod.uid, _VERBS[outcome.action])
+                said.setdefault(key, (outcome.pod, []))[1].append(_told(outcome))
+        for (_, reason), (pod, rules) in said.items():
+            self._announce(pod, reason, "; ".join(rules))
+        for pod, lines in failures.items():
+            if set(lines) - self._failures.get(pod.uid, set()):
+                self._say_failed(pod, lines)
+            self._failures[pod.uid] = set(lines)
+        failed = {pod.uid for pod in failures}
+        for uid in set(uids) - failed:
+            self._failures.pop(uid, None)
+        return failed
+
+    def _say_failed(self, pod: PodRef, lines: Sequence[str]) -> None:
+        """Each in the log, all in one Event."""
+        shown = _some(lines)
+        for line in shown:
+            self._journal.error(line, **_names(pod))
+        if shown:
+            self._announce(pod, "RuleFailed", " | ".join(shown), is_warning=True)
+
+
+def _is_populated(row: Attachment) -> bool:
+    place = actual.cgroup_of(row)
+    return cgroups.exists(place) and cgroups.is_populated(place)
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    """So many that a stranger's annotations do not fill the log."""
+    left = len(lines) - MOST_LINES
+    return [*lines] if left <= 0 else [*lines[:MOST_LINES], f"and {left} more"]
+
+
+def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
+    target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
+    return Wish(
+        target,
+        rules.rules,
+        is_standing=True,
+        unreadable=rules.unreadable,
+        enforcing=rules.enforcing,
+        beaten=rules.beaten,
+    )
+
+
+def _told(outcome: Outcome) -> str:
+    """A rule as an Event shows it: whose it is, and at which hook."""
+    details = [outcome.source] if outcome.source not in ("", "pod") else []
+    if outcome.action is not Action.DETACHED:
+        details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
+    return outcome.rule + (f" ({', '.join(details)})" if details else "")
+
+
+def _names(pod: PodRef) -> dict[str, str]:
+    return {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
+
+
+def _line(error: PodmgrError) -> str:
+    """The error and its tip in one line, with the value or what clang or the verifier said of it."""
+    lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
+    if isinstance(error, RuleError):
+        telling = lines[0] if lines else ""
+    else:
+        telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+    return error.message + (f" ({telling})" if telling else "") + (f"; {error.tip}" if error.tip else "")

@@ -1,0 +1,391 @@
+"""The numbers behind a rule: drop thresholds to the last of 2^32, bucket depths, and their explanation."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podmgr.programs.catalog import (
+    BUILT_IN_PROGRAMS,
+    at_cgroup,
+    burst_bytes,
+    caveats,
+    chosen_hook,
+    drop_threshold,
+    explain,
+    horizon_ns,
+    initial_bytes,
+    recipe,
+    regained_bytes,
+)
+from podmgr.programs.find import shipped_folder
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import (
+    MAX_BURST_BYTES,
+    MIN_BURST_BYTES,
+    Algorithm,
+    Bandwidth,
+    Custom,
+    Direction,
+    ExponentialLoss,
+    Hook,
+    Rule,
+    UniformLoss,
+)
+from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
+
+
+def uniform(percent: str) -> UniformLoss:
+    return UniformLoss(EGRESS, Decimal(percent))
+
+
+def exponential(threshold: str | Decimal) -> ExponentialLoss:
+    return ExponentialLoss(EGRESS, Decimal(threshold))
+
+
+def rule(option: str) -> Rule:
+    (found,) = parse_rule_option(option)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("percent", "threshold"),
+    [
+        ("0", 0),
+        ("0.00000001", 0),
+        ("0.0000000233", 1),
+        ("0.1", 4_294_967),
+        ("1", 42_949_673),
+        ("2", 85_899_346),
+        ("25", 2**30),
+        ("50", 2**31),
+        ("99.99999999", 2**32),
+        ("100", 2**32),
+    ],
+)
+def test_uniform_threshold_is_the_nearest_of_2_to_the_32(percent: str, threshold: int) -> None:
+    assert drop_threshold(uniform(percent)) == threshold
+
+
+@given(percents)
+def test_uniform_threshold_is_exact(percent: Decimal) -> None:
+    found = drop_threshold(UniformLoss(INGRESS, percent))
+    assert abs(found - Fraction(percent) / 100 * 2**32) <= Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "draws"), [("0", 2**32), ("0.0", 2**32), ("1000", 85_899_346), ("1000.0", 85_899_346)]
+)
+def test_exponential_drops_all_at_0_and_2_percent_at_1000(threshold: str, draws: int) -> None:
+    assert drop_threshold(exponential(threshold)) == draws
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])
+def test_exponential_threshold_is_the_nearest_to_50_to_the_minus_t(quarters: int) -> None:
+    # |draws - 2^32 * 50^(-quarters/4)| <= 1/2, in whole numbers: both sides to the power of 4.
+    draws = drop_threshold(exponential(str(250 * quarters)))
+    assert (2 * draws - 1) ** 4 * 50**quarters <= (2 * 2**32) ** 4 <= (2 * draws + 1) ** 4 * 50**quarters
+
+
+@given(thresholds, thresholds)
+def test_higher_exponential_threshold_drops_no_more(one: Decimal, other: Decimal) -> None:
+    low, high = sorted((one, other))
+    assert drop_threshold(exponential(low)) >= drop_threshold(exponential(high))
+
+
+@given(thresholds)
+def test_exponential_never_drops_less_than_2_percent(threshold: Decimal) -> None:
+    assert drop_threshold(uniform("2")) <= drop_threshold(exponential(threshold)) <= 2**32
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "initial"),
+    [
+        (8_000, 1_514, 1_514),
+        (96_896, 1_514, 1_514),
+        (121_120, 1_892, 1_514),
+        (1_000_000, 15_625, 12_500),
+        (10_000_000, 156_250, 16_000),
+        (1_000_000_000, 15_625_000, 16_000),
+        (400 * 10**9, 6_250_000_000, 16_000),
+    ],
+)
+def test_bucket_holds_125_ms_of_the_rate_and_at_least_a_frame(rate: int, burst: int, initial: int) -> None:
+    limit = Bandwidth(EGRESS, rate)
+    assert (burst_bytes(limit), initial_bytes(limit)) == (burst, initial)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "regained"),
+    [
+        (100_000, None, 73_728),  # 48 KiB and half of it
+        (10_000_000, None, 468_750),  # 250 ms and half of it
+        (10_000_000, 64_000, 468_750),
+        (10_000_000, 1_000_000, 1_500_000),
+    ],
+)
+def test_what_a_wait_gives_back_is_at_least_tcps_timeout(rate: int, burst: int | None, regained: int) -> None:
+    assert regained_bytes(Bandwidth(EGRESS, rate, burst)) == regained
+
+
+@given(rates)
+def test_default_burst_is_an_eighth_of_a_second_of_bytes(rate: int) -> None:
+    assert burst_bytes(Bandwidth(EGRESS, rate)) == max(rate // 8 // 8, 1_514)
+
+
+@given(rates, st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES))
+def test_written_burst_is_taken_as_it_is(rate: int, burst: int) -> None:
+    assert burst_bytes(Bandwidth(EGRESS, rate, burst)) == burst
+
+
+@given(rates, st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES))
+def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burst: int | None) -> None:
+    limit = Bandwidth(EGRESS, rate, burst)
+    assert 1_514 <= initial_bytes(limit) <= min(16_000, burst_bytes(limit))
+
+
+@pytest.mark.parametrize(
+    ("option", "program", "macros"),
+    [
+        ("loss=uniform egress 2%", "loss", {"THRESHOLD": "85899346ULL"}),
+        ("loss=exponential ingress 0", "loss", {"THRESHOLD": "4294967296ULL"}),
+        (
+            "bandwidth=10 mbps egress",
+            "bandwidth",
+            {"RATE": "10000000ULL", "BURST": "156250ULL", "INITIAL": "16000ULL"},
+        ),
+        (
+            "bandwidth=10 mbps egress burst=2kb",
+            "bandwidth",
+            {"RATE": "10000000ULL", "BURST": "2000ULL", "INITIAL": "2000ULL"},
+        ),
+        (
+            "bandwidth=10 mbps egress algorithm=edt",
+            "edt",
+            {"HORIZON": "1677721600ULL", "RATE": "10000000ULL"},
+        ),
+        ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
+    ],
+)
+def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: dict[str, str | None]) -> None:
+    made = recipe(rule(option))
+    assert (made.program, dict(made.macros)) == (program, macros)
+
+
+def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
+    options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
+    options += ["bandwidth=10 mbps egress algorithm=edt"]
+    assert [recipe(rule(option)).order for option in options] == [0, 1, 2, 3]
+    assert recipe(rule("ebpf-limit=edt egress -DRATE=1000000")).order == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "needs_fq"),
+    [
+        ("bandwidth=10 mbps egress", False),
+        ("bandwidth=10 mbps egress algorithm=edt", True),
+        ("ebpf-limit=edt egress -DRATE=1000000", True),
+        ("ebpf-limit=dropper egress", False),
+        ("loss=uniform egress 2%", False),
+    ],
+)
+def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
+    assert recipe(rule(option)).needs_fq is needs_fq
+
+
+@given(rules.filter(lambda rule: not isinstance(rule, Custom)))
+def test_every_rule_but_custom_ones_has_a_built_in_program(wish: Rule) -> None:
+    assert recipe(wish).program in BUILT_IN_PROGRAMS
+
+
+def test_built_in_programs_are_the_shipped_ones() -> None:
+    shipped = {path.name.removesuffix(".bpf.c") for path in shipped_folder("bpf").glob("*.bpf.c")}
+    assert shipped == BUILT_IN_PROGRAMS
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (
+            "loss=uniform egress 2%",
+            {
+                "drop probability": "0.02000000002 = 85899346 / 2^32, 1 in 50",
+                "decides": "per packet as the hook sees it; a GSO packet is one, as with netem",
+            },
+        ),
+        ("loss=uniform egress 0%", {"drop probability": "0 = 0 / 2^32, never"}),
+        ("loss=exponential egress 0", {"drop probability": "1 = 4294967296 / 2^32, 1 in 1"}),
+        (
+            "bandwidth=10 mbps egress",
+            {
+                "rate": "10,000,000 bits/s = 1,250,000 bytes/s",
+                "counts": "bytes on the wire: 14 + the IP packet, for every segment of a GSO packet",
+                "burst": "156,250 bytes = 125 ms of the rate",
+                "starts with": "16,000 bytes",
+                "over the rate": "dropped",
+                "after a drop": "up to 468,750 bytes of what the rate makes while TCP waits pass at once",
+            },
+        ),
+        (
+            "bandwidth=10 mbps egress burst=64kb",
+            {"burst": "64,000 bytes = 51.2 ms of the rate"},
+        ),
+        (
+            "bandwidth=8001 bps egress algorithm=edt",
+            {
+                "rate": "8,001 bits/s = 1,000.125 bytes/s",
+                "over the rate": "delayed until its departure time, by the fq qdisc",
+                "horizon": "8 s: what would wait longer is dropped",
+                "ECN": "flows that understand it are marked when they wait half as long",
+            },
+        ),
+        ("bandwidth=8 kbps egress burst=1000mb", {"burst": "1,000,000,000 bytes = 277.778 h of the rate"}),
+        ("bandwidth=400 gbps egress burst=1514b", {"burst": "1,514 bytes = 30.28 ns of the rate"}),
+        (
+            "loss=0.00000002% egress",
+            {"drop probability": "2.328306437e-10 = 1 / 2^32, 1 in 4,294,967,296"},
+        ),
+        ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
+        ("ebpf-limit=dropper egress -DB=1 -DA", {"custom program": "dropper", "macros": "-DA -DB=1"}),
+    ],
+)
+def test_explanation_gives_the_numbers(option: str, expected: dict[str, str]) -> None:
+    rows = dict(explain(rule(option)))
+    assert {label: rows.get(label) for label in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "milliseconds"),
+    [
+        ("8 kbps egress", 8_000),
+        ("8 kbps ingress", 8_000),
+        ("10 mbps egress", 1_677.7216),
+        ("1 mbps ingress", 1_048.576),
+        ("335.54432 mbps egress", 50),
+        ("400 gbps egress", 50),
+        ("400 gbps ingress", 50),
+    ],
+)
+def test_packet_waits_for_a_few_of_the_largest_and_no_longer_than_fq_keeps_it(
+    option: str, milliseconds: float
+) -> None:
+    limit = rule(f"bandwidth={option} algorithm=edt")
+    assert isinstance(limit, Bandwidth)
+    assert horizon_ns(limit) == round(milliseconds * 1_000_000)
+
+
+@given(rates, rates, directions)
+def test_faster_link_makes_nothing_wait_longer(one: int, other: int, direction: Direction) -> None:
+    slow, fast = (Bandwidth(direction, rate, None, Algorithm.EDT) for rate in sorted((one, other)))
+    assert 20_000_000 < horizon_ns(fast) <= horizon_ns(slow) < 10_000_000_000
+
+
+def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
+    rows = dict(explain(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT)))
+    assert not {"burst", "starts with"} & rows.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("loss=uniform egress 2%", "hook=cgroup"),
+        ("bandwidth=1 mbps egress algorithm=edt", "hook=cgroup"),
+        ("bandwidth=1 mbps ingress algorithm=edt", ""),
+        ("ebpf-limit=dropper egress", 'SEC("cgroup_skb/" INTERFACE)'),
+        ("ebpf-limit=edt egress", ""),
+    ],
+)
+def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: str) -> None:
+    assert at_cgroup(rule(option)) == words
+
+
+@pytest.mark.parametrize(
+    ("option", "hook", "said"),
+    [
+        ("loss=uniform egress 2%", Hook.CGROUP, "not loss to TCP"),
+        ("loss=exponential egress 400", Hook.CGROUP, "not loss to TCP"),
+        ("loss=0.00000001% egress", Hook.TC, "drops nothing"),
+        ("loss=99.99999999% egress", Hook.TC, "drops all"),
+    ],
+)
+def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
+    (line,) = caveats(rule(option), hook)
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("option", "hook"),
+    [
+        ("loss=uniform ingress 2%", Hook.CGROUP),
+        ("loss=uniform egress 2%", Hook.TC),
+        ("loss=uniform egress 0%", Hook.TC),
+        ("loss=uniform egress 100%", Hook.TC),
+        ("bandwidth=10 mbps egress", Hook.CGROUP),
+        ("bandwidth=10 mbps egress burst=65550b", Hook.CGROUP),
+        ("ebpf-limit=dropper egress", Hook.CGROUP),
+    ],
+)
+def test_rule_that_does_what_it_says_has_no_caveat(option: str, hook: Hook) -> None:
+    assert caveats(rule(option), hook) == []
+
+
+# Hooks
+
+
+@pytest.mark.parametrize(
+    ("option", "own", "shared"),
+    [
+        ("loss=uniform egress 2%", "tc", "tc"),
+        ("loss=exponential egress 400", "tc", "tc"),
+        ("loss=uniform ingress 2%", "tc", "cgroup"),
+        ("bandwidth=1 mbps egress", "cgroup", "cgroup"),
+        ("bandwidth=1 mbps ingress", "cgroup", "cgroup"),
+        ("bandwidth=1 mbps egress algorithm=edt", "tc", "cgroup"),
+        ("bandwidth=1 mbps ingress algorithm=edt", "tc", "tc"),
+        ("ebpf-limit=edt egress -DRATE=1000000", "tc", "cgroup"),
+        ("ebpf-limit=loss ingress", "tc", "cgroup"),
+    ],
+)
+def test_each_rule_has_a_hook_where_its_effect_is_truest_and_a_reason(
+    option: str, own: str, shared: str
+) -> None:
+    for is_shared, expected in ((False, own), (True, shared)):
+        choice = chosen_hook(rule(option), is_shared=is_shared)
+        assert choice is not None
+        assert choice[0] == expected
+        assert "says so" not in choice[1] and len(choice[1]) > 20
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("hook", Hook)
+@pytest.mark.parametrize(
+    "option", ["loss=uniform ingress 2%", "bandwidth=1 mbps egress", "bandwidth=1 mbps egress algorithm=edt"]
+)
+def test_user_may_choose_the_hook(option: str, hook: Hook, is_shared: bool) -> None:
+    assert chosen_hook(rule(f"{option} hook={hook}"), is_shared=is_shared) == (hook, "hook= says so")
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_rule_on_interfaces_is_at_tc(is_shared: bool) -> None:
+    limit = rule("bandwidth=1 mbps ingress interface=eth0")
+    assert chosen_hook(limit, is_shared=is_shared) == (Hook.TC, "interface= says so")
+
+
+@pytest.mark.parametrize("option", ["ebpf-limit=dropper egress", "ebpf-limit=dropper ingress interface=eth0"])
+def test_hook_of_a_custom_program_is_in_its_section(option: str) -> None:
+    assert chosen_hook(rule(option), is_shared=False) is None
+    assert chosen_hook(rule(option), is_shared=True) is None
+
+
+@given(rules, st.booleans())
+def test_every_rule_with_a_built_in_program_has_a_hook(wish: Rule, is_shared: bool) -> None:
+    choice = chosen_hook(wish, is_shared=is_shared)
+    assert (choice is not None) == (recipe(wish).program in BUILT_IN_PROGRAMS)
+    if choice is not None and wish.place.hook is not None:
+        assert choice[0] is wish.place.hook
+    if choice is not None and wish.place.interfaces:
+        assert choice[0] is Hook.TC
