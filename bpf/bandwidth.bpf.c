@@ -36,7 +36,7 @@
 #define LARGER(A, B) ((A) > (B) ? (A) : (B))
 #define SMALLER(A, B) ((A) < (B) ? (A) : (B))
 #define NS_PER_MS 1000000LL
-#define STALL_BYTES 49152 /* the same numbers are in podmgr/programs/catalog.py, which tells what they mean */
+#define STALL_BYTES 49152 /* the same numbers are in podmgr/rules/kinds/bandwidth.py, which tells what they mean */
 /* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
 #define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
 #define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
-from podmgr.rules.rule import Direction, Rule, succession_key
+from podmgr.rules.rule import Direction, Hook, Rule
+from podmgr.rules.source import Source
 
 if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
     from podmgr.kernel.cgroups import Cgroup
@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
 Slot = tuple[object, ...]
 
 
-def slot_of(cgroup_id: int, rule: str) -> Slot:
+def slot_of(cgroup_id: int, rule: Rule) -> Slot:
     """Equal for two rules on one cgroup of which one replaces the other."""
-    return (cgroup_id, *succession_key(parse_rule_option(rule)[0]))
+    return (cgroup_id, *rule.succession_key)
 
 
 class PodRef(NamedTuple):
@@ -46,13 +46,13 @@ class Link:
 
 
 class Attachment(NamedTuple):
-    """One program on one cgroup, or for it on interfaces (`links`, at the tc hook).
+    """One rule's program on one cgroup, or for it on interfaces (`links`, at the tc hook).
 
-    The rows of the ledger; with `program_id` None, a wish.
+    The rows of the ledger; with `program_id` None, what shall be.
 
     `owner` names the directory on bpffs (pod UID, or cgroup id), `digest` the pin in it,
     `object_digest` the object file. `target` is what the user calls it. An attachment whose
-    `rule` is "" was found by its pin alone: the ledger does not know it. With `is_scoped`
+    `rule` is None was found by its pin alone: the ledger does not know it. With `is_scoped`
     the interfaces are also others', and the program is told whose packets it may touch.
     `priority` is its place in the chain of filters there, `links_packets` and `links_bytes` what
     the interfaces had counted when it was attached (-1: not known).
@@ -62,11 +62,10 @@ class Attachment(NamedTuple):
     owner: str
     cgroup_path: str
     cgroup_id: int
-    rule: str
-    kind: str
+    rule: Rule | None
     direction: Direction
-    hook: str
-    source: str
+    hook: Hook
+    source: Source
     digest: str
     object_digest: str
     pod: PodRef | None = None
@@ -76,6 +75,11 @@ class Attachment(NamedTuple):
     priority: int = 0
     links_packets: int = -1
     links_bytes: int = -1
+
+    @property
+    def kind(self) -> str:
+        """What the rule's kind is called."""
+        return self.rule.kind if self.rule else "unknown"
 
     @property
     def identity(self) -> Slot:
@@ -100,7 +104,7 @@ class Selection(NamedTuple):
 
     cgroup_ids: frozenset[int] = frozenset()
     owners: frozenset[str] = frozenset()
-    spared: frozenset[str] = frozenset()  # attachments of these sources are left alone
+    spared: frozenset[Source] = frozenset()  # attachments of these sources are left alone
 
     def covers(self, row: Attachment) -> bool:
         is_meant = row.cgroup_id in self.cgroup_ids or row.holder in self.owners
@@ -147,6 +151,6 @@ class Wish(NamedTuple):
     target: Target
     rules: tuple[SourcedRule, ...]
     is_standing: bool = False
-    unreadable: frozenset[tuple[str, str]] = frozenset()
-    enforcing: frozenset[str] = frozenset()
-    beaten: frozenset[tuple[str, Rule]] = frozenset()
+    unreadable: frozenset[tuple[Source, str]] = frozenset()
+    enforcing: frozenset[Source] = frozenset()
+    beaten: frozenset[tuple[Source, Rule]] = frozenset()

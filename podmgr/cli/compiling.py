@@ -9,9 +9,9 @@ from typing import Any
 
 from podmgr.proc import Runner
 from podmgr.programs.build import Compiled, SpecMaker, compile_spec
-from podmgr.programs.catalog import caveats, chosen_hook, explain, require_possible
 from podmgr.programs.spec import ProgramSpec
 from podmgr.refusals import failed
+from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import Settings
 
@@ -94,14 +94,14 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     why = choice[1] if choice else "the program's section says so"
     maps = ", ".join(f"{item.name} ({item.size_bytes:,} bytes)" for item in info.maps)
     rows = [
-        *explain(result.spec.rule),
+        *result.spec.rule.explain(),
         ("hook", f"{info.hook}, section {info.section}"),
         ("why there", why),
         ("program", f"{info.function}, {info.instructions} instructions, licence {info.licence}"),
         ("maps", maps or "none"),
         ("digest", result.spec.digest),
     ]
-    rows += [("note", line) for line in caveats(result.spec.rule, info.hook)]
+    rows += [("note", line) for line in result.spec.rule.caveats(Hook(info.hook))]
     if result.path is not None:
         rows.append(("written", str(result.path)))
     return rows

@@ -22,10 +22,12 @@ from podmgr.kernel import bpf_syscall, cgroups, mounts, netlink, scratch
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.tc import TrafficControl
 from podmgr.proc import Runner, find
-from podmgr.reconcile.transaction import apply, clean, observe
+from podmgr.reconcile.observe import observe
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 
 OLDEST_KERNEL = (5, 10)
@@ -256,7 +258,7 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
     cgroup = scratch.create(root, "doctor")
     target = Target(cgroups.display_name(root, cgroup), cgroup)
     wanted = parse_rule_option("loss=uniform egress 0% hook=cgroup")
-    rules = tuple(SourcedRule(rule, "cli") for rule in wanted)
+    rules = tuple(SourcedRule(rule, CLI) for rule in wanted)
     try:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard

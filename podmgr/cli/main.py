@@ -42,7 +42,7 @@ from podmgr.settings import (
 if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.attachment import Attachment, Selection
     from podmgr.cluster.api import Api
-    from podmgr.reconcile.transaction import Outcome
+    from podmgr.reconcile.outcome import Outcome
     from podmgr.rules.rule import Rule
     from podmgr.targets.names import Scope
 
@@ -230,6 +230,8 @@ def apply(
     from podmgr import proc
     from podmgr.cli.doctor import require_sockets_with_cgroups
     from podmgr.reconcile import transaction
+    from podmgr.reconcile.observe import bypassed
+    from podmgr.reconcile.outcome import exit_code, remarks
     from podmgr.targets import wishes
     from podmgr.targets.names import Scope, read
 
@@ -276,13 +278,13 @@ def apply(
         outcomes = failed + (
             transaction.apply(wished, settings, runner=proc.run, report=_report) if wished else []
         )
-        for line in transaction.remarks(outcomes):
+        for line in remarks(outcomes):
             _report(f"note: {line}")
         if settle_seconds:
-            for line in transaction.bypassed(outcomes, settings, settle_seconds):
+            for line in bypassed(outcomes, settings, settle_seconds):
                 _report(f"warning: {line}")
     _print_outcomes(outcomes, output, dry_run=dry_run)
-    return transaction.exit_code(outcomes)
+    return exit_code(outcomes)
 
 
 @app.command("list", cls=_Command)
@@ -305,7 +307,7 @@ def list_(
     cgroup_root: CgroupRoot = None,
 ) -> int:
     """Show what podmgr has attached, read back from the kernel at this moment."""
-    from podmgr.reconcile import transaction
+    from podmgr.reconcile.observe import settled
     from podmgr.targets.names import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
@@ -318,7 +320,7 @@ def list_(
             raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
         live.watch(settings, output)
         return EXIT_DONE
-    observed, unknown = transaction.settled(settings, _seconds(settle))
+    observed, unknown = settled(settings, _seconds(settle))
     rows = [item.attachment for item in observed]
     selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     if selection is not None:
@@ -359,6 +361,8 @@ def clean(
     from podmgr import proc
     from podmgr.kernel import cgroups, scratch
     from podmgr.reconcile import transaction
+    from podmgr.reconcile.observe import recorded
+    from podmgr.reconcile.outcome import exit_code
     from podmgr.targets.names import Scope
 
     settings = _settings(context, state_dir, bpffs, cgroup_root)
@@ -366,7 +370,7 @@ def clean(
     selection: Selection | None = None
     failed: list[Outcome] = []
     if targets or scope != Scope():
-        rows = transaction.recorded(settings)
+        rows = recorded(settings)
         selection, failed = _select(targets, scope, rows, settings, kubeconfig, kube_context)
     outcomes = list(failed)
     said: list[str] = []
@@ -383,7 +387,7 @@ def clean(
     if not outcomes and not said:
         _report("nothing of podmgr's is attached" + (" there" if selection else ""))
     _print_outcomes(outcomes, output)
-    return transaction.exit_code(outcomes)
+    return exit_code(outcomes)
 
 
 @app.command("watch", cls=_Command)
@@ -603,16 +607,15 @@ def _seconds(text: str) -> float:
 def _parse_rules(texts: list[str] | None) -> list[Rule]:
     """The rules of the command line, no two of which may collide."""
     from podmgr.rules.grammar import parse_rule_option
-    from podmgr.rules.rule import collision_key
 
     rules: dict[object, Rule] = {}
     for text in texts or []:
         for rule in parse_rule_option(text):
-            other = rules.setdefault(collision_key(rule), rule)
+            other = rules.setdefault(rule.collision_key, rule)
             if other is not rule:
                 raise UsageError(
                     f"'{rule}' collides with '{other}'",
-                    tip=f"one {collision_key(rule)[0]} rule per direction",
+                    tip=f"one {rule.collision_key.kind} rule per direction",
                 )
     return list(rules.values())
 

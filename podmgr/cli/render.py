@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # `podmgr --help` shall not load what attaches programs
     from podmgr.attachment import PodRef
     from podmgr.cli.doctor import Finding
     from podmgr.demo.demonstrate import Row
-    from podmgr.reconcile.transaction import Observed, Outcome
+    from podmgr.reconcile.observe import Observed
+    from podmgr.reconcile.outcome import Outcome
 
 
 _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
@@ -91,8 +92,8 @@ def _attachment(item: Observed) -> dict[str, Any]:
         "pod": _pod(row.pod),
         "target": row.target,
         "kind": row.kind,
-        "rule": row.rule,
-        "source": row.source,
+        "rule": str(row.rule),
+        "source": str(row.source),
         "direction": row.direction.value,
         "hook": row.hook,
         "program_id": row.program_id,
@@ -122,7 +123,7 @@ def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
     if any(outcome.pod and outcome.pod.uid for outcome in outcomes):
         return _pods_table([outcome for outcome in outcomes if outcome.error is None], suffix)
     return "".join(
-        f"{printable(outcome.target)} {printable(outcome.rule)} {outcome.action}{suffix}\n"
+        f"{printable(outcome.target)} {printable(outcome.subject)} {outcome.action}{suffix}\n"
         for outcome in outcomes
         if outcome.error is None
     )
@@ -132,7 +133,7 @@ def _pods_table(outcomes: Sequence[Outcome], suffix: str) -> str:
     rows = [["NAMESPACE", "TARGET", "RULE", "SOURCE", "RESULT"]]
     for outcome in sorted(outcomes, key=lambda outcome: outcome.place):
         namespace = outcome.pod.namespace if outcome.pod else "-"
-        cells = [namespace, outcome.target, outcome.rule or "-", outcome.source or "-"]
+        cells = [namespace, outcome.target, outcome.subject or "-", str(outcome.source or "-")]
         rows.append([*map(printable, cells), f"{outcome.action}{suffix}"])
     return columns(rows) if outcomes else ""
 
@@ -146,10 +147,10 @@ def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> 
             {
                 "pod": _pod(outcome.pod),
                 "target": outcome.target,
-                "rule": outcome.rule,
-                "source": outcome.source,
+                "rule": outcome.subject,
+                "source": str(outcome.source or ""),
                 "action": outcome.action.value,
-                "hook": outcome.hook,
+                "hook": outcome.hook or "",
                 "program_id": outcome.program_id,
                 "error": outcome.error and outcome.error.message,
             }

@@ -21,9 +21,12 @@ from podmgr.errors import UsageError, printable
 from podmgr.kernel import cgroups, scratch
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Runner
-from podmgr.reconcile.transaction import Action, Report, apply, clean, observe, remarks
+from podmgr.reconcile.observe import observe
+from podmgr.reconcile.outcome import Action, Report, remarks
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Rule
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 
 EXIT_PODMGR_FAILED = 125
@@ -105,7 +108,7 @@ def run(
     cgroup = scratch.create(root, "run")
     target = Target(cgroups.display_name(root, cgroup), cgroup, starts_here=True)
     try:
-        wish = Wish(target, tuple(SourcedRule(rule, "cli") for rule in rules))
+        wish = Wish(target, tuple(SourcedRule(rule, CLI) for rule in rules))
         outcomes = apply([wish], settings, runner=runner, report=report)
         for outcome in outcomes:
             if outcome.error is not None:

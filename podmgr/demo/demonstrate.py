@@ -13,11 +13,14 @@ from podmgr.attachment import Target
 from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import Pod, checked, send_datagrams, throughput, throw_away_pod
 from podmgr.kernel import cgroups, pins
-from podmgr.programs.catalog import DRAWS, drop_threshold
 from podmgr.programs.find import shipped_folder
-from podmgr.reconcile.transaction import Outcome, Report, apply, clean, observe
+from podmgr.reconcile.observe import observe
+from podmgr.reconcile.outcome import Outcome, Report
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Bandwidth, ExponentialLoss, Rule, UniformLoss
+from podmgr.rules.kinds.bandwidth import Bandwidth
+from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
+from podmgr.rules.rule import Rule
 from podmgr.rules.units import format_rate
 from podmgr.settings import Settings
 from podmgr.targets.wishes import from_manifests
@@ -120,7 +123,7 @@ def _bandwidth_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
 
 def _loss_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
     assert isinstance(rule, UniformLoss | ExponentialLoss)
-    probability = drop_threshold(rule) / DRAWS
+    probability = rule.drop_threshold / DRAWS
     low, high = binomial_interval(DATAGRAMS, probability)
     sent, errors, received = send_datagrams(pod, _UDP_PORT, DATAGRAMS)
     lost = sent - received

@@ -12,7 +12,6 @@ from podmgr.errors import PodmgrError
 from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
 from podmgr.programs import clang, elf, verdicts, vmlinux
-from podmgr.programs.catalog import recipe
 from podmgr.programs.find import find_source, require_system
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.programs.store import ObjectStore, StoredObject
@@ -47,7 +46,7 @@ class SpecMaker:
         wanted = (rule, counts_loopback, hook, is_scoped)
         if wanted in self._specs:
             return self._specs[wanted]
-        name = recipe(rule).program
+        name = rule.program.name
         if name not in self._sources:
             self._sources[name] = find_source(
                 name, self._settings, vmlinux=lambda: vmlinux.header(runner=self._runner)

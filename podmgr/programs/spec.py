@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
-from podmgr.programs.catalog import BUILT_IN_PROGRAMS, recipe
-from podmgr.rules.rule import RESERVED_MACROS, Custom, Direction, Hook, Rule
+from podmgr.rules.kinds import BUILT_IN_PROGRAMS
+from podmgr.rules.kinds.custom import RESERVED_MACROS
+from podmgr.rules.rule import Direction, Hook, Macros, Rule
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
 _LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
@@ -59,9 +60,9 @@ class ProgramSpec:
         return self.rule.direction
 
     @cached_property
-    def macros(self) -> tuple[tuple[str, str | None], ...]:
+    def macros(self) -> Macros:
         """All that is defined on the compiler's command line: podmgr's own, then the rule's."""
-        own: tuple[tuple[str, str | None], ...] = (
+        own: Macros = (
             ("INTERFACE", f'"{self.direction}"'),
             ("DIRECTION_EGRESS", str(int(self.direction is Direction.EGRESS))),
             ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
@@ -69,7 +70,7 @@ class ProgramSpec:
         )
         if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
-        return own + recipe(self.rule).macros
+        return own + self.rule.program.macros
 
     @cached_property
     def digest(self) -> str:
@@ -101,10 +102,10 @@ def make_spec(
     Raises PodmgrError for a macro that the source does not test with #ifndef, and for a number that
     C reads otherwise than it is written.
     """
-    if isinstance(rule, Custom):
+    if rule.brings_program:
         _check_numbers(rule)
         offered = sorted(source.macros - RESERVED_MACROS)
-        for name, _ in rule.macros:
+        for name, _ in rule.program.macros:
             if name not in offered:
                 raise PodmgrError(
                     f"program {source.name} has no macro {name} to set",
@@ -115,12 +116,12 @@ def make_spec(
     return ProgramSpec(rule, source, compiler, counts_loopback, hook, is_scoped)
 
 
-def _check_numbers(rule: Custom) -> None:
+def _check_numbers(rule: Rule) -> None:
     """Refuse 010, which is 8 to C, and 080, which is nothing.
 
     Not the grammar's business: a rule that the ledger has must stay readable.
     """
-    for name, value in rule.macros:
+    for name, value in rule.program.macros:
         if value is not None and _LEADING_ZERO.fullmatch(value):
             meant = value.lstrip("0") or "0"
             raise PodmgrError(

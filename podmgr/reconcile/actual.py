@@ -15,6 +15,7 @@ from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Filter, Traffic
 from podmgr.rules.rule import Direction, Hook
+from podmgr.rules.source import UNKNOWN
 from podmgr.settings import Settings
 
 _Side = tuple[int, Direction]
@@ -243,11 +244,10 @@ def _unknown_row(root: Path, cgroup: Cgroup, direction: Direction, program_id: i
         owner=pin.owner,
         cgroup_path=str(cgroup.path),
         cgroup_id=cgroup.id,
-        rule="",
-        kind="unknown",
+        rule=None,
         direction=direction,
-        hook=Hook.CGROUP.value,
-        source="unknown",
+        hook=Hook.CGROUP,
+        source=UNKNOWN,
         digest=pin.digest,
         object_digest="",
         program_id=program_id,
@@ -265,11 +265,10 @@ def _unknown_at_tc(
         owner=pin.owner,
         cgroup_path=str(place.path),
         cgroup_id=place.id,
-        rule="",
-        kind="unknown",
+        rule=None,
         direction=links[0].side,
-        hook=Hook.TC.value,
-        source="unknown",
+        hook=Hook.TC,
+        source=UNKNOWN,
         digest=pin.digest,
         object_digest="",
         program_id=program_id,

@@ -26,10 +26,8 @@ from podmgr.reconcile import others
 from podmgr.reconcile.actual import Sight, cgroup_of, pin_of, pinned_id
 from podmgr.reconcile.filters import Filters
 from podmgr.reconcile.ledger import State
-from podmgr.rules.rule import Custom
+from podmgr.reconcile.outcome import Failures
 from podmgr.settings import Settings
-
-Failures = list[tuple[Attachment, PodmgrError]]
 
 _LOG_LINES = 15
 _MOST_CGROUPS_AT_ONCE = 256
@@ -57,8 +55,8 @@ class Actuator(NamedTuple):
         """
         loaded: list[Attachment] = []
         failures: Failures = []
-        for kind_is_custom in (False, True):
-            batch = [row for row in rows if (row.kind == Custom.kind) == kind_is_custom]
+        for is_brought in (False, True):
+            batch = [row for row in rows if _is_brought(row) == is_brought]
             try:
                 done, failed = self._load(batch, objects)
             except ToolTimeoutError as error:
@@ -148,7 +146,7 @@ class Actuator(NamedTuple):
         for row in rows:
             holder = lifted[cgroup_of(row), row.direction]
             if holder is not None and row.identity not in known:
-                failures.append((row, others.refusal(row.rule, cgroup_of(row), holder)))
+                failures.append((row, others.refusal(str(row.rule), cgroup_of(row), holder)))
         return failures
 
     def _attach_to_cgroups(self, rows: Sequence[Attachment]) -> Failures:
@@ -261,9 +259,13 @@ def _not_there(row: Attachment) -> PodmgrError:
     )
 
 
+def _is_brought(row: Attachment) -> bool:
+    return row.rule is not None and row.rule.brings_program
+
+
 def _asks(row: Attachment, stored: StoredObject) -> bool:
     """Whether the program looks at its scope: the header defines the map for those that do not, too."""
-    return row.kind != Custom.kind or elf.uses_map(stored.path.read_bytes(), pins.SCOPE_MAP)
+    return not _is_brought(row) or elf.uses_map(stored.path.read_bytes(), pins.SCOPE_MAP)
 
 
 def _unscoped(row: Attachment) -> PodmgrError:

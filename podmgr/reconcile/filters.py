@@ -19,11 +19,11 @@ from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Filter, Qdisc, TrafficControl
 from podmgr.proc import uninterrupted
-from podmgr.programs.catalog import CUSTOM, DELAYING, at_cgroup, recipe
 from podmgr.reconcile import qdiscs
 from podmgr.reconcile.actual import Sight, cgroup_of, pin_of
-from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Direction, Rule
+from podmgr.rules.hooks import at_cgroup
+from podmgr.rules.kinds import template_of
+from podmgr.rules.rule import Direction, Rule, Stage
 from podmgr.settings import Settings
 
 # Behind filters that were given a small number to be first, before those that the kernel numbers.
@@ -39,13 +39,14 @@ Complaints = dict[Attachment, PodmgrError]
 
 def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
     """Where in the chain a rule's program stands; `position` is that among its target's custom programs."""
-    order = recipe(rule).order
-    if order == DELAYING:
+    stage = template_of(rule).stage
+    if stage is Stage.DELAY:
         return _DELAYING_PRIORITIES[is_enforced]
     base = _ENFORCED if is_enforced else _OTHERS
-    if order < CUSTOM:
-        return base + order
-    return base + CUSTOM + (min(position, _MOST_CUSTOM - 1) if order == CUSTOM else _MOST_CUSTOM)
+    if stage < Stage.CUSTOM:
+        return base + stage
+    custom = min(position, _MOST_CUSTOM - 1) if stage is Stage.CUSTOM else _MOST_CUSTOM
+    return base + Stage.CUSTOM + custom
 
 
 class Filters(NamedTuple):
@@ -105,7 +106,7 @@ class Filters(NamedTuple):
         except RefusedError as error:
             return {row: _without_fq(row, error) for row in delaying}
         except qdiscs.NoFqError as error:
-            return {row: error.of(_rule(row)) for row in delaying}
+            return {row: error.of(row.rule) for row in delaying if row.rule}
         except PodmgrError as error:
             return dict.fromkeys(delaying, error)
         return {}
@@ -184,15 +185,11 @@ def _is_of_podmgr(item: Filter, kind: str) -> bool:
 
 
 def _priority(row: Attachment) -> int:
-    return row.priority or priority(_rule(row))
+    return row.priority or (priority(row.rule) if row.rule else _OTHERS)
 
 
 def _needs_fq(row: Attachment) -> bool:
-    return bool(row.rule) and recipe(_rule(row)).needs_fq
-
-
-def _rule(row: Attachment) -> Rule:
-    return parse_rule_option(row.rule)[0]
+    return row.rule is not None and template_of(row.rule).needs_fq
 
 
 def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:
@@ -203,11 +200,12 @@ def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:
 def _without_fq(row: Attachment, error: RefusedError) -> PodmgrError:
     if error.errno != errno.ENOENT:
         return _refused(row, error)
-    return qdiscs.unknown_fq(error).of(_rule(row))
+    unknown = qdiscs.unknown_fq(error)
+    return unknown.of(row.rule) if row.rule else unknown
 
 
 def _refused(row: Attachment, error: PodmgrError) -> PodmgrError:
-    other = at_cgroup(_rule(row))
+    other = at_cgroup(row.rule) if row.rule else ""
     return PodmgrError(
         f"the kernel refuses '{row.rule}' on {row.target}",
         detail=error.message,

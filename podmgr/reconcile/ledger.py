@@ -25,7 +25,8 @@ from podmgr.attachment import Attachment, Link, PodRef
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
 from podmgr.refusals import failed
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Direction
+from podmgr.rules.rule import Direction, Hook, Rule, only
+from podmgr.rules.source import parse_source
 
 VERSION = 1
 LOCK_TIMEOUT_SECONDS = 60.0
@@ -36,7 +37,8 @@ _LOCK = "lock"
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NUMBERS = ("cgroup_id", "priority", "links_packets", "links_bytes")
-_TYPES = {"links": tuple, "is_scoped": bool} | dict.fromkeys(_NUMBERS, int)  # all others are text
+_TYPES = {"links": tuple, "is_scoped": bool} | dict.fromkeys(_NUMBERS, int)
+_TEXTS = ("target", "owner", "cgroup_path", "digest", "object_digest")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -146,7 +148,7 @@ def read(folder: Path) -> list[Attachment]:
         content = json.loads(text)
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
-        rows = [_from_json(row) for row in content["attachments"]]
+        rows = _from_document(content["attachments"])
         boot_id = content["boot_id"]
     except (ValueError, KeyError, TypeError, AttributeError, PodmgrError, RecursionError) as error:
         raise DamagedLedgerError(folder / _FILE) from error
@@ -208,14 +210,17 @@ def write(state: State, attachments: Sequence[Attachment]) -> None:
 
 def require_readable(row: Attachment) -> None:
     """Raise UsageError for a row that could be written, and not read back: before the kernel is touched."""
-    for name, value in row._asdict().items():
-        if isinstance(value, str):
-            _check_text(name, value)
-    for value in row.pod or ():
-        _check_text("the pod's name", value)
+    for name in _TEXTS:
+        _check_text(name, getattr(row, name))
+    for name, text in (("the rule", str(row.rule)), ("the source", str(row.source))):
+        _check_text(name, text)
+    for text in row.pod or ():
+        _check_text("the pod's name", text)
 
 
 def _check_text(name: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is not text")
     try:
         is_too_long = len(text.encode()) > _MAX_TEXT_BYTES
     except UnicodeEncodeError as error:
@@ -229,30 +234,49 @@ def _check_text(name: str, text: str) -> None:
 @functools.lru_cache(maxsize=4096)
 def _to_json(row: Attachment) -> str:
     """One line of the ledger."""
-    fields = row._asdict()
+    fields = row._asdict() | {"rule": str(row.rule), "kind": row.kind, "source": str(row.source)}
     fields["pod"] = row.pod and row.pod._asdict()
     fields["links"] = [{name: getattr(link, name) for name in link.__slots__} for link in row.links]
     return json.dumps(fields)
 
 
-def _from_json(row: dict[str, Any]) -> Attachment:
-    fields = dict(row)
-    fields["direction"] = Direction(fields["direction"])
+def _from_document(rows: Sequence[dict[str, Any]]) -> list[Attachment]:
+    """The rows of a ledger, in which a rule stands as text, and on many pods."""
+    rules: dict[str, Rule] = {}
+    found = []
+    for row in rows:
+        text = row["rule"]
+        if text not in rules:
+            _check_text("rule", text)
+            rules[text] = only(parse_rule_option(text))
+        found.append(_from_json(row, rules[text]))
+    return found
+
+
+def _from_json(row: dict[str, Any], rule: Rule) -> Attachment:
+    fields = row | {
+        "rule": rule,
+        "direction": Direction(row["direction"]),
+        "hook": Hook(row["hook"]),
+        "source": parse_source(row["source"]),
+        "links": tuple(_link(link) for link in row.get("links", ())),
+    }
+    if fields.pop("kind") != rule.kind:
+        raise ValueError("a rule of another kind")
     if fields["pod"] is not None:
         fields["pod"] = PodRef(**fields["pod"])
-    fields["links"] = tuple(_link(link) for link in fields.get("links", ()))
     attachment = Attachment(**fields)
-    for name, value in fields.items():
-        expected = _TYPES.get(name, str)
-        if name not in ("pod", "program_id") and not isinstance(value, expected):
+    for name, expected in _TYPES.items():
+        if not isinstance(getattr(attachment, name), expected):
             raise ValueError(f"{name} is not {expected.__name__}")
-        if isinstance(value, str):
-            _check_text(name, value)
+    for name in _TEXTS:
+        _check_text(name, getattr(attachment, name))
+    for name in attachment.pod or ():
+        _check_text("the pod", name)
     if not _PLAIN_NAME.fullmatch(attachment.owner) or not _PLAIN_NAME.fullmatch(attachment.digest):
         raise ValueError("a pin outside the folder")
     if not isinstance(attachment.program_id, int | None):
         raise ValueError("program_id is not a number")
-    parse_rule_option(attachment.rule)
     return attachment
 
 

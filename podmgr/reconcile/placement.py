@@ -14,7 +14,8 @@ from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Interface, TrafficControl
-from podmgr.programs.catalog import at_cgroup, chosen_hook, recipe, require_possible, without_delay
+from podmgr.rules.hooks import at_cgroup, chosen_hook, require_possible, without_fq
+from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Rule
 
 # Of what goes through one of these, the socket layer sees the packet inside and the packet outside.
@@ -120,12 +121,12 @@ class Networks:
         return _Network(tuple(found), not is_alone or self._namespaces.is_shared(found[0], cgroup))
 
     def _links(self, rule: Rule, network: _Network, counts_loopback: bool) -> tuple[Link, ...]:
-        delays_ingress = recipe(rule).needs_fq and rule.direction is Direction.INGRESS
+        delays_ingress = template_of(rule).needs_fq and rule.direction is Direction.INGRESS
         if network.is_scoped and rule.direction is Direction.INGRESS:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
                 "whose it is",
-                f"limit ingress with {without_delay(rule)}" if delays_ingress else "use the cgroup hook",
+                f"limit ingress with {without_fq(rule)}" if delays_ingress else "use the cgroup hook",
             )
         if not network.namespaces:
             raise _CannotBeHadError(
@@ -135,7 +136,7 @@ class Networks:
         if network.is_scoped and not cgroups.has_true_root():
             raise _CannotBeHadError(
                 "needs the cgroup's level below the true root, which is not seen from here",
-                f"run podmgr outside of a cgroup namespace, or use {at_cgroup(rule) or without_delay(rule)}",
+                f"run podmgr outside of a cgroup namespace, or use {at_cgroup(rule) or without_fq(rule)}",
             )
         links: list[Link] = []
         for namespace in network.namespaces:
@@ -143,7 +144,7 @@ class Networks:
             if delays_ingress:
                 links += [self._host_side(rule, item, namespace) for item in chosen]
             else:
-                side = Direction.EGRESS if recipe(rule).needs_fq else rule.direction
+                side = Direction.EGRESS if template_of(rule).needs_fq else rule.direction
                 links += [Link(namespace, item.index, side, item.name) for item in chosen]
         return tuple(sorted(links))
 
@@ -236,7 +237,7 @@ class Networks:
             item for item in found if not any(qdisc.kind == "ingress" for qdisc in qdiscs.get(item.index, ()))
         ]
         if not left:
-            other = at_cgroup(rule) or without_delay(rule)
+            other = at_cgroup(rule) or without_fq(rule)
             raise _CannotBeHadError("finds no interface that takes clsact", f"use {other}")
         return left
 
@@ -246,7 +247,7 @@ class Networks:
         if found is None:
             raise _CannotBeHadError(
                 f"delays on the node's side of a veth, and the other end of {item.name} is not there",
-                f"limit ingress with {without_delay(rule)}",
+                f"limit ingress with {without_fq(rule)}",
             )
         return found
 
@@ -301,12 +302,12 @@ def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:
 
 def _has_second_choice(rule: Rule) -> bool:
     """Whether the cgroup hook will do, though not as well: only if nobody asked for another place."""
-    return rule.place == ANYWHERE and recipe(rule).program == "loss"
+    return rule.place == ANYWHERE and template_of(rule).second_choice is Hook.CGROUP
 
 
 def _may_move(rule: Rule) -> bool:
     """Whether the interfaces will do as well: only if nobody asked for another place."""
-    return rule.place == ANYWHERE and recipe(rule).program == "bandwidth"
+    return rule.place == ANYWHERE and template_of(rule).second_choice is Hook.TC
 
 
 def _at_cgroup(rule: Rule) -> Placement:

@@ -13,7 +13,7 @@ from podmgr.errors import PodmgrError
 from podmgr.kernel import tc
 from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Qdisc, TrafficControl
-from podmgr.programs.catalog import without_delay
+from podmgr.rules.hooks import without_fq
 from podmgr.rules.rule import Rule
 
 CLSACT = "clsact"
@@ -37,7 +37,7 @@ class NoFqError(PodmgrError):
         """The same, said of a rule, with what does without."""
         return PodmgrError(
             f"'{rule}' delays packets through the fq qdisc, {self.reason}",
-            tip=f"{self.remedy}, or use {without_delay(rule)}",
+            tip=f"{self.remedy}, or use {without_fq(rule)}",
             detail=self.detail,
         )
 

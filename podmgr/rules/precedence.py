@@ -12,31 +12,21 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from podmgr.errors import RuleError, UnknownKeyError
-from podmgr.rules.grammar import closest, parse_value
-from podmgr.rules.rule import (
+from podmgr.rules.grammar import parse_value
+from podmgr.rules.keys import (
     KEYS,
     PREFIX,
-    Bandwidth,
-    CollisionKey,
-    Direction,
-    Rule,
+    STANDARD_KEYS,
     annotation_values,
     bare_key,
-    collision_key,
     is_own_key,
 )
-from podmgr.rules.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND, parse_quantity
+from podmgr.rules.rule import CollisionKey, Rule
+from podmgr.rules.source import POD, STANDARD, Layer, Source
+from podmgr.rules.words import closest
 
 ENFORCE = PREFIX + "enforce"
-# Kubernetes' own annotations of a pod, which the bandwidth plugin of CNI reads, in bits per second.
-STANDARD_KEYS = {
-    "kubernetes.io/egress-bandwidth": Direction.EGRESS,
-    "kubernetes.io/ingress-bandwidth": Direction.INGRESS,
-}
 MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
-CLI = "cli"
-POD = "pod"
-STANDARD = "standard"
 
 
 class NotText(str):
@@ -46,22 +36,14 @@ class NotText(str):
 
 
 class SourcedRule(NamedTuple):
-    """A rule and where it was written: "pod", "service/NAME", "namespace/NAME" or "cli".
+    """A rule and where it was written.
 
     An enforced rule holds beside a colliding one of another source.
     """
 
     rule: Rule
-    source: str
+    source: Source
     is_enforced: bool = False
-
-
-_STRENGTHS = {"namespace": 1, "service": 2, POD: 3, CLI: 4}
-
-
-def strength(source: str) -> int:
-    """Of two sources whose rules collide, the one that wins has the greater strength."""
-    return _STRENGTHS.get(source.partition("/")[0], 0)
 
 
 class AnnotatedService(NamedTuple):
@@ -112,13 +94,15 @@ class PodRules(NamedTuple):
     rules: tuple[SourcedRule, ...]
     errors: tuple[RuleError, ...]
     warnings: tuple[str, ...]
-    unreadable: frozenset[tuple[str, str]] = frozenset()
-    enforcing: frozenset[str] = frozenset()
-    beaten: frozenset[tuple[str, Rule]] = frozenset()
+    unreadable: frozenset[tuple[Source, str]] = frozenset()
+    enforcing: frozenset[Source] = frozenset()
+    beaten: frozenset[tuple[Source, Rule]] = frozenset()
 
 
-class _Layer(NamedTuple):
-    source: str
+class _Annotated(NamedTuple):
+    """The annotations of one source. `where` is what errors call it."""
+
+    source: Source
     where: str
     annotations: Mapping[str, str]
     may_be_beaten: bool = True
@@ -141,10 +125,10 @@ def rules_of_pod(
     """
     errors: list[RuleError] = []
     warnings: list[str] = []
-    unreadable: set[tuple[str, str]] = set()
+    unreadable: set[tuple[Source, str]] = set()
     winners: dict[CollisionKey, SourcedRule] = {}
     enforced: dict[Rule, SourcedRule] = {}
-    beaten: set[tuple[str, Rule]] = set()
+    beaten: set[tuple[Source, Rule]] = set()
     if namespace is not None:
         try:
             namespace.check()
@@ -153,10 +137,10 @@ def rules_of_pod(
     where = f"{kind}/{name}"
     layers = list(_layers(where, annotations, labels, services, namespace))
     if reads_standard and annotations.keys() & STANDARD_KEYS.keys():
-        layers.append(_Layer(STANDARD, where, annotations))
+        layers.append(_Annotated(STANDARD, where, annotations))
     for layer in layers:
         if layer.source != STANDARD:
-            is_pods = not layer.source.startswith("namespace/")
+            is_pods = layer.source.layer is not Layer.NAMESPACE
             errors += [error.on(layer.where) for error in unknown_keys(layer.annotations, is_pods=is_pods)]
         for key, value in _values(layer):
             try:
@@ -169,15 +153,15 @@ def rules_of_pod(
                 if not layer.may_be_beaten:
                     enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
                     continue
-                if collision_key(rule) not in winners and len(winners) == MAX_RULES:
+                if rule.collision_key not in winners and len(winners) == MAX_RULES:
                     warnings.append(
                         f"{layer.where}: '{rule}' is left out: a pod has {MAX_RULES} rules at most"
                     )
                     continue
-                winner = winners.setdefault(collision_key(rule), SourcedRule(rule, layer.source))
+                winner = winners.setdefault(rule.collision_key, SourcedRule(rule, layer.source))
                 if winner.source != layer.source:
                     beaten.add((layer.source, rule))
-                if layer.source != winner.source and _is_service(layer.source) and _is_service(winner.source):
+                if layer.source != winner.source and _are_services(layer.source, winner.source):
                     loser = f"{layer.where}: '{rule}'"
                     warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
     others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
@@ -197,19 +181,19 @@ def _layers(
     labels: Mapping[str, str],
     services: Iterable[AnnotatedService],
     namespace: AnnotatedNamespace | None,
-) -> Iterable[_Layer]:
+) -> Iterable[_Annotated]:
     """From the strongest to the weakest."""
-    yield _Layer(POD, where, annotations)
+    yield _Annotated(POD, where, annotations)
     selecting = [service for service in services if service.selects(labels)]
     for service in sorted(selecting, key=lambda service: (service.created, service.name)):
-        source = f"service/{service.name}"
-        yield _Layer(source, source, service.annotations)
+        source = Source(Layer.SERVICE, service.name)
+        yield _Annotated(source, str(source), service.annotations)
     if namespace is not None:
-        source = f"namespace/{namespace.name}"
-        yield _Layer(source, source, namespace.annotations, may_be_beaten=not namespace.enforces)
+        source = Source(Layer.NAMESPACE, namespace.name)
+        yield _Annotated(source, str(source), namespace.annotations, may_be_beaten=not namespace.enforces)
 
 
-def _values(layer: _Layer) -> list[tuple[str, str]]:
+def _values(layer: _Annotated) -> list[tuple[str, str]]:
     if layer.source != STANDARD:
         return annotation_values(layer.annotations)
     return [(key, layer.annotations[key]) for key in STANDARD_KEYS if key in layer.annotations]
@@ -221,13 +205,10 @@ def _read(key: str, value: str) -> tuple[Rule, ...]:
     if key not in STANDARD_KEYS:
         return parse_value(key, value)
     try:
-        rate = parse_quantity(value)
-        if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
-            raise ValueError(f"{value.strip()[:40]} is out of range")
+        return (STANDARD_KEYS[key](value),)
     except ValueError as error:
-        expected = "a Kubernetes quantity in bits per second from 8k to 400G, such as 10M"
-        raise RuleError(str(error), key=key, value=value, column=1, expected=expected) from error
-    return (Bandwidth(STANDARD_KEYS[key], rate),)
+        problem, expected = error.args
+        raise RuleError(problem, key=key, value=value, column=1, expected=expected) from error
 
 
 def _require_text(key: str, value: str) -> None:
@@ -309,5 +290,5 @@ def _is_one_edit(text: str, other: str) -> bool:
     return rest[1:] == tail or rest == tail[1:] or rest[1:] == tail[1:] or swapped == tail
 
 
-def _is_service(source: str) -> bool:
-    return source.startswith("service/")
+def _are_services(*sources: Source) -> bool:
+    return all(source.layer is Layer.SERVICE for source in sources)

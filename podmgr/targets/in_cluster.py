@@ -19,7 +19,7 @@ from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroups import Cgroup, PodIndex, find_root
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
-from podmgr.reconcile.transaction import Action, Outcome, Report
+from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.precedence import hints
 from podmgr.rules.rule import Rule
 from podmgr.settings import Settings
@@ -61,9 +61,9 @@ class ClusterWishes:
         """
         node = find_node(self.api, self.node)
         found = self._wait(names, node)
-        outcomes = [Outcome(name, "", Action.FAILED, None, error) for name, error in found.waiting.items()]
+        outcomes = [Outcome(name, None, Action.FAILED, None, error) for name, error in found.waiting.items()]
         outcomes += [
-            Outcome(name, "", Action.FAILED, None, error)
+            Outcome(name, None, Action.FAILED, None, error)
             for name, errors in found.misplaced.items()
             for error in errors
         ]
@@ -72,7 +72,7 @@ class ClusterWishes:
         for other, count in Counter(pod.node for pod in found.elsewhere.values()).items():
             self.report(f"{count} {'pod is' if count == 1 else 'pods are'} on node {other}: run podmgr there")
         outcomes += [
-            Outcome(f"pod/{pod.ref.name}", "", Action.SKIPPED, pod=pod.ref)
+            Outcome(f"pod/{pod.ref.name}", None, Action.SKIPPED, pod=pod.ref)
             for pod in found.elsewhere.values()
         ]
         wishes, failed = self._wishes(found, rules)
@@ -165,7 +165,9 @@ class ClusterWishes:
             own = cluster.rules(pod)
             for line in own.warnings:
                 self.report(f"warning: {line}")
-            failed += [Outcome(target.name, "", Action.FAILED, None, error, pod.ref) for error in own.errors]
+            failed += [
+                Outcome(target.name, None, Action.FAILED, None, error, pod.ref) for error in own.errors
+            ]
             wanted = overridden(own, rules)
             if wanted or cgroup.id in attached:
                 wishes.append(Wish(target, wanted, unreadable=own.unreadable, enforcing=own.enforcing))

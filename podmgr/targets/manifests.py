@@ -13,9 +13,8 @@ from podmgr.attachment import PodRef
 from podmgr.cluster import documents
 from podmgr.cluster.objects import annotation_keys, mapping, misplaced_on, static_hash_of, texts
 from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, printable
+from podmgr.rules.keys import KEYS, PREFIX, STANDARD_KEYS, is_own_key
 from podmgr.rules.precedence import (
-    POD,
-    STANDARD_KEYS,
     AnnotatedNamespace,
     AnnotatedService,
     NotText,
@@ -23,7 +22,7 @@ from podmgr.rules.precedence import (
     hints,
     rules_of_pod,
 )
-from podmgr.rules.rule import KEYS, PREFIX, is_own_key
+from podmgr.rules.source import POD, parse_source
 
 _MOST_SHOWN = 1_000  # characters of what is no text
 _TIP = "-f takes a manifest, or - for standard input"
@@ -157,7 +156,7 @@ def _pod(
     )
     sources = [
         (POD, where, metadata),
-        *((other.where, other.where, other.metadata) for other in (*services, *spaces)),
+        *((parse_source(other.where), other.where, other.metadata) for other in (*services, *spaces)),
     ]
     broken = {source: error for source, place, data in sources if (error := _no_mapping(place, data))}
     rules = rules._replace(

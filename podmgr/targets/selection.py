@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from podmgr.attachment import Attachment, Selection
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
-from podmgr.reconcile.transaction import Action, Outcome
+from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import Settings
 from podmgr.targets.names import Scope, canonical, resolve
 
@@ -53,7 +53,7 @@ def select(
         except UsageError:
             raise
         except PodmgrError as error:
-            failed.append(Outcome(name, "", Action.FAILED, None, error))
+            failed.append(Outcome(name, None, Action.FAILED, None, error))
     return found, failed
 
 

@@ -10,9 +10,11 @@ from podmgr.attachment import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.reconcile.transaction import Action, Outcome, Report
-from podmgr.rules.precedence import CLI, PodRules, SourcedRule
-from podmgr.rules.rule import KEYS, Rule, collision_key
+from podmgr.reconcile.outcome import Action, Outcome, Report
+from podmgr.rules.keys import KEYS
+from podmgr.rules.precedence import PodRules, SourcedRule
+from podmgr.rules.rule import Rule
+from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.targets.names import resolve
 
@@ -47,7 +49,7 @@ def from_targets(
         except UsageError:
             raise
         except PodmgrError as error:
-            failed.append(Outcome(name, "", Action.FAILED, None, error))
+            failed.append(Outcome(name, None, Action.FAILED, None, error))
     return wishes, failed
 
 
@@ -88,7 +90,7 @@ def from_manifests(
     failed: list[Outcome] = []
     for pod in pods:
         errors = (*pod.rules.errors, *pod.misplaced)
-        failed += [Outcome(pod.target, "", Action.FAILED, None, error, pod.ref) for error in errors]
+        failed += [Outcome(pod.target, None, Action.FAILED, None, error, pod.ref) for error in errors]
         for line in pod.rules.warnings:
             report(f"warning: {line}")
         for line in pod.hints:
@@ -96,7 +98,9 @@ def from_manifests(
         if wanted := overridden(pod.rules, rules):
             place = _place_of(pod, places, settings)
             target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
-            space = f"namespace/{pod.ref.namespace}"  # what it holds the pod to, a file need not say
+            space = Source(
+                Layer.NAMESPACE, pod.ref.namespace
+            )  # what it holds the pod to, a file need not say
             unseen = frozenset((space, key) for key in KEYS)
             wishes.append(Wish(target, wanted, unreadable=unseen | pod.rules.unreadable))
     if not wishes and not failed:
@@ -170,7 +174,7 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
 
 def overridden(own: PodRules, rules: Sequence[Rule]) -> tuple[SourcedRule, ...]:
     """A pod's rules, with those of the command line over all that a namespace does not enforce."""
-    keys = {collision_key(rule) for rule in rules}
+    keys = {rule.collision_key for rule in rules}
     enforced = [sourced.rule for sourced in own.rules if sourced.is_enforced]
-    kept = [item for item in own.rules if item.is_enforced or collision_key(item.rule) not in keys]
+    kept = [item for item in own.rules if item.is_enforced or item.rule.collision_key not in keys]
     return (*kept, *(SourcedRule(rule, CLI) for rule in rules if rule not in enforced))

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from podmgr import __version__
 from podmgr.errors import PodmgrError, printable
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -122,7 +122,7 @@ class _Attachments(Collector):
                 continue
             namespace, pod = (row.pod.namespace, row.pod.name) if row.pod else ("", row.target)
             for name, family in families.items():
-                texts = [printable(text) for text in (namespace, pod, row.direction, row.rule)]
+                texts = [printable(text) for text in (namespace, pod, row.direction, str(row.rule))]
                 family.add_metric(texts, getattr(item.counters, name))
         yield attachments
         yield from families.values()

@@ -20,8 +20,10 @@ from podmgr.kernel.cgroups import Cgroup, PodIndex
 from podmgr.proc import Runner
 from podmgr.reconcile import actual, ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
-from podmgr.reconcile.transaction import Action, Observed, Outcome
-from podmgr.rules.precedence import CLI, PodRules
+from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
+from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.precedence import PodRules
+from podmgr.rules.source import CLI, POD, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch.journal import Journal
 
@@ -151,11 +153,11 @@ class PodSync:
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
         try:
-            observed = transaction.observe(self._settings)[0]
+            observed = observe(self._settings)[0]
         except PodmgrError:
             return  # what cannot be looked at is told elsewhere
         before = {item.attachment.identity: item.counters for item in self._observed}
-        now = transaction.since(self._observed, observed)
+        now = since(self._observed, observed)
         self._observed = observed
         for item in now:
             if not item.is_bypassed:
@@ -163,7 +165,7 @@ class PodSync:
             row = item.attachment
             if row.pod is None or row.identity in self._bypassed:
                 continue
-            line = transaction.bypassed_text(item)
+            line = bypassed_text(item)
             self._journal.warning(line, **_names(row.pod))
             self._announce(row.pod, "RuleBypassed", line, is_warning=True)
             self._bypassed.add(row.identity)
@@ -189,11 +191,11 @@ class PodSync:
         Who may delete a pod may do so while its processes run on. What its namespace enforces
         holds to their end.
         """
-        spared: dict[frozenset[str], set[str]] = {}
+        spared: dict[frozenset[Source], set[str]] = {}
         for uid in gone:
             sources, row = {CLI}, places.get(uid)
             if row and row.pod and self._enforces(row.pod.namespace) and _is_populated(row):
-                sources.add(f"namespace/{row.pod.namespace}")
+                sources.add(Source(Layer.NAMESPACE, row.pod.namespace))
                 result.waiting.add(uid)
             spared.setdefault(frozenset(sources), set()).add(uid)
         return [Selection(owners=frozenset(uids), spared=sources) for sources, uids in spared.items()]
@@ -260,9 +262,9 @@ class PodSync:
                 rule = f"{outcome.rule}: " if outcome.rule else ""
                 failures.setdefault(outcome.pod, []).append(rule + _line(outcome.error))
             elif outcome.action in _VERBS:
-                fields: dict[str, object] = {"rule": outcome.rule, "source": outcome.source}
+                fields: dict[str, object] = {"rule": outcome.subject, "source": str(outcome.source)}
                 fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
-                self._journal.info(f"{outcome.rule} {outcome.action}", **_names(outcome.pod), **fields)
+                self._journal.info(f"{outcome.subject} {outcome.action}", **_names(outcome.pod), **fields)
                 key = (outcome.pod.uid, _VERBS[outcome.action])
                 said.setdefault(key, (outcome.pod, []))[1].append(_told(outcome))
         for (_, reason), (pod, rules) in said.items():
@@ -310,10 +312,10 @@ def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
 
 def _told(outcome: Outcome) -> str:
     """A rule as an Event shows it: whose it is, and at which hook."""
-    details = [outcome.source] if outcome.source not in ("", "pod") else []
+    details = [str(outcome.source)] if outcome.source not in (None, POD) else []
     if outcome.action is not Action.DETACHED:
         details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
-    return outcome.rule + (f" ({', '.join(details)})" if details else "")
+    return outcome.subject + (f" ({', '.join(details)})" if details else "")
 
 
 def _names(pod: PodRef) -> dict[str, str]:

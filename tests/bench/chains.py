@@ -13,7 +13,7 @@ from podmgr import proc
 from podmgr.demo.throwaway import WORLD_ADDRESS, Pod, checked, inside
 from podmgr.kernel import cgroups
 from podmgr.programs.find import shipped_folder
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from podmgr.rules.rule import Hook
 from podmgr.settings import Settings
 from tests.bench.findings import Table, above

@@ -15,6 +15,7 @@ from podmgr.kernel import cgroups
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 
 
@@ -45,7 +46,7 @@ def own_settings() -> Iterator[Settings]:
 
 def put_under(pod: Pod, rules: Sequence[str], settings: Settings) -> None:
     """These rules on the pod. Raises PodmgrError if one of them cannot be had."""
-    sourced = tuple(SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text))
+    sourced = tuple(SourcedRule(rule, CLI) for text in rules for rule in parse_rule_option(text))
     wish = Wish(Target("pod", pod.cgroup, counts_loopback=False), sourced)
     for outcome in apply([wish], settings, runner=proc.run):
         if outcome.error:

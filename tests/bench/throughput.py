@@ -21,7 +21,7 @@ from statistics import median
 from podmgr import proc
 from podmgr.demo.throwaway import WORLD_ADDRESS, Pod, checked, inside, wait_for_listener
 from podmgr.errors import PodmgrError
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 from tests.bench.effort import Effort
 from tests.bench.findings import Chart, Claim, Findings, Ratio, Series, Table, Value, ratio
@@ -227,7 +227,7 @@ def _counted(settings: Settings, there: Mapping[Arm, Pod]) -> Table:
     rows = [
         (
             names[item.attachment.cgroup_id],
-            item.attachment.rule,
+            str(item.attachment.rule),
             item.counters.passed_packets / 1e6,
             item.counters.dropped_packets,
         )

@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 from podmgr.kernel import cgroups
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 from tests.bench.effort import Effort
 from tests.bench.findings import Claim, Findings, Table
@@ -306,7 +306,7 @@ def _flood_of(node: Node) -> float:
 
     def is_right() -> bool:
         rows = [item for item in observe(node.settings)[0] if item.attachment.owner == pod.uid]
-        return len(rows) == RULES and wanted in [item.attachment.rule for item in rows if item.is_active]
+        return len(rows) == RULES and wanted in [str(item.attachment.rule) for item in rows if item.is_active]
 
     _soon(is_right)
     return time.time() - float(at)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.programs import clang, elf
-from podmgr.programs.catalog import BUILT_IN_PROGRAMS
+from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.rule import Direction
 
 ROOT = Path(__file__).parents[2]

@@ -22,10 +22,13 @@ from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroups, pins, scratch
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.reconcile.transaction import Action, Observed, Outcome, apply, clean, observe
+from podmgr.reconcile.observe import Observed, observe
+from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -182,7 +185,7 @@ def pod(cgroup_root: Path) -> Iterator[Pod]:
 
 def applied(settings: Settings, cgroup: Cgroup, *rules: str, counts_loopback: bool = False) -> list[Outcome]:
     """Apply rules to a cgroup: a pod's that has a network of its own, unless loopback counts."""
-    sourced = tuple(SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text))
+    sourced = tuple(SourcedRule(rule, CLI) for text in rules for rule in parse_rule_option(text))
     target = Target("x", cgroup, counts_loopback=counts_loopback)
     return apply([Wish(target, sourced)], settings, runner=proc.run)
 
@@ -201,7 +204,7 @@ def under(
         again = applied(settings, cgroup, *rules, counts_loopback=counts_loopback)
         assert {outcome.action for outcome in again} == {Action.UNCHANGED}
         assert {outcome.program_id for outcome in again} == {outcome.program_id for outcome in outcomes}
-        yield lambda: {item.attachment.rule: item for item in observe(settings)[0]}
+        yield lambda: {str(item.attachment.rule): item for item in observe(settings)[0]}
     finally:
         clean(Target("x", cgroup).selection, settings, runner=proc.run)
 

@@ -14,7 +14,8 @@ from podmgr import proc
 from podmgr.attachment import Target
 from podmgr.cli.render import attachments_document, attachments_table
 from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod, throw_away_pod
-from podmgr.reconcile.transaction import clean, observe, since
+from podmgr.reconcile.observe import observe, since
+from podmgr.reconcile.transaction import clean
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, applied, compile_by_hand, run
 from tests.kernel.network import Place, datagrams, tc

@@ -15,6 +15,7 @@ from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger, transaction
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.killing import is_killed, kill_everywhere
@@ -24,7 +25,7 @@ CHANGED = ("bandwidth=20 mbps egress", "loss=uniform egress 1%")
 
 
 def _apply(cgroup: Cgroup, settings: Settings, *rules: str) -> None:
-    sourced = [SourcedRule(rule, "cli") for text in rules for rule in parse_rule_option(text)]
+    sourced = [SourcedRule(rule, CLI) for text in rules for rule in parse_rule_option(text)]
     outcomes = transaction.apply([Wish(Target("x", cgroup), tuple(sourced))], settings, runner=proc.run)
     assert not [outcome.error for outcome in outcomes if outcome.error]
 

@@ -11,7 +11,10 @@ import pytest
 from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Bandwidth, Custom, Direction, ExponentialLoss, Rule, UniformLoss
+from podmgr.rules.kinds.bandwidth import Bandwidth
+from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.rule import Direction, Rule
 from tests.bench.loss import datagrams_lost
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 from tests.lab import Lab, lab, start_tcp

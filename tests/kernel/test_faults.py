@@ -22,6 +22,7 @@ from podmgr.proc import Completed
 from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 from tests.kernel.conftest import (
     PASS_PROGRAM,
@@ -252,7 +253,7 @@ def test_a_cgroup_that_vanishes_during_apply_is_reported(podmgr: Cli, make_cgrou
             cgroups.remove(goes)
         return proc.run(argv, **options)
 
-    rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(BANDWIDTH))
+    rules = tuple(SourcedRule(rule, CLI) for rule in parse_rule_option(BANDWIDTH))
     wishes = [Wish(Target(cgroup.path.name, cgroup), rules) for cgroup in (goes, stays)]
     outcomes = {outcome.target: outcome for outcome in apply(wishes, podmgr.settings, runner=runner)}  # type: ignore[arg-type]
     error = outcomes[goes.path.name].error
@@ -273,8 +274,8 @@ def test_a_custom_program_that_keeps_the_verifier_busy_stops_no_other_target(
             raise ToolTimeoutError("bpftool did not end within 120 s")
         return proc.run(argv, **options)
 
-    custom = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option("ebpf-limit=dropper egress"))
-    rules = tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(BANDWIDTH))
+    custom = tuple(SourcedRule(rule, CLI) for rule in parse_rule_option("ebpf-limit=dropper egress"))
+    rules = tuple(SourcedRule(rule, CLI) for rule in parse_rule_option(BANDWIDTH))
     wishes = [Wish(Target("busy", busy), custom), Wish(Target("quick", quick), rules)]
     outcomes = {outcome.target: outcome for outcome in apply(wishes, podmgr.settings, runner=runner)}  # type: ignore[arg-type]
     assert isinstance(outcomes["busy"].error, ToolTimeoutError)

@@ -17,7 +17,8 @@ from podmgr.demo.throwaway import Pod
 from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
-from podmgr.reconcile.transaction import clean, observe
+from podmgr.reconcile.observe import observe
+from podmgr.reconcile.transaction import clean
 from podmgr.settings import Settings
 from tests.kernel.conftest import (
     MakeCgroup,

@@ -23,10 +23,13 @@ from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.kernel import cgroups, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
-from podmgr.reconcile.transaction import Action, Outcome, apply, clean, observe
+from podmgr.reconcile.observe import observe
+from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, applied, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place, namespace_number, programs, tc_state, waits_until
@@ -81,7 +84,7 @@ def sandboxes(cgroup_root: Path) -> Iterator[list[Sandbox]]:
 
 
 def _wish(cgroup: Cgroup, *texts: str) -> Wish:
-    rules = tuple(SourcedRule(rule, "cli") for text in texts for rule in parse_rule_option(text))
+    rules = tuple(SourcedRule(rule, CLI) for text in texts for rule in parse_rule_option(text))
     return Wish(Target(cgroup.path.name, cgroup, counts_loopback=False), rules)
 
 

@@ -11,7 +11,8 @@ import pytest
 from podmgr import proc
 from podmgr.attachment import Target
 from podmgr.demo.throwaway import WORLD_ADDRESS, Pod
-from podmgr.reconcile.transaction import Action, clean
+from podmgr.reconcile.outcome import Action
+from podmgr.reconcile.transaction import clean
 from podmgr.settings import Settings
 from tests.kernel.conftest import applied, assert_nothing_left, compile_by_hand, run, under
 from tests.kernel.network import Place, datagrams, programs, qdisc_kinds, tc, tc_state

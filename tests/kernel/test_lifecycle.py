@@ -14,10 +14,12 @@ from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.reconcile.transaction import Action, apply
+from podmgr.reconcile.outcome import Action
+from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
+from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place
@@ -76,7 +78,7 @@ def test_a_changed_rule_is_attached_before_the_old_one_goes(cgroup: Cgroup, podm
     target = Target("x", cgroup)
 
     def wish(text: str) -> Wish:
-        return Wish(target, tuple(SourcedRule(rule, "cli") for rule in parse_rule_option(text)))
+        return Wish(target, tuple(SourcedRule(rule, CLI) for rule in parse_rule_option(text)))
 
     apply([wish(BANDWIDTH)], podmgr.settings, runner=proc.run)
     seen: set[int] = set()

@@ -16,7 +16,8 @@ from podmgr import proc
 from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import others
-from podmgr.reconcile.transaction import Action, clean
+from podmgr.reconcile.outcome import Action
+from podmgr.reconcile.transaction import clean
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, MakeCgroup, applied, attached, compile_by_hand, run

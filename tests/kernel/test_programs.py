@@ -17,7 +17,7 @@ from podmgr import proc
 from podmgr.kernel import bpf_syscall, pins
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Bandwidth
+from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.settings import Settings
 from tests.kernel.conftest import run
 

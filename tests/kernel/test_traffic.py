@@ -23,9 +23,8 @@ from podmgr.demo.throwaway import (
 )
 from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.programs.catalog import DRAWS, drop_threshold
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
 from podmgr.settings import Settings
 from tests.kernel.conftest import applied, counters, under
 from tests.kernel.network import kernel_has_fq, tc_state, transfer
@@ -66,7 +65,7 @@ def test_lost_datagrams_are_no_errors_to_their_sender(
 def test_loss_is_as_declared(pod: Pod, settings: Settings, text: str) -> None:
     (rule,) = parse_rule_option(text)
     assert isinstance(rule, UniformLoss | ExponentialLoss)
-    low, high = binomial_interval(100_000, drop_threshold(rule) / DRAWS)
+    low, high = binomial_interval(100_000, rule.drop_threshold / DRAWS)
     with under(settings, pod.cgroup, text):
         sent, errors, received = send_datagrams(pod, PORT, 100_000)
     assert errors == 0

@@ -14,10 +14,13 @@ from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
 from podmgr.kernel import bpftool, cgroups, pins
 from podmgr.programs.build import SpecMaker, compile_spec
-from podmgr.reconcile.transaction import Action, Observed, apply, clean, observe
+from podmgr.reconcile.observe import Observed, observe
+from podmgr.reconcile.outcome import Action
+from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
+from podmgr.rules.source import POD, parse_source
 from podmgr.settings import Settings
 from tests.kernel.conftest import applied, assert_nothing_left, counters, run, under
 from tests.kernel.network import Place, datagrams, programs
@@ -126,7 +129,7 @@ def test_two_programs_stand_in_the_order_written(pod: Pod, folder: Settings) -> 
     for order in (texts, texts[::-1], texts[1:], texts):
         outcomes = applied(folder, pod.cgroup, *order)
         assert [outcome.error for outcome in outcomes if outcome.error] == []
-        ids = {outcome.rule: outcome.program_id for outcome in outcomes if outcome.action != "detached"}
+        ids = {str(outcome.rule): outcome.program_id for outcome in outcomes if outcome.action != "detached"}
         assert programs(pod.pid) == [ids[str(parse_rule_option(text)[0])] for text in order]
         again = applied(folder, pod.cgroup, *order)
         assert {outcome.action for outcome in again} == {Action.UNCHANGED}
@@ -187,12 +190,12 @@ def test_limit_holds_behind_whatever_passes(
     shares: dict[int | None, float] = {}
 
     def listed() -> dict[str, Observed]:
-        return {item.attachment.rule: item for item in observe(folder)[0]}
+        return {str(item.attachment.rule): item for item in observe(folder)[0]}
 
-    limiting = SourcedRule(parse_rule_option(limit)[0], "namespace/shop", is_enforced)
+    limiting = SourcedRule(parse_rule_option(limit)[0], parse_source("namespace/shop"), is_enforced)
     for verdict in (None, *PASSES):
         rules = [] if verdict is None else parse_rule_option(rule(verdict, direction))
-        wish = Wish(Target("pod/x", pod.cgroup), (*(SourcedRule(item, "pod") for item in rules), limiting))
+        wish = Wish(Target("pod/x", pod.cgroup), (*(SourcedRule(item, POD) for item in rules), limiting))
         outcomes = apply([wish], folder, runner=proc.run)
         assert [outcome.error for outcome in outcomes if outcome.error] == []
         shares[verdict] = _carried(sender, host, listed, limit)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.reconcile.transaction import Observed, observe
+from podmgr.reconcile.observe import Observed, observe
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import attached
@@ -177,7 +177,11 @@ class Cluster(ABC):
 
     def rules(self, pod: RunningPod) -> dict[str, str]:
         """The rules in force on a pod, as `list` has them, with their sources."""
-        return {item.attachment.rule: item.attachment.source for item in self.observed(pod) if item.is_active}
+        return {
+            str(item.attachment.rule): str(item.attachment.source)
+            for item in self.observed(pod)
+            if item.is_active
+        }
 
     def settles(
         self, pod: RunningPod, rules: Mapping[str, str] | None = None, *, seconds: float = SECONDS

@@ -21,7 +21,7 @@ import pytest
 
 from podmgr.cluster.api import Access, Api, find_node
 from podmgr.kernel import cgroups
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, network_of_ones_own, settings, why_not_here
 from tests.kube.apiserver import ApiServer

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.kernel import pins
-from podmgr.reconcile.transaction import observe
+from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, assert_all_gone, sampled

@@ -13,21 +13,12 @@ from podmgr import proc
 from podmgr.attachment import Attachment, Link, PodRef
 from podmgr.proc import Completed, Limits
 from podmgr.programs import clang
-from podmgr.rules.rule import (
-    ANYWHERE,
-    MAX_BURST_BYTES,
-    MIN_BURST_BYTES,
-    RESERVED_MACROS,
-    Algorithm,
-    Bandwidth,
-    Custom,
-    Direction,
-    ExponentialLoss,
-    Hook,
-    Place,
-    Rule,
-    UniformLoss,
-)
+from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.kinds.bandwidth import MAX_BURST_BYTES, MIN_BURST_BYTES, Algorithm, Bandwidth
+from podmgr.rules.kinds.custom import RESERVED_MACROS, Custom
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
+from podmgr.rules.source import CLI
 from podmgr.rules.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
@@ -59,10 +50,10 @@ places = st.one_of(
 bursts = st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)
 bandwidths = st.one_of(
     st.builds(Bandwidth, directions, rates, bursts, place=places),
-    st.builds(Bandwidth, directions, rates, st.none(), st.just(Algorithm.EDT), places),
+    st.builds(Bandwidth, directions, rates, st.none(), st.just(Algorithm.EDT), place=places),
 )
-uniform_losses = st.builds(UniformLoss, directions, percents, places)
-exponential_losses = st.builds(ExponentialLoss, directions, thresholds, places)
+uniform_losses = st.builds(UniformLoss, directions, percents, place=places)
+exponential_losses = st.builds(ExponentialLoss, directions, thresholds, place=places)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -75,9 +66,14 @@ customs = st.builds(
     directions,
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True),
     macro_tuples,
-    st.builds(Place, st.none(), interfaces),
+    place=st.builds(Place, st.none(), interfaces),
 )
 rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, customs)
+
+
+def parsed(text: str) -> Rule:
+    """The one rule of a `KEY=VALUE`."""
+    return only(parse_rule_option(text))
 
 
 def attachment(
@@ -99,11 +95,10 @@ def attachment(
         owner=str(cgroup_id) if owner is None else owner,
         cgroup_path=f"/cgroups/{cgroup_id}",
         cgroup_id=cgroup_id,
-        rule=rule,
-        kind=rule.partition("=")[0] or "unknown",
+        rule=parsed(rule) if rule else None,
         direction=direction,
-        hook="tc" if links else "cgroup",
-        source="cli",
+        hook=Hook.TC if links else Hook.CGROUP,
+        source=CLI,
         digest=digest,
         object_digest="f" * 16,
         pod=pod,

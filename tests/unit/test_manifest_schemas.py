@@ -17,8 +17,8 @@ import yaml
 from podmgr import __version__
 from podmgr.cli.main import app
 from podmgr.rules.grammar import parse_value
+from podmgr.rules.keys import PREFIX, annotation_values, bare_key
 from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace
-from podmgr.rules.rule import PREFIX, annotation_values, bare_key
 from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 from podmgr.watch.metrics import Health, Metrics, serve
 

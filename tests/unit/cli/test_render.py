@@ -24,8 +24,11 @@ from podmgr.cli.render import (
 )
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.kernel.bpf_syscall import Counters
-from podmgr.reconcile.transaction import Action, Observed, Outcome
-from tests.unit.samples import EGRESS, INGRESS, attachment
+from podmgr.reconcile.observe import Observed
+from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.rule import Hook
+from podmgr.rules.source import parse_source
+from tests.unit.samples import EGRESS, INGRESS, attachment, parsed
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
 POD = attachment(
@@ -34,9 +37,10 @@ POD = attachment(
 LINKS = (Link(5, 2, EGRESS, "eth0"), Link(5, 2, INGRESS, "eth0"), Link(6, 1, EGRESS, "lo"))
 PLAIN = attachment(program_id=13, links=LINKS)
 SEEN = [Observed(POD, True, Counters(5, 600, 2, 3_000)), Observed(PLAIN, False, None)]
+LOSS = parsed("loss=uniform egress 1%")
 OUTCOMES = [
-    Outcome("pod/web", "loss=uniform egress 1%", Action.ATTACHED, 12, hook="tc"),
-    Outcome("cgroup/a", "loss=uniform egress 1%", Action.FAILED, None, PodmgrError("it failed", tip="try")),
+    Outcome("pod/web", LOSS, Action.ATTACHED, 12, hook=Hook.TC),
+    Outcome("cgroup/a", LOSS, Action.FAILED, None, PodmgrError("it failed", tip="try")),
 ]
 
 
@@ -73,10 +77,9 @@ def test_table_without_pods_has_no_namespaces() -> None:
 
 
 def test_outcomes_of_pods_are_a_table() -> None:
-    pod = Outcome(
-        "pod/web", "loss=uniform egress 1%", Action.ATTACHED, 12, None, PodRef("shop", "web", UID), "pod"
-    )
-    skipped = Outcome("pod/far", "", Action.SKIPPED, pod=PodRef("shop", "far", "u-2"))
+    ref = PodRef("shop", "web", UID)
+    pod = Outcome("pod/web", LOSS, Action.ATTACHED, 12, None, ref, parse_source("pod"))
+    skipped = Outcome("pod/far", None, Action.SKIPPED, pod=PodRef("shop", "far", "u-2"))
     assert outcomes_text([pod, skipped, OUTCOMES[1]], dry_run=True) == (
         "NAMESPACE   TARGET    RULE                     SOURCE   RESULT\n"
         "shop        pod/far   -                        -        skipped (dry run)\n"
@@ -95,7 +98,7 @@ def test_unprintable_names_do_not_reach_the_screen() -> None:
     row = attachment(target="pod/\x1b[31m", links=[Link(5, 2, EGRESS, "eth\x1b")])
     table = attachments_table([Observed(row, True, None)], wide=True)
     assert "pod/·[31m" in table and "eth·" in table
-    assert outcomes_text([Outcome("pod/\x1b[31m", "a\nb", Action.ATTACHED)]) == "pod/·[31m a·b attached\n"
+    assert outcomes_text([Outcome("pod/\x1b[31m", LOSS, Action.ATTACHED)]) == f"pod/·[31m {LOSS} attached\n"
 
 
 # Documents

@@ -85,7 +85,7 @@ def cgroup_uids(cluster: Cluster) -> dict[str, tuple[str, ...]]:
 
 def rules(cluster: Cluster, uid: str = "u1") -> list[tuple[str, str]]:
     found = cluster.rules(cluster.pods[uid])
-    return [(str(item.rule), item.source) for item in found.rules]
+    return [(str(item.rule), str(item.source)) for item in found.rules]
 
 
 # The rules of a pod

@@ -19,9 +19,9 @@ import pytest
 from pytest_mock import MockerFixture
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.programs.catalog import BUILT_IN_PROGRAMS
 from podmgr.programs.find import find_source, shipped_folder
 from podmgr.programs.spec import ProgramSource
+from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.settings import Settings
 
 INVOKER, STRANGER = 54_321, 54_322

@@ -8,7 +8,8 @@ from hypothesis import given
 from podmgr.errors import PodmgrError
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Custom, Hook, Rule
+from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.rule import Hook, Rule
 from tests.unit.samples import EGRESS, INGRESS, rules
 
 SOURCE = ProgramSource(

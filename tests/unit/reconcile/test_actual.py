@@ -395,7 +395,7 @@ def test_program_without_a_row_is_found_on_its_interfaces(
     on_interfaces(machine, settings, 5, CALI1, NET1, ETH0)
     (row,) = sight.unknown_attachments([])
     assert kernel.looked_at == {7, 8} and tree
-    assert (row.links, row.hook, row.rule) == ((CALI1, ETH0, NET1), "tc", "")
+    assert (row.links, row.hook, row.rule) == ((CALI1, ETH0, NET1), "tc", None)
     assert [link.name for link in row.links] == ["cali1", "eth0", "net1"]
     assert (row.owner, row.digest, row.program_id) == ("7", "00000000000000d5", 5)
     assert (row.target, row.cgroup_id) == ("cgroup/7", 7)

@@ -7,7 +7,7 @@ import pytest
 from podmgr.attachment import Link
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.tc import Traffic
-from podmgr.reconcile.transaction import Observed, since
+from podmgr.reconcile.observe import Observed, since
 from tests.unit.samples import EGRESS, attachment
 
 ROW = attachment("loss=uniform egress 1%", program_id=5, links=(Link(1, 2, EGRESS, "eth0"),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,44 +13,51 @@ from podmgr.attachment import Attachment, Link, PodRef, Selection, Target, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
-from podmgr.programs.catalog import chosen_hook
 from podmgr.reconcile import desired
-from podmgr.reconcile.desired import Desired
+from podmgr.reconcile.decided import Decided
+from podmgr.reconcile.desired import Desiring
 from podmgr.reconcile.placement import Networks, Placement
-from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import CLI, SourcedRule, strength
-from podmgr.rules.rule import Direction, Hook, Rule, collision_key
+from podmgr.rules.hooks import chosen_hook
+from podmgr.rules.precedence import SourcedRule
+from podmgr.rules.rule import Direction, Hook, Rule
+from podmgr.rules.source import Layer, Source, parse_source
 from podmgr.settings import Settings
-from tests.unit.samples import attachment
+from tests.unit.samples import attachment, parsed
 
 POD = PodRef("default", "web", "u-1")
 CGROUP = Cgroup(Path("/cgroups/7"), 7)
 TARGET = Target("pod/web", CGROUP, POD, counts_loopback=False)
 SLOW, FAST = "bandwidth=1 mbps egress", "bandwidth=100 mbps egress"
 LOSS = "loss=uniform egress 1%"
+CLI = "cli"
+SHOP = Source(Layer.NAMESPACE, "shop")
 INGRESS_LOSS = "loss=uniform ingress 1%"
 NONE_SUCH = "ebpf-limit=no-such egress"
 
 
 def sourced(rule: str, source: str = "pod", *, is_enforced: bool = False) -> SourcedRule:
-    return SourcedRule(parse_rule_option(rule)[0], source, is_enforced)
+    return SourcedRule(parsed(rule), parse_source(source), is_enforced)
 
 
 def present(rule: str, source: str) -> Attachment:
     """A row of the ledger."""
-    direction = parse_rule_option(rule)[0].direction
-    return attachment(rule, direction=direction, owner="u-1", program_id=5)._replace(source=source)
+    row = attachment(rule, direction=parsed(rule).direction, owner="u-1", program_id=5)
+    return row._replace(source=parse_source(source))
 
 
 def by_command_line(rule: str, *, counts_loopback: bool = False) -> Attachment:
     """A row as `podmgr apply` makes it, with the program that the rule has today."""
     target = TARGET._replace(counts_loopback=counts_loopback)
-    (row,) = Desired([Wish(target, (sourced(rule, CLI),))], Settings(), (), Network()).rows
+    (row,) = Case([Wish(target, (sourced(rule, CLI),))], Settings(), (), Network()).rows
     return row._replace(program_id=5)
 
 
+def keys(unreadable: Iterable[tuple[str, str]]) -> frozenset[tuple[Source, str]]:
+    return frozenset((parse_source(source), key) for source, key in unreadable)
+
+
 def wish(*rules: SourcedRule, unreadable: Sequence[tuple[str, str]] = (), is_standing: bool = True) -> Wish:
-    return Wish(TARGET, rules, is_standing, frozenset(unreadable))
+    return Wish(TARGET, rules, is_standing, keys(unreadable))
 
 
 class Network(Networks):
@@ -91,14 +98,48 @@ class Network(Networks):
         return {"eth0": "noqueue"} if self.lacking_fq else {}
 
 
+class Case:
+    """What became of wishes: what shall be, and what was decided."""
+
+    def __init__(
+        self, wishes: Iterable[Wish], settings: Settings, rows: Iterable[Attachment], network: Network
+    ) -> None:
+        self.decided = Decided(wishes)
+        self.desiring = Desiring(settings, network, self.decided)
+        self.desired = self.desiring.desired(rows)
+
+    @property
+    def rows(self) -> list[Attachment]:
+        return self.decided.alive(self.desired.rows)
+
+    @property
+    def cgroup_ids(self) -> Collection[int]:
+        return self.decided.cgroup_ids
+
+    def settle(self, hooks: Mapping[str, str]) -> None:
+        self.desired = self.desiring.settled(self.desired, hooks)
+
+    def require_fq(self) -> None:
+        self.desiring.require_fq(self.desired)
+
+    def fail(self, rule: str) -> None:
+        self.decided.fail(7, parsed(rule) if rule else None, PodmgrError("it failed"))
+
+    def failures(self) -> list[tuple[str, PodmgrError]]:
+        return [(outcome.subject, outcome.error) for outcome in self.decided.outcomes() if outcome.error]
+
+    def may_go(self, row: Attachment) -> bool:
+        return row.identity not in self.desired.left_alone and self.decided.may_go(row)
+
+
 def made(
     wished: Wish, *rows: Attachment, folder: Path = Path("/nonexistent"), network: Network | None = None
-) -> Desired:
-    return Desired([wished], Settings(program_dir=folder), rows, network or Network())
+) -> Case:
+    return Case([wished], Settings(program_dir=folder), rows, network or Network())
 
 
-def wanted(found: Desired) -> list[tuple[str, str]]:
-    return [(row.rule, row.source) for row in found.rows]
+def wanted(found: Case) -> list[tuple[str, str]]:
+    return [(str(row.rule), str(row.source)) for row in found.rows]
 
 
 # Rows
@@ -107,9 +148,10 @@ def wanted(found: Desired) -> list[tuple[str, str]]:
 def test_rule_becomes_a_row_of_its_target() -> None:
     found = made(wish(sourced(SLOW, "service/front")))
     (row,) = found.rows
-    (spec,) = found.specs.values()
+    (spec,) = found.desired.specs.values()
     assert (row.target, row.owner, row.pod, row.cgroup_id) == ("pod/web", "u-1", POD, 7)
-    assert (row.rule, row.kind, row.direction, row.source) == (SLOW, "bandwidth", "egress", "service/front")
+    assert (str(row.rule), row.kind, row.direction) == (SLOW, "bandwidth", "egress")
+    assert row.source == Source(Layer.SERVICE, "front")
     assert (row.digest, row.object_digest, row.program_id) == (spec.rule_digest, spec.digest, None)
     assert (row.hook, row.links, row.is_scoped) == ("cgroup", (), False)
     assert (spec.counts_loopback, spec.is_scoped) == (False, False)
@@ -119,7 +161,7 @@ def test_rule_becomes_a_row_of_its_target() -> None:
 def test_rule_at_tc_becomes_a_row_with_its_interfaces(is_scoped: bool) -> None:
     found = made(wish(sourced(LOSS))._replace(target=TARGET._replace(counts_loopback=is_scoped)))
     (row,) = found.rows
-    (spec,) = found.specs.values()
+    (spec,) = found.desired.specs.values()
     assert (row.hook, row.is_scoped) == ("tc", is_scoped)
     assert row.links == (Link(7, 2, Direction.EGRESS, "eth0"),)
     assert (spec.hook, spec.is_scoped) == (Hook.TC, is_scoped)
@@ -138,7 +180,7 @@ def test_network_is_asked_for_the_target(starts_here: bool) -> None:
 def test_rule_that_cannot_be_placed_fails(is_standing: bool) -> None:
     network = Network(errors=[LOSS])
     found = made(wish(sourced(SLOW), sourced(LOSS), is_standing=is_standing), network=network)
-    ((_, failed, error),) = found.failures()
+    ((failed, error),) = found.failures()
     assert (failed, error.message) == (LOSS, f"'{LOSS}' finds no interface")
     assert wanted(found) == ([(SLOW, "pod")] if is_standing else [])
 
@@ -147,8 +189,8 @@ def test_rule_that_is_placed_elsewhere_carries_the_reason() -> None:
     found = made(wish(sourced(LOSS)), network=Network(note="finds no interface that is up"))
     (row,) = found.rows
     assert (row.hook, row.links) == ("cgroup", ())
-    assert found.note(row) == "finds no interface that is up"
-    assert found.note(present(SLOW, "pod")) == ""
+    assert found.desired.notes[row.identity] == "finds no interface that is up"
+    assert list(found.desired.notes) == [row.identity]
 
 
 @pytest.mark.parametrize("is_standing", [True, False])
@@ -218,7 +260,7 @@ def test_what_the_command_line_put_there_stays_as_it_was_made(counts_loopback: b
     )
     found = made(wish(), row)
     assert found.rows == [row._replace(program_id=None)]
-    assert found.specs[row.object_digest].counts_loopback is counts_loopback
+    assert found.desired.specs[row.object_digest].counts_loopback is counts_loopback
 
 
 @pytest.mark.parametrize("rule", [SLOW, "ebpf-limit=elsewhere egress"])
@@ -236,7 +278,7 @@ def test_row_on_another_cgroup_does_not_matter() -> None:
 
 
 def test_row_that_only_a_pin_tells_of_is_not_kept() -> None:
-    assert wanted(made(wish(sourced(SLOW)), present(LOSS, CLI)._replace(rule=""))) == [(SLOW, "pod")]
+    assert wanted(made(wish(sourced(SLOW)), present(LOSS, CLI)._replace(rule=None))) == [(SLOW, "pod")]
 
 
 def test_key_that_cannot_be_read_leaves_in_force_what_it_was() -> None:
@@ -281,10 +323,10 @@ def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_all_others(other
         TARGET,
         tuple(others),
         is_standing=True,
-        unreadable=frozenset({("namespace/shop", "bandwidth")}),
-        enforcing=frozenset({"namespace/shop"}),
+        unreadable=keys([("namespace/shop", "bandwidth")]),
+        enforcing=frozenset({SHOP}),
     )
-    expected = {(str(item.rule), item.source) for item in others if str(item.rule) != SLOW}
+    expected = {(str(item.rule), str(item.source)) for item in others if str(item.rule) != SLOW}
     assert set(wanted(made(wished, present(SLOW, "namespace/shop")))) == expected | {(SLOW, "namespace/shop")}
 
 
@@ -295,8 +337,8 @@ def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_the_command_line
         TARGET,
         (),
         is_standing=True,
-        unreadable=frozenset({("namespace/shop", "bandwidth")}),
-        enforcing=frozenset({"namespace/shop"}),
+        unreadable=keys([("namespace/shop", "bandwidth")]),
+        enforcing=frozenset({SHOP}),
     )
     found = made(wished, *(reversed(rows) if is_reversed else rows))
     assert sorted(wanted(found)) == [(SLOW, "namespace/shop"), (FAST, CLI)]
@@ -309,11 +351,11 @@ RULES = [
 ]
 WINNERS = st.lists(
     st.builds(sourced, st.sampled_from(RULES), st.sampled_from(SOURCES)),
-    unique_by=lambda item: collision_key(item.rule),
+    unique_by=lambda item: item.rule.collision_key,
 )
 ENFORCED = st.lists(
     st.builds(lambda rule: sourced(rule, "namespace/shop", is_enforced=True), st.sampled_from(RULES)),
-    unique_by=lambda item: collision_key(item.rule),
+    unique_by=lambda item: item.rule.collision_key,
     max_size=2,
 )
 PRESENT = st.lists(
@@ -333,16 +375,16 @@ def standing_wishes(draw: st.DrawFn) -> Wish:
     rules = [
         item
         for item in [*(enforced or ()), *draw(WINNERS)]
-        if (item.source, item.rule.key) not in unreadable
-        and (item.is_enforced or enforced is None or item.source != "namespace/shop")
+        if (str(item.source), item.rule.key) not in unreadable
+        and (item.is_enforced or enforced is None or item.source != SHOP)
     ]
     shared = {item.rule for item in rules if item.is_enforced}
     return Wish(
         TARGET,
         tuple(item for item in rules if item.is_enforced or item.rule not in shared),
         is_standing=True,
-        unreadable=unreadable,
-        enforcing=frozenset() if enforced is None else frozenset({"namespace/shop"}),
+        unreadable=keys(unreadable),
+        enforcing=frozenset() if enforced is None else frozenset({SHOP}),
     )
 
 
@@ -355,18 +397,18 @@ def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_e
     assert set(enforced) <= set(merged)
     texts = [str(item.rule) for item in merged]
     assert len(set(texts)) == len(texts)
-    assert {row.rule for row in rows if row.source == CLI} <= set(texts)
-    keys = [collision_key(item.rule) for item in merged if not item.is_enforced]
+    assert {str(row.rule) for row in rows if str(row.source) == CLI} <= set(texts)
+    keys = [item.rule.collision_key for item in merged if not item.is_enforced]
     assert len(set(keys)) == len(keys)
-    held = [row for row in rows if (row.source, row.rule.split("=")[0]) in wished.unreadable]
-    kept = {row.rule for row in rows if row.source == CLI or row in held}
+    held = [row for row in rows if row.rule and (row.source, row.rule.key) in wished.unreadable]
+    kept = {str(row.rule) for row in rows if str(row.source) == CLI or row in held}
     assert set(texts) <= kept | {str(item.rule) for item in wished.rules}
-    assert {row.rule for row in held if row.source in wished.enforcing} <= set(texts)
+    assert {str(row.rule) for row in held if row.source in wished.enforcing} <= set(texts)
     for item in wished.rules:  # a rule that is lost has lost to one that is not weaker
         if item not in merged:
-            rivals = [other for other in merged if collision_key(other.rule) == collision_key(item.rule)]
+            rivals = [other for other in merged if other.rule.collision_key == item.rule.collision_key]
             assert any(
-                strength(rival.source) >= strength(item.source)
+                rival.source.strength >= item.source.strength
                 or (rival.is_enforced and rival.rule == item.rule)
                 for rival in rivals
             )
@@ -375,7 +417,7 @@ def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_e
 @given(standing_wishes(), PRESENT)
 def test_merging_with_what_came_of_it_changes_nothing(wished: Wish, rows: list[Attachment]) -> None:
     once = desired._merged(wished, rows)
-    again = desired._merged(wished, [present(str(item.rule), item.source) for item in once])
+    again = desired._merged(wished, [present(str(item.rule), str(item.source)) for item in once])
     assert set(again) == set(once)
 
 
@@ -385,23 +427,23 @@ def test_merging_with_what_came_of_it_changes_nothing(wished: Wish, rows: list[A
 def test_rule_that_fails_leaves_the_others_of_a_standing_wish() -> None:
     found = made(wish(sourced(NONE_SUCH), sourced(SLOW)))
     assert wanted(found) == [(SLOW, "pod")]
-    ((target, rule, error),) = found.failures()
-    assert (target, rule) == (TARGET, NONE_SUCH)
+    ((rule, error),) = found.failures()
+    assert rule == NONE_SUCH
     assert error.message.startswith("there is no program no-such")
-    assert not found.all_failed()
+    assert found.cgroup_ids
     assert set(found.cgroup_ids) == {7}
 
 
 def test_rule_that_fails_takes_a_wish_that_is_not_standing_with_it() -> None:
     found = made(wish(sourced(NONE_SUCH), sourced(SLOW), is_standing=False))
     assert wanted(found) == []
-    assert [rule for _, rule, _ in found.failures()] == [NONE_SUCH]
-    assert found.all_failed()
+    assert [rule for rule, _ in found.failures()] == [NONE_SUCH]
+    assert not found.cgroup_ids
 
 
 def test_rule_that_fails_leaves_in_force_what_it_would_replace_and_no_more() -> None:
     found = made(wish(sourced(SLOW)))
-    found.fail(7, SLOW, PodmgrError("it failed"))
+    found.fail(SLOW)
     assert wanted(found) == []
     assert not found.may_go(present(FAST, "pod"))
     assert found.may_go(present(LOSS, "pod"))
@@ -411,11 +453,13 @@ def test_rule_that_fails_leaves_in_force_what_it_would_replace_and_no_more() -> 
 
 def test_rule_that_fails_leaves_in_force_those_that_it_beats() -> None:
     wished = wish(sourced(SLOW), sourced(LOSS))._replace(
-        beaten=frozenset({("service/front", sourced(FAST).rule), ("service/back", sourced(LOSS).rule)})
+        beaten=frozenset(
+            {(parse_source("service/front"), parsed(FAST)), (parse_source("service/back"), parsed(LOSS))}
+        )
     )
     found = made(wished)
     assert found.may_go(present(FAST, "service/front"))
-    found.fail(7, SLOW, PodmgrError("it failed"))
+    found.fail(SLOW)
     assert not found.may_go(present(FAST, "service/front"))
     assert not found.may_go(present("bandwidth=5 mbps egress", "service/front"))
     assert found.may_go(present("loss=uniform egress 2%", "service/back"))
@@ -427,43 +471,41 @@ def test_rule_that_fails_holds_nobody_to_what_a_namespace_has_enforced() -> None
     shop = "namespace/shop"
     wished = wish(
         sourced(NONE_SUCH), sourced(FAST), sourced("bandwidth=9 mbps egress", shop, is_enforced=True)
-    )._replace(enforcing=frozenset({shop}))
+    )._replace(enforcing=frozenset({SHOP}))
     found = made(wished)
-    found.fail(7, FAST, PodmgrError("it failed"))
+    found.fail(FAST)
     assert found.may_go(present(SLOW, shop))
-    found.fail(7, "bandwidth=9 mbps egress", PodmgrError("it failed"))
+    found.fail("bandwidth=9 mbps egress")
     assert not found.may_go(present(SLOW, shop))
 
 
 def test_two_targets_that_are_one_cgroup_both_fail() -> None:
     other = Wish(TARGET._replace(name="pod/other", pod=PodRef("default", "other", "u-2")), (sourced(FAST),))
     for wishes in ([wish(sourced(SLOW)), other], [other, wish(sourced(SLOW))]):
-        found = Desired(wishes, Settings(), [present(LOSS, "pod")], Network())
-        assert (found.rows, found.all_failed()) == ([], True)
+        found = Case(wishes, Settings(), [present(LOSS, "pod")], Network())
+        assert (found.rows, list(found.cgroup_ids)) == ([], [])
         assert not found.may_go(present(LOSS, "pod"))
-        ((_, _, error),) = found.failures()
+        ((_, error),) = found.failures()
         assert error.message.endswith("are the same cgroup")
         assert {"pod/web", "pod/other"} <= set(error.message.split())
         assert error.tip == "which is meant? /cgroups/7"
 
 
 def test_target_that_is_named_twice_is_one() -> None:
-    assert (
-        made(wish(sourced(SLOW))).rows == Desired([wish(sourced(SLOW))] * 2, Settings(), [], Network()).rows
-    )
+    assert made(wish(sourced(SLOW))).rows == Case([wish(sourced(SLOW))] * 2, Settings(), [], Network()).rows
 
 
 def test_target_that_fails_keeps_all_that_it_has() -> None:
     found = made(wish(sourced(SLOW), is_standing=False))
     assert found.may_go(present(LOSS, "pod"))
-    found.fail(7, SLOW, PodmgrError("it failed"))
+    found.fail(SLOW)
     assert not found.may_go(present(LOSS, "pod"))
 
 
 def test_failure_without_a_rule_fails_the_whole_of_a_standing_wish() -> None:
     found = made(wish(sourced(SLOW), sourced(LOSS)))
-    found.fail(7, "", PodmgrError("it failed"))
-    assert found.all_failed()
+    found.fail("")
+    assert not found.cgroup_ids
     assert not found.may_go(present(LOSS, "pod"))
 
 
@@ -471,33 +513,35 @@ def test_failure_without_a_rule_fails_the_whole_of_a_standing_wish() -> None:
 def test_first_failure_is_the_one_that_counts(is_standing: bool) -> None:
     found = made(wish(sourced(SLOW), is_standing=is_standing))
     rows = found.rows
-    found.fail_all([(rows[0], PodmgrError("first")), (rows[0], PodmgrError("second"))])
-    assert [error.message for _, _, error in found.failures()] == ["first"]
+    found.decided.fail_all([(rows[0], PodmgrError("first")), (rows[0], PodmgrError("second"))])
+    assert [error.message for _, error in found.failures()] == ["first"]
 
 
 def test_rules_of_a_standing_wish_fail_each_with_its_own_reason() -> None:
     found = made(wish(sourced(SLOW), sourced(LOSS)))
-    found.fail_all([(row, PodmgrError(row.kind)) for row in found.rows])
-    assert sorted(error.message for _, _, error in found.failures()) == ["bandwidth", "loss"]
-    assert not found.all_failed()  # its old rules may still go
+    found.decided.fail_all([(row, PodmgrError(row.kind)) for row in found.rows])
+    assert sorted(error.message for _, error in found.failures()) == ["bandwidth", "loss"]
+    assert found.cgroup_ids  # its old rules may still go
 
 
 def test_one_wish_that_fails_leaves_the_others() -> None:
     other = wish(sourced(SLOW))._replace(target=TARGET._replace(cgroup=Cgroup(Path("/cgroups/8"), 8)))
-    found = Desired([wish(sourced(SLOW)), other], Settings(), [], Network())
-    found.fail(7, "", PodmgrError("it failed"))
+    found = Case([wish(sourced(SLOW)), other], Settings(), [], Network())
+    found.fail("")
     assert [row.cgroup_id for row in found.rows] == [8]
     assert set(found.cgroup_ids) == {8}
 
 
 def test_pods_uid_stands_for_one_cgroup_only() -> None:
     found = made(wish(sourced(SLOW)))
-    found.require_one_cgroup_each([present(LOSS, "pod"), attachment(owner="u-2", cgroup_id=9)])
-    assert not found.all_failed()
-    found.require_one_cgroup_each([present(LOSS, "pod")._replace(cgroup_id=8, cgroup_path="/cgroups/8")])
-    ((_, _, error),) = found.failures()
+    found.decided.require_one_cgroup_each([present(LOSS, "pod"), attachment(owner="u-2", cgroup_id=9)])
+    assert found.cgroup_ids
+    found.decided.require_one_cgroup_each(
+        [present(LOSS, "pod")._replace(cgroup_id=8, cgroup_path="/cgroups/8")]
+    )
+    ((_, error),) = found.failures()
     assert error.message == "the pod u-1 is already on /cgroups/8"
-    assert found.all_failed()
+    assert not found.cgroup_ids
 
 
 # Custom programs: their objects say where they belong
@@ -541,16 +585,16 @@ def test_custom_program_is_made_for_shared_interfaces_where_the_target_has_no_ot
 ) -> None:
     target = TARGET._replace(counts_loopback=counts_loopback)
     found = made(wish(sourced(DROPPER))._replace(target=target), folder=own_program(tmp_path))
-    (spec,) = found.specs.values()
+    (spec,) = found.desired.specs.values()
     assert (spec.hook, spec.is_scoped) == (None, counts_loopback)
 
 
 def test_custom_program_for_the_cgroup_hook_takes_no_interfaces(tmp_path: Path) -> None:
     rule = f"{DROPPER} interface=eth0"
     found = made(wish(sourced(rule), sourced(LOSS)), folder=own_program(tmp_path))
-    digest = next(row.object_digest for row in found.rows if row.rule == rule)
+    digest = next(row.object_digest for row in found.rows if str(row.rule) == rule)
     found.settle({digest: "cgroup"})
-    ((_, failed, error),) = found.failures()
+    ((failed, error),) = found.failures()
     assert failed == rule
     assert "is for the cgroup hook, which knows no interfaces" in error.message
     assert wanted(found) == [(LOSS, "pod")]
@@ -560,7 +604,7 @@ def test_custom_program_that_cannot_be_placed_fails(tmp_path: Path) -> None:
     network = Network(errors=[DROPPER])
     found = made(wish(sourced(DROPPER), sourced(LOSS)), folder=own_program(tmp_path), network=network)
     found.settle({row.object_digest: "tc" for row in found.rows})
-    assert [rule for _, rule, _ in found.failures()] == [DROPPER]
+    assert [rule for rule, _ in found.failures()] == [DROPPER]
     assert wanted(found) == [(LOSS, "pod")]
 
 
@@ -614,7 +658,7 @@ def test_delay_at_the_cgroup_hook_without_fq_fails_its_rule(is_standing: bool) -
     network = Network(lacking_fq=True)
     found = made(wish(sourced(delay), sourced(LOSS), is_standing=is_standing), network=network)
     found.require_fq()
-    ((_, failed, error),) = found.failures()
+    ((failed, error),) = found.failures()
     assert failed == delay
     assert "is not the root qdisc of eth0 (noqueue)" in error.message
     remedy = "tc qdisc replace dev eth0 root fq (kernel module sch_fq)"

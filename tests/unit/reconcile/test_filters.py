@@ -217,7 +217,7 @@ def test_foreign_root_qdisc_fails_what_delays_and_is_left_alone(
     for row, instead in rows.items():
         assert (
             "eth0 has the root qdisc tbf 1:" in complaints[row].message
-            and row.rule in complaints[row].message
+            and str(row.rule) in complaints[row].message
         )
         assert (complaints[row].tip or "").endswith(f"or use {instead}")
     assert THEIR_TBF in qdiscs_of(machine, ETH0)

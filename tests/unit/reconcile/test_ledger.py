@@ -525,7 +525,7 @@ def test_ledger_has_a_line_for_each_row(folder: Path) -> None:
     """So that two of them can be compared by eye, and one can be searched."""
     lines = written(folder, ROWS).read_text().splitlines()
     assert len(lines) == len(ROWS) + 2
-    assert [json.loads(line.rstrip(","))["rule"] for line in lines[1:-1]] == [row.rule for row in ROWS]
+    assert [json.loads(line.rstrip(","))["rule"] for line in lines[1:-1]] == [str(row.rule) for row in ROWS]
 
 
 def test_signature_tells_of_each_change_and_of_nothing_else(folder: Path) -> None:

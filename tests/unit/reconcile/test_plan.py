@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from podmgr.attachment import Attachment, PodRef, Selection, slot_of
 from podmgr.reconcile.plan import Plan, make_plan
-from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Rule, succession_key
-from tests.unit.samples import EGRESS, INGRESS, attachment, rules
+from podmgr.rules.rule import Hook, Rule
+from podmgr.rules.source import CLI, POD, parse_source
+from tests.unit.samples import EGRESS, INGRESS, attachment, parsed, rules
 
 RULES = [
     "bandwidth=1 mbps egress",
@@ -29,10 +29,9 @@ RULES = [
 
 def row(rule: str, cgroup_id: int = 7, *, program: str = "1", program_id: int | None = None) -> Attachment:
     """A rule on a cgroup; `program` stands for the version of the program that fulfils it."""
-    (parsed,) = parse_rule_option(rule)
     digest = hashlib.sha256(f"{rule} {program}".encode()).hexdigest()[:16]
     return attachment(
-        rule, cgroup_id=cgroup_id, digest=digest, direction=parsed.direction, program_id=program_id
+        rule, cgroup_id=cgroup_id, digest=digest, direction=parsed(rule).direction, program_id=program_id
     )
 
 
@@ -51,8 +50,8 @@ def actuals(draw: st.DrawFn) -> list[Attachment]:
     known = draw(st.lists(ROWS, unique_by=lambda row: row.identity))
     orphans = draw(st.lists(ROWS, unique_by=lambda row: row.identity, max_size=3))
     taken = {row.identity for row in known}
-    rows = known + [row._replace(rule="", kind="unknown") for row in orphans if row.identity not in taken]
-    return [row._replace(program_id=100 + number, hook="cgroup") for number, row in enumerate(rows)]
+    rows = known + [row._replace(rule=None) for row in orphans if row.identity not in taken]
+    return [row._replace(program_id=100 + number, hook=Hook.CGROUP) for number, row in enumerate(rows)]
 
 
 def carried_out(plan: Plan, actual: Iterable[Attachment]) -> list[Attachment]:
@@ -162,7 +161,7 @@ def test_unwanted_attachment_that_only_its_pin_tells_of_is_detached() -> None:
 
 
 def test_source_and_target_name_do_not_make_a_row_new() -> None:
-    wanted = row(RULES[0])._replace(source="service/web", target="pod/web")
+    wanted = row(RULES[0])._replace(source=parse_source("service/web"), target="pod/web")
     plan = make_plan([wanted], [row(RULES[0], program_id=5)])
     assert plan.unchanged == (wanted._replace(program_id=5),)
 
@@ -186,19 +185,19 @@ def test_unchanged_rule_keeps_the_owner_that_its_pin_has() -> None:
 
 @given(rules, rules)
 def test_slots_are_equal_exactly_when_one_rule_may_take_the_others_place(one: Rule, other: Rule) -> None:
-    succeeds = succession_key(one) == succession_key(other)
-    assert (slot_of(7, str(one)) == slot_of(7, str(other))) is succeeds
-    assert slot_of(7, str(one)) != slot_of(8, str(one))
+    succeeds = one.succession_key == other.succession_key
+    assert (slot_of(7, one) == slot_of(7, other)) is succeeds
+    assert slot_of(7, one) != slot_of(8, one)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_slot_of_a_rule_is_the_slot_of_its_row(rule: str) -> None:
-    assert row(rule, 9).slot == slot_of(9, rule)
+    assert row(rule, 9).slot == slot_of(9, parsed(rule))
 
 
 # Selections
 
-SPARING_CLI = Selection(frozenset({7}), frozenset({"u-1"}), spared=frozenset({"cli"}))
+SPARING_CLI = Selection(frozenset({7}), frozenset({"u-1"}), spared=frozenset({CLI}))
 
 
 @pytest.mark.parametrize(
@@ -215,11 +214,11 @@ def test_selection_covers_by_cgroup_or_by_owner(cgroup_id: int, owner: str, is_c
     [("cli", False), ("pod", True), ("service/cli", True), ("namespace/shop", True), ("unknown", True)],
 )
 def test_selection_spares_what_one_source_has_put_there(source: str, is_covered: bool) -> None:
-    assert SPARING_CLI.covers(attachment(cgroup_id=7)._replace(source=source)) is is_covered
+    assert SPARING_CLI.covers(attachment(cgroup_id=7)._replace(source=parse_source(source))) is is_covered
 
 
 def test_sparing_a_source_widens_no_selection() -> None:
-    assert not SPARING_CLI.covers(attachment(cgroup_id=8)._replace(source="pod"))
+    assert not SPARING_CLI.covers(attachment(cgroup_id=8)._replace(source=POD))
 
 
 def test_empty_selection_covers_nothing() -> None:

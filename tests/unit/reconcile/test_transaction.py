@@ -9,14 +9,17 @@ import pytest
 from podmgr.attachment import PodRef, Target
 from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroups import Cgroup
-from podmgr.reconcile.transaction import Action, Outcome, exit_code, remarks
+from podmgr.reconcile.outcome import Action, Outcome, exit_code, remarks
+from podmgr.rules.rule import Hook
+from tests.unit.samples import parsed
 
+LOSS = "loss=uniform egress 1%"
 CGROUP = Cgroup(Path("/cgroups/a"), 77)
 
 
 def outcome(target: str, action: Action) -> Outcome:
     error = PodmgrError("it failed") if action is Action.FAILED else None
-    return Outcome(target, "loss=uniform egress 1%", action, None, error)
+    return Outcome(target, parsed(LOSS), action, None, error)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +51,9 @@ def test_pins_belong_to_the_pod_or_else_to_the_cgroup(pod: PodRef | None, owner:
 
 # Remarks
 
-LOSS = "loss=uniform egress 1%"
 
-
-def placed(action: Action, hook: str, note: str = "", *, rule: str = LOSS, target: str = "a") -> Outcome:
-    return Outcome(target, rule, action, 7, hook=hook, note=note)
+def placed(action: Action, hook: str, note: str = "", *, target: str = "a") -> Outcome:
+    return Outcome(target, parsed(LOSS), action, 7, hook=Hook(hook), note=note)
 
 
 @pytest.mark.parametrize("action", [Action.ATTACHED, Action.REPLACED])
@@ -73,8 +74,9 @@ def test_only_new_rules_are_remarked_upon(action: Action) -> None:
 
 def test_what_is_not_a_rule_is_not_remarked_upon() -> None:
     """A target that failed as a whole has none, and of an unknown program only its number is known."""
-    outcomes = [placed(Action.FAILED, "", rule=""), placed(Action.DETACHED, "tc", rule="program 5")]
+    outcomes = [Outcome("a", None, Action.FAILED), Outcome("a", None, Action.DETACHED, 5, hook=Hook.TC)]
     assert remarks(outcomes) == []
+    assert [outcome.subject for outcome in outcomes] == ["", "program 5"]
 
 
 def test_each_remark_is_made_once() -> None:

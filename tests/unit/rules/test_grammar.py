@@ -11,17 +11,11 @@ from hypothesis import strategies as st
 
 from podmgr.errors import PodmgrError, RuleError, UsageError
 from podmgr.rules.grammar import parse_rule_option, parse_value
-from podmgr.rules.rule import (
-    KEYS,
-    Algorithm,
-    Bandwidth,
-    Custom,
-    ExponentialLoss,
-    Hook,
-    Place,
-    Rule,
-    UniformLoss,
-)
+from podmgr.rules.keys import KEYS
+from podmgr.rules.kinds.bandwidth import Algorithm, Bandwidth
+from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.rule import Hook, Place, Rule
 from tests.unit.samples import EGRESS, INGRESS, bandwidths, exponential_losses, rules, uniform_losses
 
 BLANKS = st.text(alphabet=" \t\n\r\v\f\u00a0", min_size=1, max_size=4)
@@ -187,7 +181,7 @@ def test_rule_may_say_where_it_acts(
 @pytest.mark.parametrize("value", ["dropper egress -DX interface=b,a", "dropper egress INTERFACE=a,b -DX"])
 def test_custom_rule_may_name_interfaces(value: str) -> None:
     (found,) = parse_value("ebpf-limit", value)
-    assert found == Custom(EGRESS, "dropper", (("X", None),), Place(None, ("a", "b")))
+    assert found == Custom(EGRESS, "dropper", (("X", None),), place=Place(None, ("a", "b")))
     assert str(found) == "ebpf-limit=dropper egress -DX interface=a,b"
 
 
@@ -232,7 +226,7 @@ BAD_BANDWIDTHS = [
     ("10zbps egress", 3, "units are bps, kbps, mbps, gbps"),
     ("10 mibps egress", 4, "units are bps"),
     ("10 mbps egres", 9, "did you mean 'egress'? directions are egress, ingress"),
-    ("10 mbps both", 9, "directions are egress, ingress"),
+    ("10 mbps sideways", 9, "directions are egress, ingress, both"),
     ("0 mbps egress", 1, "8 kbps to 400 gbps"),
     ("7.999 kbps egress", 1, "8 kbps to 400 gbps"),
     ("  0.001bps egress", 3, "8 kbps to 400 gbps"),
@@ -530,3 +524,22 @@ def test_what_stands_in_the_place_of_the_percent_sign_is_named(value: str, unit:
     with pytest.raises(RuleError, match=f"'{unit}' is not the percent sign") as caught:
         parse_value("loss", value)
     assert (caught.value.column, caught.value.tip) == (value.index(unit) + 1, 'a percentage, such as "2%"')
+
+
+@pytest.mark.parametrize(
+    ("option", "texts"),
+    [
+        ("bandwidth=10mbps both burst=64kb", ["10 mbps egress burst=64kb", "10 mbps ingress burst=64kb"]),
+        ("loss=2% Both hook=tc", ["uniform egress 2% hook=tc", "uniform ingress 2% hook=tc"]),
+        ("loss=exponential both 400", ["exponential egress 400", "exponential ingress 400"]),
+        ("ebpf-limit=dropper both -DPORT=53", ["dropper egress -DPORT=53", "dropper ingress -DPORT=53"]),
+    ],
+)
+def test_both_directions_are_two_rules(option: str, texts: list[str]) -> None:
+    assert [rule.value for rule in parse_rule_option(option)] == texts
+
+
+def test_one_direction_collides_with_both() -> None:
+    with pytest.raises(RuleError, match="'2 mbps ingress' collides with '1 mbps ingress'") as caught:
+        parse_value("bandwidth", "1 mbps both; 2 mbps ingress")
+    assert caught.value.column == 14

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from podmgr.errors import UnknownKeyError
 from podmgr.rules.precedence import (
-    CLI,
     ENFORCE,
     MAX_RULES,
     AnnotatedNamespace,
@@ -21,9 +20,9 @@ from podmgr.rules.precedence import (
     PodRules,
     hints,
     rules_of_pod,
-    strength,
 )
-from podmgr.rules.rule import Rule, collision_key
+from podmgr.rules.rule import Rule
+from podmgr.rules.source import parse_source
 from tests.unit.samples import rules
 
 LABELS = {"app": "web", "tier": "front"}
@@ -49,7 +48,7 @@ def pod(
 
 
 def found(result: PodRules) -> list[tuple[str, str]]:
-    return [(str(sourced.rule), sourced.source) for sourced in result.rules]
+    return [(str(sourced.rule), str(sourced.source)) for sourced in result.rules]
 
 
 def test_pod_without_annotations_has_no_rules() -> None:
@@ -226,7 +225,7 @@ def test_enforced_rules_hold_beside_those_of_pod_and_service() -> None:
         ("bandwidth=10 mbps egress", "pod"),
         ("bandwidth=20 mbps ingress", "service/front"),
     ]
-    assert {item.source for item in result.rules if item.is_enforced} == {"namespace/shop"}
+    assert {str(item.source) for item in result.rules if item.is_enforced} == {"namespace/shop"}
     assert result.warnings == ()
 
 
@@ -276,9 +275,9 @@ def test_unreadable_keys_are_named_by_source_and_bare_key() -> None:
         namespace={"ebpf-limit": "../x egress", ENFORCE: "perhaps"},
     )
     assert result.unreadable == {
-        ("pod", "bandwidth"),
-        ("service/front", "loss"),
-        ("namespace/shop", "ebpf-limit"),
+        (parse_source("pod"), "bandwidth"),
+        (parse_source("service/front"), "loss"),
+        (parse_source("namespace/shop"), "ebpf-limit"),
     }
     assert len(result.errors) == 4
 
@@ -291,7 +290,9 @@ def test_what_can_be_read_leaves_nothing_unreadable() -> None:
 def test_a_namespace_that_enforces_is_named_also_when_its_rules_cannot_be_read(
     value: str, enforcing: set[str]
 ) -> None:
-    assert pod({}, namespace={ENFORCE: value, "bandwidth": "nonsense"}).enforcing == enforcing
+    assert pod({}, namespace={ENFORCE: value, "bandwidth": "nonsense"}).enforcing == set(
+        map(parse_source, enforcing)
+    )
 
 
 # Too many, and too weak
@@ -335,7 +336,7 @@ def test_beaten_rules_are_known_by_their_sources() -> None:
         service("b", {"bandwidth": "3 mbps ingress"}, created="2025-01-01T00:00:00Z"),
         namespace={"bandwidth": "4 mbps egress", "loss": "uniform egress 1%"},
     )
-    assert {(source, str(rule)) for source, rule in result.beaten} == {
+    assert {(str(source), str(rule)) for source, rule in result.beaten} == {
         ("service/a", "bandwidth=2 mbps egress"),
         ("service/b", "bandwidth=3 mbps ingress"),
         ("namespace/shop", "bandwidth=4 mbps egress"),
@@ -345,25 +346,7 @@ def test_beaten_rules_are_known_by_their_sources() -> None:
 def test_enforced_rules_are_not_beaten() -> None:
     result = pod({"bandwidth": "1 mbps egress"}, namespace={"bandwidth": "4 mbps egress", ENFORCE: "true"})
     assert result.beaten == frozenset()
-    assert result.enforcing == {"namespace/shop"}
-
-
-# Strength
-
-
-def test_command_line_beats_pod_beats_service_beats_namespace() -> None:
-    sources = [CLI, "pod", "service/front", "namespace/shop", "unknown", ""]
-    strengths = [strength(source) for source in sources]
-    assert strengths == sorted(strengths, reverse=True)
-    assert len(set(strengths[:5])) == 5
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("service/a", "service/b"), ("namespace/a", "namespace/b"), ("service/pod", "service/cli")],
-)
-def test_names_do_not_make_a_source_stronger(one: str, other: str) -> None:
-    assert strength(one) == strength(other) < strength("pod")
+    assert result.enforcing == {parse_source("namespace/shop")}
 
 
 # Whatever the layers say
@@ -373,7 +356,7 @@ def annotated(rules: list[Rule]) -> dict[str, str]:
     return {rules[0].key: "; ".join(rule.value for rule in rules)} if rules else {}
 
 
-VALUES = st.lists(rules, max_size=3, unique_by=collision_key).map(
+VALUES = st.lists(rules, max_size=3, unique_by=lambda rule: rule.collision_key).map(
     lambda found: annotated([rule for rule in found if rule.key == found[0].key])
 )
 
@@ -389,7 +372,7 @@ def test_enforced_rules_are_always_among_the_rules_and_no_others_collide(
     alone = pod({}, namespace=space)
     assert enforced == ({item.rule for item in alone.rules} if enforces else set())
     assert len({item.rule for item in result.rules}) == len(result.rules)
-    others = [collision_key(item.rule) for item in result.rules if not item.is_enforced]
+    others = [item.rule.collision_key for item in result.rules if not item.is_enforced]
     assert len(set(others)) == len(others)
 
 
@@ -463,7 +446,7 @@ def test_standard_annotations_are_quantities_of_bits_per_second(value: str, rule
     annotations = {"kubernetes.io/egress-bandwidth": value}
     assert rules_of_pod("web", annotations, {}).rules == ()
     found = rules_of_pod("web", annotations, {}, reads_standard=True)
-    assert [(str(item.rule), item.source) for item in found.rules] == [(rule, "standard")]
+    assert [(str(item.rule), str(item.source)) for item in found.rules] == [(rule, "standard")]
     (hint,) = hints("pod/web", annotations)
     assert "--standard-annotations" in hint
     assert hints("pod/web", annotations, reads_standard=True) == []
@@ -481,7 +464,7 @@ def test_every_other_layer_beats_a_standard_annotation() -> None:
     annotations = {"kubernetes.io/egress-bandwidth": "10M", "kubernetes.io/ingress-bandwidth": "20M"}
     space = AnnotatedNamespace("shop", {"bandwidth": "1 mbps egress"})
     found = rules_of_pod("web", annotations, {}, (), space, reads_standard=True)
-    assert {str(item.rule): item.source for item in found.rules} == {
+    assert {str(item.rule): str(item.source) for item in found.rules} == {
         "bandwidth=1 mbps egress": "namespace/shop",
         "bandwidth=20 mbps ingress": "standard",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import annotation_values, bare_key, collision_key
+from podmgr.rules.keys import annotation_values, bare_key
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_unreadable_prefixed_key_still_hides_the_bare_key() -> None:
 )
 def test_rules_collide_by_kind_or_program_and_direction(first: str, second: str, do_collide: bool) -> None:
     (one,), (other,) = parse_rule_option(first), parse_rule_option(second)
-    assert (collision_key(one) == collision_key(other)) is do_collide
+    assert (one.collision_key == other.collision_key) is do_collide

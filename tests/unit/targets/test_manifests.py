@@ -12,7 +12,8 @@ import yaml
 from podmgr.attachment import PodRef
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.programs.find import shipped_folder
-from podmgr.rules.rule import KEYS
+from podmgr.rules.keys import KEYS
+from podmgr.rules.source import parse_source
 from podmgr.targets.manifests import ManifestPod, read_pods
 
 POD = """\
@@ -48,7 +49,7 @@ def read(path: Path, *documents: str) -> ManifestPod:
 
 
 def found(pod: ManifestPod) -> list[tuple[str, str]]:
-    return [(str(sourced.rule), sourced.source) for sourced in pod.rules.rules]
+    return [(str(sourced.rule), str(sourced.source)) for sourced in pod.rules.rules]
 
 
 # The pod
@@ -212,7 +213,7 @@ def test_annotation_that_is_not_text_stops_no_other(manifest: Path, value: str, 
     assert error.message == "pod/web: bandwidth: not text (column 1)"
     assert (error.detail or "").startswith(f"bandwidth={shown}\n")
     assert ("loss=uniform egress 1%", "service/front") in found(pod)
-    assert pod.rules.unreadable == {("pod", "bandwidth")}
+    assert pod.rules.unreadable == {(parse_source("pod"), "bandwidth")}
 
 
 def test_annotation_of_a_service_that_is_not_text_is_told_of_the_service(manifest: Path) -> None:
@@ -241,7 +242,7 @@ def test_annotations_that_are_no_mapping_are_unreadable(manifest: Path, value: s
     (error,) = pod.rules.errors
     assert error.message == f"{carrier}: annotations: not keys with values (column 1)"
     source = "pod" if carrier == "pod/web" else carrier
-    assert pod.rules.unreadable == {(source, key) for key in KEYS}
+    assert pod.rules.unreadable == {(parse_source(source), key) for key in KEYS}
     assert found(pod)
 
 
@@ -325,7 +326,7 @@ def test_namespace_of_the_manifest_is_the_weakest_layer_unless_it_enforces(
     space = f"kind: Namespace\nmetadata: {{name: {name}, annotations: {annotations}}}\n"
     manifest.write_text(f"{space}---\n{POD}")
     found = read_pods([str(manifest)])[0].rules.rules
-    assert {str(sourced.rule): sourced.source for sourced in found} == rules
+    assert {str(sourced.rule): str(sourced.source) for sourced in found} == rules
 
 
 # Several files, several pods, and what is not read

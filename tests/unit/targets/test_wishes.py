@@ -8,9 +8,10 @@ import pytest
 
 from podmgr.attachment import Wish
 from podmgr.errors import PodmgrError, UsageError
-from podmgr.reconcile.transaction import Action, Outcome, exit_code
+from podmgr.reconcile.outcome import Action, Outcome, exit_code
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.rule import Rule
+from podmgr.rules.source import parse_source
 from podmgr.settings import Settings
 from podmgr.targets.wishes import from_manifests, from_targets
 
@@ -46,7 +47,7 @@ def parsed(*options: str) -> list[Rule]:
 
 
 def wanted(wish: Wish) -> list[tuple[str, str]]:
-    return sorted((str(sourced.rule), sourced.source) for sourced in wish.rules)
+    return sorted((str(sourced.rule), str(sourced.source)) for sourced in wish.rules)
 
 
 def of_manifest(
@@ -148,10 +149,10 @@ def test_bad_annotation_of_the_manifest_is_an_outcome_beside_what_holds(
     text = POD.format(bandwidth=bandwidth, host="false")
     (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
     assert wanted(wish) == [(LOSS, "service/a")]
-    assert ("pod", "bandwidth") in wish.unreadable
+    assert (parse_source("pod"), "bandwidth") in wish.unreadable
     (error,) = [outcome.error for outcome in failed]
     assert error is not None and error.message.startswith(message)
-    done = Outcome("pod/web", LOSS, Action.ATTACHED, pod=wish.target.pod)
+    done = Outcome("pod/web", parsed(LOSS)[0], Action.ATTACHED, pod=wish.target.pod)
     assert [exit_code([*failed, done]), exit_code(failed)] == [3, 2]
 
 
@@ -208,7 +209,10 @@ def test_what_is_not_read_is_an_outcome_beside_what_is_done(settings: Settings, 
     text = "kind: Pod\nmetadata: {name: web, annotations: {podmgr.io/los: x, bandwidth: 1 mbps egress}}\n"
     (wish,), failed = apply_chart(settings, tmp_path / "pod.yaml", [], text)
     assert [str(item.rule) for item in wish.rules] == ["bandwidth=1 mbps egress"]
-    assert [exit_code([*failed, Outcome("pod/web", "x", Action.ATTACHED)]), exit_code(failed)] == [3, 2]
+    assert [
+        exit_code([*failed, Outcome("pod/web", parsed(LOSS)[0], Action.ATTACHED)]),
+        exit_code(failed),
+    ] == [3, 2]
 
 
 # Namespaces

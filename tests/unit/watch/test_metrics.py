@@ -25,7 +25,7 @@ from podmgr.attachment import PodRef
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.proc import Runner
-from podmgr.reconcile.transaction import Observed
+from podmgr.reconcile.observe import Observed
 from podmgr.settings import Settings
 from podmgr.watch.metrics import Health, Metrics, serve
 from tests.unit.samples import INGRESS, attachment

@@ -22,12 +22,15 @@ from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
-from podmgr.reconcile.transaction import Action, Observed, Outcome
-from podmgr.rules.precedence import CLI, ENFORCE, PodRules
+from podmgr.reconcile.observe import Observed
+from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.precedence import ENFORCE, PodRules
+from podmgr.rules.rule import Hook
+from podmgr.rules.source import CLI, parse_source
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import MISSING_SECONDS, MOST_LINES, PodSync, Synced, Wanted
-from tests.unit.samples import EGRESS, Script, attachment, said
+from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
 LIMIT = "bandwidth=1 mbps egress"
@@ -161,7 +164,9 @@ class Node:
 
 def row(uid: str, source: str = "pod", rule: str = LIMIT) -> Attachment:
     pod = PodRef("shop", "web", uid)
-    return attachment(rule, owner=uid, pod=pod, program_id=5, target="pod/web")._replace(source=source)
+    return attachment(rule, owner=uid, pod=pod, program_id=5, target="pod/web")._replace(
+        source=parse_source(source)
+    )
 
 
 def on(cgroup: Cgroup, row: Attachment) -> Attachment:
@@ -175,7 +180,9 @@ def failure(message: str, uid: str = ONE) -> Outcome:
 def outcome(uid: str, action: Action, rule: str = LIMIT, source: str = "pod", **more: Any) -> Outcome:
     pod = PodRef("shop", "web", uid)
     hook, note = more.get("hook", "cgroup"), more.get("note", "")
-    return Outcome("pod/web", rule, action, 7, more.get("error"), pod, source, hook, note)
+    return Outcome(
+        "pod/web", parsed(rule), action, 7, more.get("error"), pod, parse_source(source), Hook(hook), note
+    )
 
 
 @pytest.fixture
@@ -200,7 +207,7 @@ def test_pod_with_rules_and_a_cgroup_gets_a_standing_wish(node: Node) -> None:
     result = node.bring(ONE)
     (wish,) = node.kernel.wishes
     assert wish.is_standing
-    assert wish.unreadable == {("pod", "loss")}
+    assert wish.unreadable == {(parse_source("pod"), "loss")}
     assert (wish.target.name, wish.target.cgroup, wish.target.owner) == ("pod/pod-1", cgroup, ONE)
     assert not wish.target.counts_loopback
     assert node.wished() == {ONE: [LIMIT]}
@@ -272,7 +279,7 @@ def test_enforced_rules_are_wished_as_such(node: Node) -> None:
         LIMIT: False,
         "loss=uniform egress 1%": True,
     }
-    assert wish.enforcing == {"namespace/shop"}
+    assert wish.enforcing == {parse_source("namespace/shop")}
 
 
 def test_rules_that_are_beaten_are_named(node: Node) -> None:
@@ -281,7 +288,7 @@ def test_rules_that_are_beaten_are_named(node: Node) -> None:
     node.cgroup(ONE)
     node.bring(ONE)
     (wish,) = node.kernel.wishes
-    assert {(source, str(rule)) for source, rule in wish.beaten} == {
+    assert {(str(source), str(rule)) for source, rule in wish.beaten} == {
         ("namespace/shop", "bandwidth=2 mbps egress")
     }
 
@@ -300,7 +307,7 @@ def test_pod_deleted_while_its_processes_run_keeps_what_its_namespace_enforces(
     node.rows(on(cgroup, row(ONE, "namespace/shop", CAP)), on(cgroup, row(ONE)), row(TWO))
     result = node.bring(ONE, TWO)
     assert {selection.owners: selection.spared for selection in node.kernel.cleaned} == {
-        frozenset({ONE}): {CLI, "namespace/shop"},
+        frozenset({ONE}): {CLI, parse_source("namespace/shop")},
         frozenset({TWO}): {CLI},
     }
     assert (result.waiting, node.kernel.applied) == ({ONE}, 0)
@@ -387,7 +394,7 @@ def test_pod_between_two_cgroups_is_cleaned_up_after_and_waited_for(node: Node) 
 
 
 def test_traces_are_the_pods_of_the_ledger_and_of_the_pins(node: Node) -> None:
-    node.rows(row(ONE), row(ONE, CLI, "loss=uniform egress 1%"), attachment(owner="4711"))
+    node.rows(row(ONE), row(ONE, "cli", "loss=uniform egress 1%"), attachment(owner="4711"))
     node.pin(TWO)
     node.pin("4711")
     node.pin("4712")
@@ -395,7 +402,7 @@ def test_traces_are_the_pods_of_the_ledger_and_of_the_pins(node: Node) -> None:
 
 
 def test_pod_that_only_the_command_line_has_touched_is_no_trace(node: Node) -> None:
-    node.rows(row(ONE, CLI))
+    node.rows(row(ONE, "cli"))
     node.pin(ONE)
     assert node.sync.traces() == set()
     node.bring(ONE)
@@ -427,7 +434,7 @@ def test_not_being_allowed_to_look_is_not_having_no_traces(
 
 
 def test_removing_all_spares_the_command_lines(node: Node) -> None:
-    node.rows(row(ONE), row(TWO, CLI))
+    node.rows(row(ONE), row(TWO, "cli"))
     node.pin(uid_of(3))
     node.kernel.outcomes = [outcome(ONE, Action.DETACHED)]
     assert node.sync.remove_all() == node.kernel.outcomes
@@ -639,7 +646,7 @@ def test_what_has_changed_is_said_once_for_each_pod_and_reason(node: Node) -> No
         outcome(ONE, Action.DETACHED, "loss=uniform ingress 1%"),
         outcome(ONE, Action.UNCHANGED, "ebpf-limit=dropper egress"),
         outcome(TWO, Action.ATTACHED),
-        Outcome("cgroup/x", LIMIT, Action.ATTACHED, 7),
+        Outcome("cgroup/x", parsed(LIMIT), Action.ATTACHED, 7),
     ]
     result = node.bring(ONE)
     assert node.announced == [
@@ -787,7 +794,7 @@ def test_bypassed_rule_is_told_once_until_it_sees_packets_again(
     def look(packets: int, seen: int) -> int:
         """How many warnings there are after a look at so many packets, of which so many were seen."""
         item = Observed(row, True, Counters(seen, 0, 0, 0), Traffic(packets, 100 * packets))
-        monkeypatch.setattr("podmgr.reconcile.transaction.observe", lambda _: ([item], 0))
+        monkeypatch.setattr("podmgr.watch.podsync.observe", lambda _: ([item], 0))
         node.sync.look_for_bypassed()
         return len([line for line in node.announced if line[1] == "RuleBypassed"])
 

@@ -9,33 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.programs.catalog import (
-    BUILT_IN_PROGRAMS,
-    at_cgroup,
-    burst_bytes,
-    caveats,
-    chosen_hook,
-    drop_threshold,
-    explain,
-    horizon_ns,
-    initial_bytes,
-    recipe,
-    regained_bytes,
-)
 from podmgr.programs.find import shipped_folder
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import (
+from podmgr.rules.kinds import BUILT_IN_PROGRAMS, template_of
+from podmgr.rules.kinds.bandwidth import (
     MAX_BURST_BYTES,
     MIN_BURST_BYTES,
     Algorithm,
     Bandwidth,
-    Custom,
-    Direction,
-    ExponentialLoss,
-    Hook,
-    Rule,
-    UniformLoss,
+    burst_bytes,
+    horizon_ns,
+    initial_bytes,
+    regained_bytes,
 )
+from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.rule import Direction, Hook, Rule
 from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
 
 
@@ -68,12 +57,12 @@ def rule(option: str) -> Rule:
     ],
 )
 def test_uniform_threshold_is_the_nearest_of_2_to_the_32(percent: str, threshold: int) -> None:
-    assert drop_threshold(uniform(percent)) == threshold
+    assert uniform(percent).drop_threshold == threshold
 
 
 @given(percents)
 def test_uniform_threshold_is_exact(percent: Decimal) -> None:
-    found = drop_threshold(UniformLoss(INGRESS, percent))
+    found = UniformLoss(INGRESS, percent).drop_threshold
     assert abs(found - Fraction(percent) / 100 * 2**32) <= Fraction(1, 2)
 
 
@@ -81,25 +70,25 @@ def test_uniform_threshold_is_exact(percent: Decimal) -> None:
     ("threshold", "draws"), [("0", 2**32), ("0.0", 2**32), ("1000", 85_899_346), ("1000.0", 85_899_346)]
 )
 def test_exponential_drops_all_at_0_and_2_percent_at_1000(threshold: str, draws: int) -> None:
-    assert drop_threshold(exponential(threshold)) == draws
+    assert exponential(threshold).drop_threshold == draws
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])
 def test_exponential_threshold_is_the_nearest_to_50_to_the_minus_t(quarters: int) -> None:
     # |draws - 2^32 * 50^(-quarters/4)| <= 1/2, in whole numbers: both sides to the power of 4.
-    draws = drop_threshold(exponential(str(250 * quarters)))
+    draws = exponential(str(250 * quarters)).drop_threshold
     assert (2 * draws - 1) ** 4 * 50**quarters <= (2 * 2**32) ** 4 <= (2 * draws + 1) ** 4 * 50**quarters
 
 
 @given(thresholds, thresholds)
 def test_higher_exponential_threshold_drops_no_more(one: Decimal, other: Decimal) -> None:
     low, high = sorted((one, other))
-    assert drop_threshold(exponential(low)) >= drop_threshold(exponential(high))
+    assert exponential(low).drop_threshold >= exponential(high).drop_threshold
 
 
 @given(thresholds)
 def test_exponential_never_drops_less_than_2_percent(threshold: Decimal) -> None:
-    assert drop_threshold(uniform("2")) <= drop_threshold(exponential(threshold)) <= 2**32
+    assert uniform("2").drop_threshold <= exponential(threshold).drop_threshold <= 2**32
 
 
 @pytest.mark.parametrize(
@@ -172,15 +161,15 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
     ],
 )
 def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: dict[str, str | None]) -> None:
-    made = recipe(rule(option))
-    assert (made.program, dict(made.macros)) == (program, macros)
+    made = rule(option).program
+    assert (made.name, dict(made.macros)) == (program, macros)
 
 
 def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
     options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
     options += ["bandwidth=10 mbps egress algorithm=edt"]
-    assert [recipe(rule(option)).order for option in options] == [0, 1, 2, 3]
-    assert recipe(rule("ebpf-limit=edt egress -DRATE=1000000")).order == 3
+    assert [template_of(rule(option)).stage for option in options] == [0, 1, 2, 3]
+    assert template_of(rule("ebpf-limit=edt egress -DRATE=1000000")).stage == 3
 
 
 @pytest.mark.parametrize(
@@ -194,12 +183,12 @@ def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> N
     ],
 )
 def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
-    assert recipe(rule(option)).needs_fq is needs_fq
+    assert template_of(rule(option)).needs_fq is needs_fq
 
 
 @given(rules.filter(lambda rule: not isinstance(rule, Custom)))
 def test_every_rule_but_custom_ones_has_a_built_in_program(wish: Rule) -> None:
-    assert recipe(wish).program in BUILT_IN_PROGRAMS
+    assert wish.program.name in BUILT_IN_PROGRAMS
 
 
 def test_built_in_programs_are_the_shipped_ones() -> None:
@@ -254,7 +243,7 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
     ],
 )
 def test_explanation_gives_the_numbers(option: str, expected: dict[str, str]) -> None:
-    rows = dict(explain(rule(option)))
+    rows = dict(rule(option).explain())
     assert {label: rows.get(label) for label in expected} == expected
 
 
@@ -285,22 +274,8 @@ def test_faster_link_makes_nothing_wait_longer(one: int, other: int, direction: 
 
 
 def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
-    rows = dict(explain(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT)))
+    rows = dict(Bandwidth(EGRESS, 10**6, None, Algorithm.EDT).explain())
     assert not {"burst", "starts with"} & rows.keys()
-
-
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [
-        ("loss=uniform egress 2%", "hook=cgroup"),
-        ("bandwidth=1 mbps egress algorithm=edt", "hook=cgroup"),
-        ("bandwidth=1 mbps ingress algorithm=edt", ""),
-        ("ebpf-limit=dropper egress", 'SEC("cgroup_skb/" INTERFACE)'),
-        ("ebpf-limit=edt egress", ""),
-    ],
-)
-def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: str) -> None:
-    assert at_cgroup(rule(option)) == words
 
 
 @pytest.mark.parametrize(
@@ -313,7 +288,7 @@ def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: s
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
-    (line,) = caveats(rule(option), hook)
+    (line,) = rule(option).caveats(hook)
     assert said in line
 
 
@@ -330,62 +305,4 @@ def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) 
     ],
 )
 def test_rule_that_does_what_it_says_has_no_caveat(option: str, hook: Hook) -> None:
-    assert caveats(rule(option), hook) == []
-
-
-# Hooks
-
-
-@pytest.mark.parametrize(
-    ("option", "own", "shared"),
-    [
-        ("loss=uniform egress 2%", "tc", "tc"),
-        ("loss=exponential egress 400", "tc", "tc"),
-        ("loss=uniform ingress 2%", "tc", "cgroup"),
-        ("bandwidth=1 mbps egress", "cgroup", "cgroup"),
-        ("bandwidth=1 mbps ingress", "cgroup", "cgroup"),
-        ("bandwidth=1 mbps egress algorithm=edt", "tc", "cgroup"),
-        ("bandwidth=1 mbps ingress algorithm=edt", "tc", "tc"),
-        ("ebpf-limit=edt egress -DRATE=1000000", "tc", "cgroup"),
-        ("ebpf-limit=loss ingress", "tc", "cgroup"),
-    ],
-)
-def test_each_rule_has_a_hook_where_its_effect_is_truest_and_a_reason(
-    option: str, own: str, shared: str
-) -> None:
-    for is_shared, expected in ((False, own), (True, shared)):
-        choice = chosen_hook(rule(option), is_shared=is_shared)
-        assert choice is not None
-        assert choice[0] == expected
-        assert "says so" not in choice[1] and len(choice[1]) > 20
-
-
-@pytest.mark.parametrize("is_shared", [True, False])
-@pytest.mark.parametrize("hook", Hook)
-@pytest.mark.parametrize(
-    "option", ["loss=uniform ingress 2%", "bandwidth=1 mbps egress", "bandwidth=1 mbps egress algorithm=edt"]
-)
-def test_user_may_choose_the_hook(option: str, hook: Hook, is_shared: bool) -> None:
-    assert chosen_hook(rule(f"{option} hook={hook}"), is_shared=is_shared) == (hook, "hook= says so")
-
-
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_rule_on_interfaces_is_at_tc(is_shared: bool) -> None:
-    limit = rule("bandwidth=1 mbps ingress interface=eth0")
-    assert chosen_hook(limit, is_shared=is_shared) == (Hook.TC, "interface= says so")
-
-
-@pytest.mark.parametrize("option", ["ebpf-limit=dropper egress", "ebpf-limit=dropper ingress interface=eth0"])
-def test_hook_of_a_custom_program_is_in_its_section(option: str) -> None:
-    assert chosen_hook(rule(option), is_shared=False) is None
-    assert chosen_hook(rule(option), is_shared=True) is None
-
-
-@given(rules, st.booleans())
-def test_every_rule_with_a_built_in_program_has_a_hook(wish: Rule, is_shared: bool) -> None:
-    choice = chosen_hook(wish, is_shared=is_shared)
-    assert (choice is not None) == (recipe(wish).program in BUILT_IN_PROGRAMS)
-    if choice is not None and wish.place.hook is not None:
-        assert choice[0] is wish.place.hook
-    if choice is not None and wish.place.interfaces:
-        assert choice[0] is Hook.TC
+    assert rule(option).caveats(hook) == []

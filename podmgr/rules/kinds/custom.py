@@ -1,0 +1,120 @@
+"""`ebpf-limit`: a program that the user brings, NAME.bpf.c or NAME.bpf.o of the program folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.rule import CollisionKey, Macros, Program, Rule
+from podmgr.rules.units import address_in_c, is_address
+from podmgr.rules.words import CommonReader, Words
+
+# What podmgr itself tells a program.
+RESERVED_MACROS = frozenset(
+    {"INTERFACE", "DIRECTION_EGRESS", "PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC"}
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
+_MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_.:]*))?", re.ASCII)
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Custom(Rule):
+    """The user's own program `name`, with macros sorted by name; a value of None is a bare -DX."""
+
+    key: ClassVar[str] = "ebpf-limit"
+    kind: ClassVar[str] = "custom"
+    brings_program: ClassVar[bool] = True
+    without_fq: ClassVar[str] = "bandwidth=RATE DIRECTION"
+    at_cgroup: ClassVar[str] = 'SEC("cgroup_skb/" INTERFACE)'
+    name: str
+    macros: Macros = ()
+
+    @property
+    def macro_words(self) -> list[str]:
+        """The macros as they are written."""
+        return [f"-D{name}" + ("" if value is None else f"={value}") for name, value in self.macros]
+
+    @property
+    def words(self) -> list[str]:
+        return [self.name, self.direction, *self.macro_words]
+
+    @property
+    def program(self) -> Program:
+        return Program(self.name, tuple((name, _in_c(value)) for name, value in self.macros))
+
+    @property
+    def collision_key(self) -> CollisionKey:
+        """With other macros it is another kind: one that drops port 80, and one 443."""
+        return CollisionKey(" ".join(["custom", self.name, *self.macro_words]), self.direction)
+
+    @property
+    def succession_key(self) -> CollisionKey:
+        """Whatever the macros."""
+        return CollisionKey(f"custom {self.name}", self.direction)
+
+    def explain(self) -> list[tuple[str, str]]:
+        rows = [("custom program", self.name), ("macros", " ".join(self.macro_words) or "none")]
+        return rows + [
+            (f"-D{name} is", _in_c(value) or "") for name, value in self.macros if _in_c(value) != value
+        ]
+
+
+def is_program_name(text: str) -> bool:
+    """Whether a rule can name such a program."""
+    return bool(_NAME.fullmatch(text))
+
+
+def _in_c(value: str | None) -> str | None:
+    """The value of a macro: an address becomes what it is in a packet."""
+    return address_in_c(value) if value is not None and is_address(value) else value
+
+
+def _parse(words: Words) -> tuple[Rule, ...]:
+    name = words.take("the program's name")
+    if not is_program_name(name):
+        raise words.fail(
+            f"{name!r} is not a program name",
+            "NAME of a file NAME.bpf.c: letters, digits, - and _, at most 63, no path",
+        )
+    directions = words.directions()
+    macros: dict[str, str | None] = {}
+    common = CommonReader()
+    while not words.done():
+        word = words.take("a macro")
+        if word.lower().startswith("hook="):
+            raise words.fail(
+                "custom programs have no hook=: the program's section says it",
+                'leave hook= out; SEC("cgroup_skb/" INTERFACE) is for cgroup, SEC("tc") for tc',
+            )
+        if not common.read(word, words):
+            macro, value = _macro(word, words)
+            if macro in macros:
+                raise words.fail(f"-D{macro} twice", "each macro once")
+            macros[macro] = value
+    ordered = tuple(sorted(macros.items()))
+    return tuple(Custom(direction, name, ordered, **common.found._asdict()) for direction in directions)
+
+
+def _macro(word: str, words: Words) -> tuple[str, str | None]:
+    """The name and the value of a word like -DNAME=VALUE."""
+    match = _MACRO.fullmatch(word)
+    if not match or not (_PLAIN_VALUE.fullmatch(match[2] or "") or is_address(match[2])):
+        raise words.fail(
+            f"{word!r} is not a macro",
+            "-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ or an IP address; or interface=NAME",
+        )
+    if match[1] in RESERVED_MACROS:
+        raise words.fail(f"{match[1]} is set by podmgr", "the direction is the second word of the rule")
+    return match[1], match[2]
+
+
+KIND = Kind(
+    key=Custom.key,
+    form='NAME DIRECTION [-DMACRO[=VALUE]]..., such as "dropper egress -DPORT=53"',
+    example="ebpf-limit=dropper egress -DPORT=53",
+    parse=_parse,
+)

@@ -1,0 +1,184 @@
+"""The words of a rule as a user writes it, and the options that every kind takes.
+
+A kind reads its own words with `Words`: each has its column, and each error says what is right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from podmgr.errors import RuleError, printable
+from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place
+from podmgr.rules.units import parse_number
+
+NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
+_BOTH = "both"
+
+Fail = Callable[[str, str], RuleError]
+Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
+
+
+class Common(NamedTuple):
+    """The options of every kind; its fields are those of `Rule`."""
+
+    place: Place = ANYWHERE
+
+
+def closest(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant; None if it is like none of them."""
+    return next(iter(difflib.get_close_matches(word[:80], list(names), n=1)), None)
+
+
+class Words:
+    """The words of one rule inside a value, read from left to right, each with its column."""
+
+    def __init__(self, key: str, value: str, start: int, end: int, form: str) -> None:
+        self._key = key
+        self._value = value
+        self._end = end
+        self._form = form
+        self._words = [
+            (match.group(), start + match.start()) for match in re.finditer(r"\S+", value[start:end])
+        ]
+        self._next = 0
+
+    def done(self) -> bool:
+        return self._next == len(self._words)
+
+    @property
+    def column(self) -> int:
+        """Where the next word stands; behind the last one, where it would stand."""
+        if self.done():
+            return (self._words[-1][1] + len(self._words[-1][0]) if self._words else self._end) + 1
+        return self._words[self._next][1] + 1
+
+    def take(self, what: str) -> str:
+        """The next word, or an error that says what is missing."""
+        if self.done():
+            raise self.error(f"{what} is missing")
+        word = self._words[self._next][0]
+        self._next += 1
+        return word
+
+    def next_like(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The next word, without taking it, if the pattern is all of it."""
+        return None if self.done() else pattern.fullmatch(self._words[self._next][0])
+
+    def split_number(self) -> None:
+        """Make two words of a next word like `10mbps`, so that the blank does not matter."""
+        if self.done():
+            return
+        word, offset = self._words[self._next]
+        if match := NUMBER_AND_UNIT.fullmatch(word):
+            self._words[self._next : self._next + 1] = [
+                (match.group(1), offset),
+                (match.group(2), offset + match.start(2)),
+            ]
+
+    def error(self, problem: str, *, expected: str | None = None, back: int = 0) -> RuleError:
+        """An error at the next word, or `back` words before it."""
+        self._next -= back
+        return RuleError(
+            problem,
+            key=self._key,
+            value=self._value,
+            column=self.column,
+            expected=expected or self._form,
+        )
+
+    def fail(self, problem: str, expected: str) -> RuleError:
+        """An error at the word that was taken last."""
+        return self.error(problem, expected=expected, back=1)
+
+    def number(self, what: str) -> Decimal:
+        """A number of 0 or more."""
+        text = self.take(what)
+        try:
+            return parse_number(text)
+        except ValueError as error:
+            raise self.error(f"{what} is wrong: {error}", back=1) from error
+
+    def choice(self, choices: Iterable[str], what: str) -> str:
+        """The next word, which must be one of `choices` in any case."""
+        word = self.take(f"the {what}")
+        names = list(map(str, choices))
+        if word.lower() in names:
+            return word.lower()
+        guess = closest(word.lower(), names)
+        hint = f"did you mean {guess!r}? " if guess else ""
+        raise self.fail(f"unknown {what} {word!r}", f"{hint}{what}s are {', '.join(names)}")
+
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions that are meant, for each of which there is a rule: one, or both."""
+        word = self.choice([*Direction, _BOTH], "direction")
+        return tuple(Direction) if word == _BOTH else (Direction(word),)
+
+    def options(self, own: Mapping[str, Reader]) -> tuple[dict[str, Any], Common]:
+        """The `name=value` words that end a rule: the kind's own, by their readers, and the common ones."""
+        values: dict[str, Any] = {}
+        common = CommonReader()
+        while not self.done():
+            word = self.take("an option")
+            if common.read(word, self):
+                continue
+            name, equals, text = word.partition("=")
+            name = name.lower()
+            if not equals or name not in own:
+                accepted = " and ".join(f"{option}=..." for option in (*own, *CommonReader.names))
+                raise self.fail(f"unexpected {word!r}", f"options of this rule are {accepted}")
+            if name in values:
+                raise self.fail(f"{name} twice", "each option once")
+            values[name] = own[name](text, self.fail)
+        return values, common.found
+
+
+class CommonReader:
+    """Reads the options that every kind takes, one word at a time."""
+
+    names = ("hook", "interface")
+
+    def __init__(self) -> None:
+        self.found = Common()
+        self._seen: set[str] = set()
+
+    def read(self, word: str, words: Words) -> bool:
+        """Whether the word, which was taken last, is such an option; it is then among `found`."""
+        name, equals, text = word.partition("=")
+        name = name.lower()
+        if not equals or name not in self.names:
+            return False
+        if name in self._seen:
+            raise words.fail(f"{name} twice", "each option once")
+        self._seen.add(name)
+        self.found = self.found._replace(place=_placed(self.found.place, name, text, words.fail))
+        return True
+
+
+def _placed(place: Place, name: str, text: str, fail: Fail) -> Place:
+    """`place` with one more option of it."""
+    if name == "hook":
+        try:
+            place = place._replace(hook=Hook(text.lower()))
+        except ValueError:
+            raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
+    else:
+        place = place._replace(interfaces=_interfaces(text, fail))
+    if place.hook is Hook.CGROUP and place.interfaces:
+        raise fail("the cgroup hook knows no interfaces", "interface=NAME with hook=tc, or without hook=")
+    return place
+
+
+def _interfaces(text: str, fail: Fail) -> tuple[str, ...]:
+    """The names of `interface=NAME[,NAME]...`, sorted, each once."""
+    names = sorted(set(text.split(",")))
+    if (
+        not all(_INTERFACE.fullmatch(name) and name.strip(".") for name in names)
+        or len(names) > MAX_INTERFACES
+    ):
+        raise fail(f"{printable(text)[:60]!r} names no interface", "interface=NAME or interface=NAME,NAME")
+    return tuple(names)
