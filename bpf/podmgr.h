@@ -35,6 +35,11 @@
 #define PODMGR_TC 0
 #endif
 
+/* A program that acts for several rules sets, before this header is read, how many. */
+#ifndef PODMGR_RULES
+#define PODMGR_RULES 1
+#endif
+
 #if PODMGR_TC
 /*
  * Verdicts at tc. OK would end the chain, so that no program behind this one saw the packet.
@@ -70,7 +75,7 @@ struct podmgr_counters {
 	__u64 dropped_bytes;
 };
 
-/* The layout that `podmgr list` reads, one row per CPU: the sum of both, or `own` alone. */
+/* The layout that `podmgr list` reads, one row per rule and CPU: the sum of both, or `own` alone. */
 struct podmgr_row {
 	struct podmgr_counters own;
 	__u64 is_busy; /* `own` is being written */
@@ -79,7 +84,7 @@ struct podmgr_row {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PODMGR_RULES);
 	__type(key, __u32);
 	__type(value, struct podmgr_row);
 } podmgr_counters SEC(".maps");
@@ -309,16 +314,16 @@ static __always_inline int is_exempt(struct __sk_buff *skb)
 }
 
 /*
- * Count the packet under its verdict, and return the verdict.
+ * Count the packet under its verdict for a rule, by its place among those that share the program, and
+ * return the verdict.
  *
  * A row is one CPU's alone. But who sends through the cgroup hook may be interrupted there, between
  * load and store, by another packet of the cgroup, such as TCP's answer to what arrives: that one is
  * counted aside. At tc, and of what arrives, nothing comes in between.
  */
-static __always_inline int count(struct wire wire, int verdict)
+static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 {
-	__u32 key = 0;
-	struct podmgr_row *row = bpf_map_lookup_elem(&podmgr_counters, &key);
+	struct podmgr_row *row = bpf_map_lookup_elem(&podmgr_counters, &rule);
 
 	if (!row)
 		return verdict;
@@ -347,6 +352,12 @@ static __always_inline int count(struct wire wire, int verdict)
 	*(volatile __u64 *)&row->is_busy = 0;
 #endif
 	return verdict;
+}
+
+/* The same for a program that acts for one rule. */
+static __always_inline int count(struct wire wire, int verdict)
+{
+	return count_for(0, wire, verdict);
 }
 
 #endif

@@ -48,6 +48,8 @@ class Link:
 class Attachment(NamedTuple):
     """One rule's program on one cgroup, or for it on interfaces (`links`, at the tc hook).
 
+    Several rules may share a program; `position` is the rule's place among them.
+
     The rows of the ledger; with `program_id` None, what shall be.
 
     `owner` names the directory on bpffs (pod UID, or cgroup id), `digest` the pin in it,
@@ -75,6 +77,7 @@ class Attachment(NamedTuple):
     priority: int = 0
     links_packets: int = -1
     links_bytes: int = -1
+    position: int = 0
 
     @property
     def kind(self) -> str:
@@ -82,9 +85,14 @@ class Attachment(NamedTuple):
         return self.rule.kind if self.rule else "unknown"
 
     @property
+    def program(self) -> Slot:
+        """Equal for the same program in the same place, for however many rules it acts."""
+        return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
+
+    @property
     def identity(self) -> Slot:
         """Equal for the same rule with the same program in the same place."""
-        return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
+        return (*self.program, self.position)
 
     @property
     def holder(self) -> str:

@@ -24,6 +24,10 @@ class Result:
     compiled: Compiled
     path: Path | None
 
+    @property
+    def rule(self) -> Rule:
+        return self.spec.rules[0]
+
 
 def compile_rules(
     rules: Sequence[Rule], settings: Settings, *, output_dir: Path | None, runner: Runner
@@ -39,7 +43,7 @@ def compile_rules(
         specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
     compiled = [compile_spec(spec, runner=runner, max_map_bytes=settings.max_map_bytes) for spec in specs]
     for spec, item in zip(specs, compiled, strict=True):
-        require_possible(spec.rule, Hook(item.info.hook))
+        require_possible(spec.rules[0], Hook(item.info.hook))
     results = []
     for spec, item in zip(specs, compiled, strict=True):
         path = None
@@ -63,7 +67,7 @@ def as_text(results: Sequence[Result], *, explain: bool) -> str:
         rows = _rows(result)
         width = max(len(label) for label, _ in rows)
         lines = [f"  {label.ljust(width)}   {text}" for label, text in rows]
-        blocks.append("\n".join([str(result.spec.rule), *lines]))
+        blocks.append("\n".join([str(result.rule), *lines]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -73,7 +77,7 @@ def as_document(results: Sequence[Result]) -> dict[str, Any]:
         "version": 1,
         "objects": [
             {
-                "rule": str(result.spec.rule),
+                "rule": str(result.rule),
                 "digest": result.spec.digest,
                 "path": str(result.path) if result.path else None,
                 "hook": result.compiled.info.hook,
@@ -90,18 +94,18 @@ def as_document(results: Sequence[Result]) -> dict[str, Any]:
 
 def _rows(result: Result) -> list[tuple[str, str]]:
     info = result.compiled.info
-    choice = chosen_hook(result.spec.rule, is_shared=False)
+    choice = chosen_hook(result.rule, is_shared=False)
     why = choice[1] if choice else "the program's section says so"
     maps = ", ".join(f"{item.name} ({item.size_bytes:,} bytes)" for item in info.maps)
     rows = [
-        *result.spec.rule.explain(),
+        *result.rule.explain(),
         ("hook", f"{info.hook}, section {info.section}"),
         ("why there", why),
         ("program", f"{info.function}, {info.instructions} instructions, licence {info.licence}"),
         ("maps", maps or "none"),
         ("digest", result.spec.digest),
     ]
-    rows += [("note", line) for line in result.spec.rule.caveats(Hook(info.hook))]
+    rows += [("note", line) for line in result.rule.caveats(Hook(info.hook))]
     if result.path is not None:
         rows.append(("written", str(result.path)))
     return rows

@@ -152,17 +152,20 @@ def pinned_program_id(pin: str | Path) -> int | None:
         os.close(fd)
 
 
-def pinned_counters(pin: str | Path) -> Counters | None:
-    """The sums of a pinned counter map; None if there is none or its layout is not the shared one."""
+def pinned_counters(pin: str | Path, position: int = 0) -> Counters | None:
+    """The sums of a pinned counter map, of the rule at that position; None if there is none.
+
+    So it is if its layout is not the shared one.
+    """
     fd = _open_pin(pin)
     if fd is None:
         return None
     try:
-        kind, _, key_size, value_size, *_ = struct.unpack("=6I", _info(fd, _MAP_INFO_BYTES))
+        kind, _, key_size, value_size, entries, *_ = struct.unpack("=6I", _info(fd, _MAP_INFO_BYTES))
         row = {layout.size: layout for layout in (_ROW, _COUNTERS)}.get(value_size)
-        if row is None or (kind, key_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4):
+        if row is None or (kind, key_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4) or position >= entries:
             return None
-        key = ctypes.c_uint32(0)
+        key = ctypes.c_uint32(position)
         values = ctypes.create_string_buffer(row.size * possible_cpus())
         attr = bytearray(_ATTR_BYTES)
         struct.pack_into("=IxxxxQQ", attr, 0, fd, ctypes.addressof(key), ctypes.addressof(values))

@@ -13,7 +13,7 @@ from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
 from podmgr.programs import clang, elf, verdicts, vmlinux
 from podmgr.programs.find import find_source, require_system
-from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
+from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec, program_of
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
@@ -36,17 +36,20 @@ class SpecMaker:
         self._settings = settings
         self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
-        self._specs: dict[tuple[Rule, bool, Hook | None, bool], ProgramSpec] = {}
+        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool], ProgramSpec] = {}
         self._compiler: str | None = None
 
     def spec(
-        self, rule: Rule, *, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
+        self, *rules: Rule, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
     ) -> ProgramSpec:
-        """The spec of a rule. Raises PodmgrError if its program cannot be had or used."""
-        wanted = (rule, counts_loopback, hook, is_scoped)
+        """The spec of a rule, or of several that share a program.
+
+        Raises PodmgrError if the program cannot be had or used.
+        """
+        wanted = (rules, counts_loopback, hook, is_scoped)
         if wanted in self._specs:
             return self._specs[wanted]
-        name = rule.program.name
+        name = program_of(rules).name
         if name not in self._sources:
             self._sources[name] = find_source(
                 name, self._settings, vmlinux=lambda: vmlinux.header(runner=self._runner)
@@ -55,7 +58,7 @@ class SpecMaker:
         if not source.is_object and self._compiler is None:
             self._compiler = clang.identity()
         spec = make_spec(
-            rule,
+            rules,
             source,
             self._compiler or "",
             counts_loopback=counts_loopback,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from podmgr.errors import PodmgrError
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.kinds.custom import RESERVED_MACROS
-from podmgr.rules.rule import Direction, Hook, Macros, Rule
+from podmgr.rules.rule import Direction, Hook, Macros, Program, Rule
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
 _LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
@@ -40,14 +41,16 @@ class ProgramSource(NamedTuple):
 
 @dataclass(frozen=True)
 class ProgramSpec:
-    """What to compile for one rule. `compiler` names the compiler, its version and its flags.
+    """What to compile for a rule, or for several that share a program.
+
+    `compiler` names the compiler, its version and its flags.
 
     `hook` None: the program's own section says it. `text` is a custom source as it came out of the
     preprocessor, with all that it includes. `counts_loopback` is true where the target has
     no network namespace of its own, `is_scoped` where it shares its interfaces with others.
     """
 
-    rule: Rule
+    rules: tuple[Rule, ...]
     source: ProgramSource
     compiler: str
     counts_loopback: bool = False
@@ -57,7 +60,7 @@ class ProgramSpec:
 
     @property
     def direction(self) -> Direction:
-        return self.rule.direction
+        return self.rules[0].direction
 
     @cached_property
     def macros(self) -> Macros:
@@ -70,7 +73,7 @@ class ProgramSpec:
         )
         if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
-        return own + self.rule.program.macros
+        return own + program_of(self.rules).macros
 
     @cached_property
     def digest(self) -> str:
@@ -84,12 +87,17 @@ class ProgramSpec:
 
     @cached_property
     def rule_digest(self) -> str:
-        """Names the pin: the rule and the object that fulfils it."""
-        return _digest(str(self.rule).encode(), self.digest.encode())
+        """Names the pin: the rules and the object that fulfils them."""
+        return _digest(*(str(rule).encode() for rule in self.rules), self.digest.encode())
+
+
+def program_of(rules: Sequence[Rule]) -> Program:
+    """The program that fulfils a rule, or several that share one."""
+    return type(rules[0]).program_of(rules)
 
 
 def make_spec(
-    rule: Rule,
+    rules: Sequence[Rule],
     source: ProgramSource,
     compiler: str,
     *,
@@ -97,12 +105,14 @@ def make_spec(
     hook: Hook | None = None,
     is_scoped: bool = False,
 ) -> ProgramSpec:
-    """The spec of a rule, after checking that a custom rule sets only what its source offers.
+    """The spec of rules, after checking that a custom one sets only what its source offers.
 
     Raises PodmgrError for a macro that the source does not test with #ifndef, and for a number that
     C reads otherwise than it is written.
     """
-    if rule.brings_program:
+    for rule in rules:
+        if not rule.brings_program:
+            continue
         _check_numbers(rule)
         offered = sorted(source.macros - RESERVED_MACROS)
         for name, _ in rule.program.macros:
@@ -113,7 +123,7 @@ def make_spec(
                     if source.is_object
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
-    return ProgramSpec(rule, source, compiler, counts_loopback, hook, is_scoped)
+    return ProgramSpec(tuple(rules), source, compiler, counts_loopback, hook, is_scoped)
 
 
 def _check_numbers(rule: Rule) -> None:

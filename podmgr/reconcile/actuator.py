@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Actuator(NamedTuple):
     def load(
         self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
     ) -> tuple[list[Attachment], Failures]:
-        """Load and pin. Returns the rows that worked, with their program ids, and the others.
+        """Load and pin, each program once. Returns the rows that worked, with program ids, and the others.
 
         Custom programs come last and by themselves: the verifier may take longer over one than
         bpftool is given, and the others shall not fail with it.
@@ -56,7 +56,7 @@ class Actuator(NamedTuple):
         loaded: list[Attachment] = []
         failures: Failures = []
         for is_brought in (False, True):
-            batch = [row for row in rows if _is_brought(row) == is_brought]
+            batch = [row for row in _programs(rows) if _is_brought(row) == is_brought]
             try:
                 done, failed = self._load(batch, objects)
             except ToolTimeoutError as error:
@@ -65,7 +65,10 @@ class Actuator(NamedTuple):
                 done, failed = [], [(row, error) for row in batch]
             loaded += done
             failures += failed
-        return loaded, failures
+        ids = {row.program: row.program_id for row in loaded}
+        return [row._replace(program_id=ids[row.program]) for row in rows if row.program in ids], (
+            _of_all(failures, rows)
+        )
 
     def _load(
         self, rows: Sequence[Attachment], objects: Mapping[str, StoredObject]
@@ -126,9 +129,11 @@ class Actuator(NamedTuple):
 
     def attach(self, rows: Sequence[Attachment]) -> Failures:
         """Attach, and read back that each program is attached; those that are not, with the reason."""
-        on_cgroups = [row for row in rows if not row.links]
+        programs = _programs(rows)
+        on_cgroups = [row for row in programs if not row.links]
         failures = [failure for some in _chunks(on_cgroups) for failure in self._attach(some)]
-        return failures + self._attach_at_tc([row for row in rows if row.links])
+        failures += self._attach_at_tc([row for row in programs if row.links])
+        return _of_all(failures, rows)
 
     def _attach_at_tc(self, rows: Sequence[Attachment]) -> Failures:
         complaints = self.filters.attach(rows) if rows else {}
@@ -173,8 +178,9 @@ class Actuator(NamedTuple):
 
     def remove(self, rows: Sequence[Attachment]) -> Failures:
         """Detach, read back, unpin. What could not be detached keeps its pin and is returned."""
-        self.filters.detach([row for row in rows if row.links])
-        return [failure for some in _chunks(rows) for failure in self._detach(some)]
+        programs = _programs(rows)
+        self.filters.detach([row for row in programs if row.links])
+        return _of_all([failure for some in _chunks(programs) for failure in self._detach(some)], rows)
 
     def _detach(self, rows: Sequence[Attachment]) -> Failures:
         at_pin = {(row.owner, row.digest): pinned_id(self.settings, row) for row in rows}
@@ -282,6 +288,17 @@ def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
         detail=_last_lines(failure.log) if failure else None,
         tip="the lines above are the kernel's verifier; podmgr doctor shows what this kernel can do",
     )
+
+
+def _programs(rows: Iterable[Attachment]) -> list[Attachment]:
+    """A row for each program: what several rules share is loaded, attached and removed once."""
+    return list({(row.program, row.program_id): row for row in rows}.values())
+
+
+def _of_all(failures: Failures, rows: Iterable[Attachment]) -> Failures:
+    """The failures of programs, said of each rule that one acts for."""
+    errors = {(row.program, row.program_id): error for row, error in failures}
+    return [(row, errors[key]) for row in rows if (key := (row.program, row.program_id)) in errors]
 
 
 def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:

@@ -50,6 +50,22 @@ class DesiredRule(NamedTuple):
         return self._replace(row=row, note=place.note or self.note)
 
 
+class _Placed(NamedTuple):
+    """A rule and where it acts, as far as that is known before its program is compiled."""
+
+    sourced: SourcedRule
+    place: Placement | None
+
+    @property
+    def program(self) -> object:
+        """Equal for rules that share a program: those of one layer, so that none goes without the others."""
+        rule = self.sourced.rule
+        if not rule.shares_program:
+            return self.sourced
+        layer, is_enforced = self.sourced.source.layer, self.sourced.is_enforced
+        return (type(rule), rule.direction, self.place, layer, is_enforced)
+
+
 class Desired(NamedTuple):
     """What shall be on all targets; `specs` by the digest of their objects.
 
@@ -124,45 +140,67 @@ class Desiring:
     def _of_target(
         self, wish: Wish, present: Collection[Attachment]
     ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
+        """In the order of the chain."""
         rules = _merged(wish, present)
         theirs = {row.rule: row for row in present if _is_of_command_line(row)}
-        positions = _positions(rules)
+        found: list[tuple[DesiredRule, ProgramSpec]] = []
+        programs: dict[object, list[_Placed]] = {}
         for sourced in sorted(rules, key=lambda sourced: template_of(sourced.rule).stage):
             if wish.is_standing and sourced.source == CLI:
-                yield from self._left_alone(theirs[sourced.rule], sourced.rule)
+                found += self._left_alone(theirs[sourced.rule], sourced.rule)
                 continue
             try:
-                yield self._wanted(wish.target, sourced, positions.get(sourced, 0))
+                placed = self._placed(wish.target, sourced)
+                programs.setdefault(placed.program, []).append(placed)
             except PodmgrError as error:
                 self._decided.fail(wish.target.cgroup.id, sourced.rule, error)
+        positions = _positions(rules)
+        for sharing in programs.values():
+            try:
+                found += self._wanted(wish.target, sharing, positions.get(sharing[0].sourced, 0))
+            except PodmgrError as error:
+                for placed in sharing:
+                    self._decided.fail(wish.target.cgroup.id, placed.sourced.rule, error)
+        return sorted(found, key=lambda pair: template_of(pair[0].rule).stage)
 
-    def _wanted(self, target: Target, sourced: SourcedRule, position: int) -> tuple[DesiredRule, ProgramSpec]:
-        """The rule as a row and a spec. A custom program's place is known when it is compiled."""
-        rule, place = sourced.rule, None
-        if chosen_hook(rule, is_shared=False) is not None:
-            place = self._place(target, rule, is_enforced=sourced.is_enforced)
+    def _placed(self, target: Target, sourced: SourcedRule) -> _Placed:
+        """A custom program's place is known when it is compiled."""
+        if chosen_hook(sourced.rule, is_shared=False) is None:
+            return _Placed(sourced, None)
+        return _Placed(sourced, self._place(target, sourced.rule, is_enforced=sourced.is_enforced))
+
+    def _wanted(
+        self, target: Target, sharing: Sequence[_Placed], position: int
+    ) -> list[tuple[DesiredRule, ProgramSpec]]:
+        """The rules of one program, each as a row. `position` is that of a custom one among its like."""
+        first, place = sharing[0].sourced, sharing[0].place
         spec = self._maker.spec(
-            rule,
+            *(placed.sourced.rule for placed in sharing),
             counts_loopback=target.counts_loopback,
             hook=place.hook if place else None,
             is_scoped=place.is_scoped if place else target.counts_loopback,
         )
-        row = Attachment(
-            target=target.name,
-            owner=target.owner,
-            cgroup_path=str(target.cgroup.path),
-            cgroup_id=target.cgroup.id,
-            rule=rule,
-            direction=rule.direction,
-            hook=_AT_CGROUP.hook,
-            source=sourced.source,
-            digest=spec.rule_digest,
-            object_digest=spec.digest,
-            pod=target.pod,
-        )
-        ledger.require_readable(row)
-        number = priority(rule, is_enforced=sourced.is_enforced, position=position)
-        return DesiredRule(rule, row, number).at(place or _AT_CGROUP), spec
+        number = priority(first.rule, is_enforced=first.is_enforced, position=position)
+        found = []
+        for index, placed in enumerate(sharing):
+            row = Attachment(
+                target=target.name,
+                owner=target.owner,
+                cgroup_path=str(target.cgroup.path),
+                cgroup_id=target.cgroup.id,
+                rule=placed.sourced.rule,
+                direction=placed.sourced.rule.direction,
+                hook=_AT_CGROUP.hook,
+                source=placed.sourced.source,
+                digest=spec.rule_digest,
+                object_digest=spec.digest,
+                pod=target.pod,
+                position=index,
+            )
+            ledger.require_readable(row)
+            item = DesiredRule(placed.sourced.rule, row, number).at(placed.place or _AT_CGROUP)
+            found.append((item, spec))
+        return found
 
     def _settled(self, item: DesiredRule, hook: str | None) -> DesiredRule:
         is_settled = chosen_hook(item.rule, is_shared=False) is not None

@@ -59,9 +59,10 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         attached = set(sight.attached(rows))
         traffic = {row: sight.traffic(row) for row in attached if sees_all(row)}
     for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
-        active = row in attached
-        counters = bpf_syscall.pinned_counters(pin_of(settings, row).counters) if active else None
-        item = Observed(row, active, counters, traffic.get(row))
+        is_active = row in attached
+        pin = pin_of(settings, row)
+        counters = bpf_syscall.pinned_counters(pin.counters, row.position) if is_active else None
+        item = Observed(row, is_active, counters, traffic.get(row))
         observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown

@@ -27,22 +27,23 @@ class Plan(NamedTuple):
 
 def make_plan(wanted: Iterable[Attachment], actual: Iterable[Attachment]) -> Plan:
     """`actual` are the healthy attachments of the targets that `wanted` speaks for."""
-    have = {attachment.identity: attachment for attachment in actual}
-    want = {attachment.identity: attachment for attachment in wanted}
-    attach = tuple(row for identity, row in want.items() if identity not in have)
-    detach = tuple(row for identity, row in have.items() if identity not in want)
+    want = list({row.identity: row for row in wanted}.values())
+    actual = list({row.identity: row for row in actual}.values())
+    have, meant = {row.program: row for row in actual}, {row.program for row in want}
+    attach = tuple(row for row in want if row.program not in have)
+    detach = tuple(row for row in actual if row.program not in meant)
     return Plan(
         attach=attach,
         detach=detach,
         unchanged=tuple(
             row._replace(
-                owner=have[identity].owner,  # where its pin is, whatever the target is called now
-                program_id=have[identity].program_id,
-                links_packets=have[identity].links_packets,
-                links_bytes=have[identity].links_bytes,
+                owner=have[row.program].owner,  # where its pin is, whatever the target is called now
+                program_id=have[row.program].program_id,
+                links_packets=have[row.program].links_packets,
+                links_bytes=have[row.program].links_bytes,
             )
-            for identity, row in want.items()
-            if identity in have
+            for row in want
+            if row.program in have
         ),
         replaced=frozenset({row.slot for row in attach} & {row.slot for row in detach}),
     )

@@ -182,10 +182,10 @@ class _Transaction:
         failures = self._remove(rows)
         if left := self._unpin_unknown(selection.owners if selection else None, failures):
             report(f"removed {left} {'pin' if left == 1 else 'pins'}, left by a crash")
-        failed = {row.identity: error for row, error in failures}
+        failed = {row.program: error for row, error in failures}
         return [
             _outcome(
-                row, Action.FAILED if row.identity in failed else Action.DETACHED, failed.get(row.identity)
+                row, Action.FAILED if row.program in failed else Action.DETACHED, failed.get(row.program)
             )
             for row in rows
         ]
@@ -217,9 +217,9 @@ class _Transaction:
     def _remove(self, rows: Sequence[Attachment]) -> Failures:
         """Remove from the kernel, then from the rows."""
         failures = self._act.remove(rows)
-        gone = {(row.identity, row.program_id) for row in rows}
-        gone -= {(row.identity, row.program_id) for row, _ in failures}
-        self.rows = [row for row in self.rows if (row.identity, row.program_id) not in gone]
+        gone = {(row.program, row.program_id) for row in rows}
+        gone -= {(row.program, row.program_id) for row, _ in failures}
+        self.rows = [row for row in self.rows if (row.program, row.program_id) not in gone]
         return failures
 
     def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> int:
@@ -295,9 +295,9 @@ def _require_none_lifted(desired: Desired, decided: Decided) -> None:
 
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired, decided: Decided) -> Plan:
     """The part of the plan that was carried out, with the program ids that came of it."""
-    ids = {row.identity: row.program_id for row in loaded}
+    ids = {row.program: row.program_id for row in loaded}
     return plan._replace(
-        attach=tuple(row._replace(program_id=ids[row.identity]) for row in decided.alive(plan.attach)),
+        attach=tuple(row._replace(program_id=ids[row.program]) for row in decided.alive(plan.attach)),
         detach=tuple(row for row in plan.detach if _may_go(row, desired, decided)),
         unchanged=tuple(decided.alive(plan.unchanged)),
     )

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 MAX_INTERFACES = 16
 
@@ -101,6 +101,7 @@ class Rule(ABC):
     key: ClassVar[str]
     kind: ClassVar[str]
     brings_program: ClassVar[bool] = False  # of the user's own, which may look at some packets only
+    shares_program: ClassVar[bool] = False  # with rules of its kind, direction and layer: see `program_of`
     without_fq: ClassVar[str] = ""  # what to write for a rule that does the like and needs no fq
     at_cgroup: ClassVar[str] = "hook=cgroup"  # what to write for the same at the cgroup hook
 
@@ -116,6 +117,14 @@ class Rule(ABC):
     @abstractmethod
     def program(self) -> Program:
         """The program that fulfils the rule."""
+
+    @classmethod
+    def program_of(cls, rules: Sequence[Self]) -> Program:
+        """The program that fulfils all of these, where rules share one. It counts for each by its place
+        among them: `count_for` of bpf/podmgr.h.
+        """
+        (rule,) = rules
+        return rule.program
 
     @abstractmethod
     def explain(self) -> list[tuple[str, str]]:

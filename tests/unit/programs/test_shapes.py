@@ -234,7 +234,7 @@ unsigned dst[4] = { DST };
 
 def test_an_address_is_what_stands_in_a_packet(folder: Path) -> None:
     spec = spec_of("mine egress -DDST=198.18.1.2", written(folder, FOUR))
-    assert str(spec.rule) == "ebpf-limit=mine egress -DDST=198.18.1.2"
+    assert str(spec.rules[0]) == "ebpf-limit=mine egress -DDST=198.18.1.2"
     with pytest.raises(PodmgrError, match="holds 0 programs"):  # it compiles: the assertion holds
         build.compile_spec(spec, runner=proc.run)
     text = spec_of("mine egress -DDST=2001:db8::1", written(folder, SIX)).text

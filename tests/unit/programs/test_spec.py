@@ -33,7 +33,7 @@ def spec(
     is_scoped: bool = False,
 ) -> ProgramSpec:
     return make_spec(
-        rule(option), source, compiler, counts_loopback=counts_loopback, hook=hook, is_scoped=is_scoped
+        [rule(option)], source, compiler, counts_loopback=counts_loopback, hook=hook, is_scoped=is_scoped
     )
 
 
@@ -95,7 +95,7 @@ def test_macro_that_the_source_does_not_offer_is_refused(source: ProgramSource, 
 
 @given(rules.filter(lambda rule: not isinstance(rule, Custom)))
 def test_equal_specs_have_equal_digests(wish: Rule) -> None:
-    one, other = (make_spec(wish, SOURCE, "clang 1", counts_loopback=False) for _ in range(2))
+    one, other = (make_spec([wish], SOURCE, "clang 1", counts_loopback=False) for _ in range(2))
     assert (one.digest, one.rule_digest) == (other.digest, other.rule_digest)
     assert one.digest.isalnum() and len(one.digest) == 16
 
@@ -138,7 +138,7 @@ def test_rules_that_mean_the_same_program_share_the_object_but_not_the_pin() -> 
 
 def test_rule_with_another_program_has_another_pin() -> None:
     one, other = spec(), spec(compiler="clang 2")
-    assert one.rule == other.rule
+    assert one.rules == other.rules
     assert one.rule_digest != other.rule_digest
 
 
@@ -150,7 +150,7 @@ def test_direction_is_the_rules() -> None:
 def numbered(value: str) -> ProgramSpec:
     source = ProgramSource("x", b"", frozenset({"PORT"}))
     (rule,) = parse_rule_option(f"ebpf-limit=x egress -DPORT={value}")
-    return make_spec(rule, source, "clang", counts_loopback=False)
+    return make_spec([rule], source, "clang", counts_loopback=False)
 
 
 @pytest.mark.parametrize(("value", "meant"), [("080", "80"), ("010", "10"), ("00", "0"), ("0017U", "17U")])
@@ -171,7 +171,7 @@ def test_other_numbers_names_and_addresses_are_taken(value: str) -> None:
 def test_a_macro_without_a_value_is_not_one_with_the_value_none() -> None:
     source = ProgramSource("x", b"", frozenset({"X"}))
     digests = {
-        make_spec(rule, source, "clang", counts_loopback=False).digest
+        make_spec([rule], source, "clang", counts_loopback=False).digest
         for text in ("ebpf-limit=x egress -DX", "ebpf-limit=x egress -DX=None", "ebpf-limit=x egress -DX=")
         for rule in parse_rule_option(text)
     }
