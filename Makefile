@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel uninstall
+.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel man uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,13 +39,17 @@ bench-report: .venv/ready-to-test ## Write tests/bench/REPORT.md and its charts 
 wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 	@.venv/bin/python -m build --wheel
 
+man: .venv/ready ## Write the manual page dist/podmgr.1, made of what --help says
+	@mkdir -p dist
+	@.venv/bin/python .ci/make-man > dist/podmgr.1
+
 tools: # clang, bpftool, libbpf headers, iproute2, iperf3
 	@.ci/install-tools
 
 VM_TOOLS := qemu-system-x86_64 debootstrap cpio depmod mke2fs setpriv
 
 tools-for-tests:
-	@.ci/install-tools systemd-analyze $(VM_TOOLS)
+	@.ci/install-tools systemd-analyze groff $(VM_TOOLS)
 
 tools-vm: # what tests/vm needs
 	@.ci/install-tools $(VM_TOOLS)

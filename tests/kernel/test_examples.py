@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.rule import Direction, Rule
+from tests import documents
 from tests.bench.loss import datagrams_lost
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 from tests.lab import Lab, lab, start_tcp
@@ -86,20 +86,13 @@ def test_an_example_attaches_what_it_says_and_once(
 # With traffic
 
 
-README = (EXAMPLES.parent / "README.md").read_text()
 DATAGRAMS = 2_000  # fewer bytes than the smallest burst
 TRIES = 3  # of TCP, on a machine that may be busy elsewhere
 
 
-def _rules_of_the_readme() -> set[tuple[str, ...]]:
-    """Those of each command line, and of the annotations in its first lines."""
-    lines = [re.findall(r"--rule ['\"]([^'\"]*)['\"]", line) for line in README.splitlines()]
-    first = [f"{key}={value}" for key, value in re.findall(r'^    (bandwidth|loss): "(.*)"', README, re.M)]
-    return {tuple(rules) for rules in [*lines, first] if rules and "KEY" not in rules[0]}
-
-
 EXAMPLE_OF = {tuple(rules): name for name, (_, rules) in reversed(RULES.items())}  # one of those alike
-TOGETHER = sorted(EXAMPLE_OF.keys() | _rules_of_the_readme())
+SHOWN = set(documents.rules())
+TOGETHER = sorted(EXAMPLE_OF.keys() | SHOWN)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +101,12 @@ def made() -> Iterator[Lab]:
         yield made
 
 
-def test_the_readmes_rules_are_found() -> None:
-    assert len(_rules_of_the_readme()) >= 5
+def test_the_rules_of_the_documents_are_found() -> None:
+    assert len(SHOWN) >= 5
 
 
 @pytest.mark.parametrize("texts", TOGETHER, ids="; ".join)
-def test_what_examples_and_the_readme_show_acts_on_traffic(made: Lab, texts: Sequence[str]) -> None:
+def test_what_examples_and_documents_show_acts_on_traffic(made: Lab, texts: Sequence[str]) -> None:
     rules = [rule for text in texts for rule in parse_rule_option(text)]
     with _applied(made, texts):
         for rule in rules:
@@ -131,7 +124,7 @@ def test_what_examples_and_the_readme_show_acts_on_traffic(made: Lab, texts: Seq
 
 @contextmanager
 def _applied(made: Lab, texts: Sequence[str]) -> Iterator[None]:
-    """By the example that has them, or else as in the README on the command line."""
+    """By the example that has them, or else as in the documents on the command line."""
     if example := EXAMPLE_OF.get(tuple(texts)):
         words = ["-f", str(EXAMPLES / f"{example}.yaml"), "--cgroup", str(made.cgroup.path)]
     else:

@@ -21,11 +21,11 @@ from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
 from podmgr.rules.source import CLI
 from podmgr.settings import Settings
+from tests.documents import TEXTS
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place
 
 BANDWIDTH = "bandwidth=10 mbps egress"
-README = (EXAMPLES.parent / "README.md").read_text()
 LOSS = "loss=uniform ingress 1%"
 
 MakeCgroup = Callable[..., Cgroup]
@@ -186,10 +186,10 @@ def test_a_cgroup_that_is_gone_is_listed_as_missing_and_can_be_cleaned(
     assert podmgr.listed() == []
 
 
-def test_a_unit_that_starts_again_brings_its_rules_as_the_readme_says(
+def test_a_unit_that_starts_again_brings_its_rules_as_the_examples_say(
     podmgr: Cli, make_cgroup: MakeCgroup
 ) -> None:
-    (line,) = re.findall(r"^ExecStartPre=\+\S*/podmgr (.*)$", README, re.MULTILINE)
+    (line,) = re.findall(r"^ExecStartPre=\+\S*/podmgr (.*)$", TEXTS["examples/README.md"], re.MULTILINE)
     unit = make_cgroup("web.service")
     words = shlex.split(line.replace("system.slice/%n", str(unit.path)))
     with Place(None, unit).start("sleep", "infinity") as process:

@@ -1,4 +1,4 @@
-"""Everything that the README shows is run, and shows what it shows, but for the numbers.
+"""Everything that the documents show is run, and shows what it shows, but for the numbers.
 
 A block ```console behind `<!-- run -->` is a session: `$ command` and what it prints. `run: exit N`
 names the exit code of its last command, `run: any` only asks for each line's first words, and
@@ -17,31 +17,40 @@ from pathlib import Path
 import pytest
 
 from podmgr.settings import Settings
+from tests.documents import DOCUMENTS, ROOT, TEXTS, sessions
 from tests.kernel.conftest import Cli
 from tests.kube import objects
 from tests.kube.cluster import Simulated
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-SESSIONS = re.findall(r"<!-- run(?:: ([^>]*))? -->\n```console\n(.*?)```", README, re.DOTALL)
-BLOCKS = re.findall(r"(?:<!-- run[^>]*-->\n)?```console\n", README)
+SESSIONS = {document: sessions(document) for document in DOCUMENTS}
+NOT_HERE = ("demo", "cluster")
+WITH_SESSIONS = [document for document, found in SESSIONS.items() if {how for how, _ in found} - {*NOT_HERE}]
+WITH_A_CLUSTER = [document for document, found in SESSIONS.items() if "cluster" in dict(found)]
 
 
 def test_every_console_block_is_run() -> None:
-    assert len(SESSIONS) == len(BLOCKS) >= 8
-    assert all(block.startswith("<!-- run") for block in BLOCKS)
+    pattern = re.compile(r"(?:<!-- run[^>]*-->\n)?```console\n")
+    blocks = [block for text in TEXTS.values() for block in pattern.findall(text)]
+    assert sum(map(len, SESSIONS.values())) == len(blocks) >= 9
+    assert all(block.startswith("<!-- run") for block in blocks)
+    assert {"README.md", "examples/README.md"} <= set(WITH_SESSIONS)
+    assert WITH_A_CLUSTER
 
 
 @pytest.mark.usefixtures("podmgr")
-def test_the_readme_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", WITH_SESSIONS)
+def test_a_document_shows_what_happens(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All sessions, in order, as one reader would type them."""
     _put_commands_on_the_path(tmp_path, monkeypatch)
-    _play([(how, session) for how, session in SESSIONS if how not in ("demo", "cluster")])
+    _play([(how, session) for how, session in SESSIONS[document] if how not in NOT_HERE])
 
 
 @pytest.mark.usefixtures("podmgr")
-def test_the_readme_shows_what_happens_in_a_cluster(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("document", WITH_A_CLUSTER)
+def test_a_document_shows_what_happens_in_a_cluster(
+    document: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _put_commands_on_the_path(tmp_path, monkeypatch)
     monkeypatch.setenv("PODMGR_CGROUP_ROOT", str(settings.cgroup_root))
@@ -55,7 +64,7 @@ def test_the_readme_shows_what_happens_in_a_cluster(
         cluster.pod("web-1", labels={"app": "web"})
         cluster.service("web", {"app": "web"}, {"bandwidth": "10 mbps egress"})
         cluster.api.create(objects.deployment("web", "shop"))
-        _play([(how, session) for how, session in SESSIONS if how == "cluster"])
+        _play([(how, session) for how, session in SESSIONS[document] if how == "cluster"])
     finally:
         cluster.close()
 
@@ -83,7 +92,7 @@ def _play(sessions: list[tuple[str, str]]) -> None:
 
 def test_the_demo_is_right_and_prints_what_the_readme_shows(podmgr: Cli) -> None:
     """The demo whole, as it is: every declared value is measured, and nothing is left."""
-    (session,) = (session for how, session in SESSIONS if how == "demo")
+    (session,) = (session for how, session in SESSIONS["README.md"] if how == "demo")
     done = podmgr("demo")
     assert _without_numbers(done.stdout.splitlines()) == _without_numbers(session.splitlines()[1:])
     assert done.stdout.count("right\n") == 8
@@ -95,7 +104,7 @@ def test_the_demo_ends_the_command_that_the_readme_names() -> None:
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    assert "sudo make test" in README
+    assert "sudo make test" in TEXTS["README.md"]
     assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
 
 
@@ -103,7 +112,7 @@ def test_every_command_and_option_is_documented(podmgr: Cli) -> None:
     commands = re.findall(r"^  ([a-z]+)  ", podmgr("--help").stdout.partition("Commands:")[2], re.MULTILINE)
     assert set(commands) == {"apply", "list", "clean", "watch", "compile", "run", "demo", "doctor"}
     for command in commands:
-        assert re.search(rf"podmgr {command}|make {command}", README), command
+        assert re.search(rf"podmgr {command}|make {command}", TEXTS["README.md"]), command
         text = podmgr(command, "--help").stdout
         assert "Options:" in text
 
@@ -122,5 +131,5 @@ def _put_commands_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
-    monkeypatch.delenv("PODMGR_CGROUP_ROOT")  # the README's cgroups are relative to the mount
+    monkeypatch.delenv("PODMGR_CGROUP_ROOT")  # the documents' cgroups are relative to the mount
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""The documents: what they link to is there."""
+"""The documents, which are all Markdown files of the checkout: what they link to is there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+from tests.documents import DOCUMENTS, ROOT
 
 _LINK = re.compile(
     r"\]\(\s*<?([^)\s>]+)|^\[[^\]]+\]:\s*<?([^\s>]+)|(?:src|href)=[\"']([^\"']+)", re.MULTILINE
@@ -46,6 +45,11 @@ def broken(document: Path) -> list[str]:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_link_leads_somewhere(name: str) -> None:
     assert broken(ROOT / name) == []
+
+
+@pytest.mark.parametrize("folder", ["bpf", "examples", "k3s", "tests"])
+def test_a_folder_tells_what_is_in_it(folder: str) -> None:
+    assert f"{folder}/README.md" in DOCUMENTS
 
 
 def test_readme_has_links() -> None:

@@ -203,10 +203,16 @@ def test_its_image_is_the_one_that_the_container_file_makes() -> None:
         assert set(named) == {image}
 
 
-def test_the_way_out_removes_keep_and_nothing_else() -> None:
+def test_its_readme_tells_what_each_capability_is_for() -> None:
+    rows = re.findall(r"^\| (`[A-Z_`, ]+`) \|", (ROOT / "k3s/README.md").read_text(), re.MULTILINE)
+    told = [word for row in rows for word in re.findall(r"\w+", row)]
+    assert sorted(told) == sorted(container()["securityContext"]["capabilities"]["add"])
+
+
+@pytest.mark.parametrize("path", ["k3s/podmgr.yaml", "k3s/README.md"])
+def test_the_way_out_removes_keep_and_nothing_else(path: str) -> None:
     """The JSON patch of the manifest's first comment names an argument by its place."""
-    text = (ROOT / "k3s/podmgr.yaml").read_text()
-    (patch,) = re.findall(r"-p '(\[.*\])'", text)
+    (patch,) = re.findall(r"-p '(\[.*\])'", (ROOT / path).read_text())
     (step,) = yaml.safe_load(patch)
     assert step["op"] == "remove"
     found: Any = daemon_set()
