@@ -70,7 +70,7 @@ def watch(access: Access, options: Options, settings: Settings, journal: Journal
     thread that waits for them. Raises PodmgrError if it cannot begin at all.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
-    with _only_one(settings):
+    with _only_one(settings), journal.hearing_libraries():
         api = Api(access)  # credentials that cannot be read are an error now, not one to wait out
         return Watch(api, access, options, settings, journal, runner=runner).run()
 
