@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
 
-from podmgr.errors import printable
+from podmgr.errors import PodmgrError, printable, unexpected
 from podmgr.settings import LogFormat
 
 _MOST_LINES = 10_000
@@ -52,6 +52,12 @@ class Journal:
 
     def error(self, message: str, **fields: object) -> None:
         self._handler.handle(_record(logging.ERROR, message, fields))
+
+    def failure(self, problem: Exception, *, before: str = "", after: str = "") -> None:
+        """An error with its tip and detail, and what stands around its message."""
+        error = problem if isinstance(problem, PodmgrError) else unexpected(problem)
+        fields = {name: text for name, text in (("tip", error.tip), ("detail", error.detail)) if text}
+        self.error(f"{before}{error.message}{after}", **fields)
 
     @contextmanager
     def hearing_libraries(self) -> Iterator[None]:
