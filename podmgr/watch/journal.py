@@ -150,7 +150,8 @@ def _message(record: logging.LogRecord) -> str:
     except Exception:  # its arguments do not fit it
         message = f"{record.msg!r} {record.args!r}"
     error = record.exc_info[1] if record.exc_info else None
-    return message if error is None else f"{message} ({type(error).__name__}: {error})"
+    is_told = error is None or (str(error) and str(error) in message)
+    return message if is_told else f"{message} ({type(error).__name__}: {error})"
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

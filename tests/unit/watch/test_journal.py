@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -281,6 +283,29 @@ def test_what_a_library_warns_of_looks_like_our_own(library: logging.Logger, lev
     content = json.loads(heard(LogFormat.JSON, say))
     assert re.fullmatch(TIME, content.pop("time"))
     assert content == {"level": shown, "message": "all has gone \x1b[31m", "logger": library.name}
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_urllib3_is_heard(form: LogFormat) -> None:
+    """Of an answer with a header that is none; not of the request before."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        (text,) = heard(form, lambda: urllib3.request("GET", url, retries=False)).splitlines()
+    said = rf"Failed to parse headers \(url={url}\): [^()]*\(\)\], unparsed data: [^()]*"
+    if form is LogFormat.TEXT:
+        assert re.fullmatch(rf"{TIME} warning urllib3.connection: {said}", text)
+    else:
+        content = json.loads(text)
+        assert (content["level"], content["logger"]) == ("warning", "urllib3.connection")
+        assert re.fullmatch(said, content["message"])
 
 
 @pytest.mark.parametrize("form", LogFormat)
