@@ -429,8 +429,9 @@ def watch(
     from podmgr.cli.doctor import require_sockets_with_cgroups
     from podmgr.cluster.api import find_access
     from podmgr.watch.journal import Journal
-    from podmgr.watch.loop import Options, parse_address
+    from podmgr.watch.loop import Options
     from podmgr.watch.loop import watch as watch_pods
+    from podmgr.watch.server import parse_address
 
     _goes_on()
     settings = _settings(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)

@@ -1,8 +1,9 @@
-"""What several unit tests need: strategies for rules, rows, scripted commands, small BPF objects."""
+"""What several unit tests need: strategies for rules, rows, scripted commands, BPF objects, patience."""
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -137,6 +138,14 @@ class Script:
 def said(stdout: str, *, code: int = 0, stderr: str = "") -> Completed:
     """A command that has ended after printing `stdout`."""
     return Completed(("command",), code, stdout.encode(), stderr)
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + 8
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 HEADERS = """

@@ -20,7 +20,9 @@ from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import PREFIX, annotation_values, bare_key
 from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace
 from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
-from podmgr.watch.metrics import Health, Metrics, serve
+from podmgr.watch.health import Health
+from podmgr.watch.metrics import Metrics
+from podmgr.watch.server import serve
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -182,9 +184,10 @@ def test_paths_of_the_container_are_those_that_podmgr_uses() -> None:
 
 
 def test_its_probes_are_answered(tmp_path: Path) -> None:
-    health = Health(is_alive=lambda: True, is_ready=lambda: True)
+    health = Health()
+    health.begun()
     settings = Settings(tmp_path, tmp_path / "bpffs")
-    port = serve(("127.0.0.1", 0), Metrics(settings), health)
+    port = serve(("127.0.0.1", 0), Metrics(settings).page(), health)
     for probe in (container()["livenessProbe"], container()["readinessProbe"]):
         request = probe["httpGet"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{request['path']}") as answer:

@@ -6,15 +6,22 @@ import errno
 import functools
 import io
 import json
+import logging
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -212,11 +219,168 @@ def test_flush_waits_no_longer_than_it_may() -> None:
 
 def test_writing_thread_takes_no_signals() -> None:
     """`watch` waits for them in another thread."""
+    before, mask = set(threading.enumerate()), signal.pthread_sigmask(signal.SIG_BLOCK, ())
     journal = Journal(LogFormat.TEXT, io.StringIO())
     journal.info("x")
     journal.flush(5)
-    ident = next(thread.native_id for thread in threading.enumerate() if thread.name == "journal")
-    status = Path(f"/proc/self/task/{ident}/status").read_text()
+    (writing,) = set(threading.enumerate()) - before
+    status = Path(f"/proc/self/task/{writing.native_id}/status").read_text()
     blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         assert blocked >> (number - 1) & 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+STALLED = """
+from podmgr.settings import LogFormat
+from podmgr.watch.journal import Journal
+journal = Journal(LogFormat.TEXT)
+with journal.hearing_libraries():
+    for _ in range(2_000):
+        journal.info("x" * 100)
+    journal.flush(0.1)
+"""
+
+
+def test_process_ends_though_nobody_reads_what_it_says() -> None:
+    with subprocess.Popen([sys.executable, "-c", STALLED], stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+# Libraries
+
+
+@pytest.fixture
+def library() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("podmgr.tests.library")
+    yield logger
+    logger.setLevel(logging.NOTSET)
+
+
+def heard(form: LogFormat, say: Callable[[], object]) -> str:
+    """What the journal has of it when it hears libraries."""
+    journal, stream = logbook(form)
+    stream.seek(0)
+    stream.truncate()
+    with journal.hearing_libraries():
+        say()
+    journal.flush(2)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [("warning", "warning"), ("error", "error"), ("critical", "error")]
+)
+def test_what_a_library_warns_of_looks_like_our_own(library: logging.Logger, level: str, shown: str) -> None:
+    def say() -> None:
+        getattr(library, level)("%s has\n gone \x1b[31m", "all")
+
+    text = heard(LogFormat.TEXT, say)
+    assert re.fullmatch(rf"{TIME} {shown:7} {re.escape(library.name)}: all has gone ·\[31m\n", text)
+    content = json.loads(heard(LogFormat.JSON, say))
+    assert re.fullmatch(TIME, content.pop("time"))
+    assert content == {"level": shown, "message": "all has gone \x1b[31m", "logger": library.name}
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_urllib3_is_heard(form: LogFormat) -> None:
+    """Of an answer with a header that is none; not of the request before."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        (text,) = heard(form, lambda: urllib3.request("GET", url, retries=False)).splitlines()
+    said = rf"Failed to parse headers \(url={url}\): [^()]*\(\)\], unparsed data: [^()]*"
+    if form is LogFormat.TEXT:
+        assert re.fullmatch(rf"{TIME} warning urllib3.connection: {said}", text)
+    else:
+        content = json.loads(text)
+        assert (content["level"], content["logger"]) == ("warning", "urllib3.connection")
+        assert re.fullmatch(said, content["message"])
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_what_a_library_tells_besides_is_not_said(library: logging.Logger, form: LogFormat) -> None:
+    def say() -> None:
+        library.debug("a request")
+        library.info("an answer")
+
+    library.setLevel(logging.DEBUG)
+    assert heard(form, say) == ""
+
+
+def test_error_of_a_library_is_named_and_json_has_all_of_it(library: logging.Logger) -> None:
+    def say() -> None:
+        try:
+            raise ValueError("no\nsuch thing")
+        except ValueError:
+            library.exception("it failed")
+
+    assert heard(LogFormat.TEXT, say).endswith("it failed (ValueError: no·such thing)\n")
+    content = json.loads(heard(LogFormat.JSON, say))
+    assert content["message"] == "it failed (ValueError: no\nsuch thing)"
+    assert content["detail"].startswith("Traceback (most recent call last):\n")
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_library_that_logs_in_a_wrong_way_breaks_no_line(
+    library: logging.Logger, form: LogFormat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Silly:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    def say() -> None:
+        library.warning("%d of them", "x")
+        library.warning("%r", Silly())  # no one can tell what it is
+
+    (text,) = heard(form, say).splitlines()
+    assert "'%d of them' ('x',)" in text
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_warnings_of_python_are_heard_as_well(form: LogFormat, capfd: pytest.CaptureFixture[str]) -> None:
+    text = heard(form, lambda: warnings.warn("take care", UserWarning, stacklevel=1))
+    assert re.search(r"test_journal\.py:\d+: UserWarning: take care", text)
+    assert text.count("\n") == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_own_lines_come_once_while_libraries_are_heard() -> None:
+    journal, _ = logbook(LogFormat.TEXT)
+
+    def say() -> None:
+        journal.info("one")
+        journal.error("other")
+
+    text = heard(LogFormat.TEXT, say)
+    assert re.fullmatch(rf"{TIME} info    one\n{TIME} error   other\n", text)
+
+
+def test_afterwards_libraries_are_as_before(library: logging.Logger) -> None:
+    def state() -> tuple[object, ...]:
+        return logging.raiseExceptions, logging.getLogger().handlers[:], warnings.showwarning
+
+    before = state()
+    assert heard(LogFormat.TEXT, lambda: None) == ""
+    assert state() == before
+    journal, stream = logbook(LogFormat.TEXT)
+    library.warning("unheard")
+    journal.flush(2)
+    assert stream.getvalue() == ""
+
+
+def test_commands_that_do_not_watch_do_not_load_it() -> None:
+    """Its imports would be a part of their time that is felt."""
+    code = "import sys, podmgr.cli.main; sys.exit('logging.handlers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

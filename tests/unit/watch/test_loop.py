@@ -1,151 +1,266 @@
-"""What of `watch` needs neither cluster nor kernel: addresses, and that there is one watch at a time."""
+"""The loop, with a real API server: what is brought in order and when, what is said, and how it ends.
+
+What reaches the kernel is shown elsewhere: here `PodSync` only writes down what it is asked.
+"""
 
 from __future__ import annotations
 
 import io
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from podmgr.attachment import PodRef
 from podmgr.cluster.api import Access, Api
-from podmgr.errors import PodmgrError, UsageError
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
+from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import LogFormat, Settings
-from podmgr.watch import loop
 from podmgr.watch.journal import Journal
-from podmgr.watch.loop import Options, Watch, parse_address
+from podmgr.watch.loop import Options, Watch
+from podmgr.watch.podsync import Synced, Wanted
+from tests.kube import objects
 from tests.kube.apiserver import ApiServer
-from tests.unit.samples import Script, said
+from tests.unit.samples import Script, eventually, parsed, said
+
+LOSS = parsed("loss=uniform egress 1%")
+REMOVED = Outcome("pod/web", LOSS, Action.DETACHED, pod=PodRef("shop", "web", "u-1"))
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        (":9090", ("", 9090)),
-        ("127.0.0.1:9090", ("127.0.0.1", 9090)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:9090", ("::1", 9090)),
-        ("[::]:9090", ("::", 9090)),
-        ("node-1.example.com:65535", ("node-1.example.com", 65_535)),
-    ],
-)
-def test_address_is_host_and_port(text: str, address: tuple[str, int]) -> None:
-    assert parse_address(text) == address
+@dataclass
+class Sync:
+    """What `PodSync` was asked, and what it shall answer."""
+
+    asked: list[set[str]] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+    error: Exception | None = None
+    is_disturbed: bool = False
+    removed: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def traces(self) -> set[str]:
+        return self.left
+
+    def was_disturbed(self) -> bool:
+        was_disturbed, self.is_disturbed = self.is_disturbed, False
+        return was_disturbed
+
+    def look_for_bypassed(self) -> None: ...
+
+    def sync(self, wanted: Mapping[str, Wanted]) -> Synced:
+        self.asked.append(set(wanted))
+        if self.error is not None:
+            raise self.error
+        return Synced(failed=self.failing & wanted.keys())
+
+    def remove_all(self) -> list[Outcome]:
+        self.removed += 1
+        if self.error is not None:
+            raise self.error
+        return self.outcomes
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", ":", "9090", "localhost", "localhost:", "localhost:http", "[::1]", ":-1", ":+1", ":65536"),
-        *(": 1", ":9090 ", ":²", ":١", ":9_0", ":1.0", ":0x10", ":" + "9" * 5000),
-    ],
-)
-def test_anything_else_is_no_address(text: str) -> None:
-    with pytest.raises(UsageError, match="is no address") as caught:
-        parse_address(text)
-    assert caught.value.tip == "--metrics-address HOST:PORT or :PORT"
-    assert len(caught.value.message) < 120
+@dataclass
+class Watched:
+    """A watch in a thread, its API server, and what came of it."""
 
+    server: ApiServer
+    settings: Settings
+    kubeconfig: Path
+    sync: Sync
+    stop: Callable[[], None] = lambda: None
+    log: io.StringIO = field(default_factory=io.StringIO)
+    codes: list[int] = field(default_factory=list)
+    thread: threading.Thread | None = None
 
-@given(st.text(max_size=30) | st.text("0123456789:[]ab.", max_size=20))
-def test_reading_an_address_raises_nothing_but_usage_errors(text: str) -> None:
-    try:
-        _, port = parse_address(text)
-    except UsageError as error:
-        assert error.message.isprintable()
-        return
-    assert 0 <= port <= 65_535
+    def pods(self, *uids: str) -> None:
+        for uid in uids:
+            self.server.create(objects.pod(f"pod-{uid}", node="here", uid=uid))
 
+    def start(self, options: Options | None = None) -> None:
+        access = Access(str(self.kubeconfig))
+        journal = Journal(LogFormat.JSON, self.log)
+        options = options or Options(node="here", posts_events=False)
+        watch = Watch(Api(access), access, options, self.settings, journal, runner=Script(said("")))
+        self.thread = threading.Thread(target=lambda: self.codes.append(watch.run()), daemon=True)
+        self.thread.start()
 
-# The server of the beginning
+    def end(self) -> int:
+        """Stop it as a signal would; the exit code."""
+        assert self.thread is not None
+        self.stop()
+        self.thread.join(10)
+        (code,) = self.codes
+        return code
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line) for line in self.log.getvalue().splitlines(keepends=True) if line[-1] == "\n"
+        ]
+
+    def hears(self, text: str) -> dict[str, Any]:
+        """The first line with this text, waited for."""
+        eventually(lambda: any(text in line["message"] for line in self.lines()))
+        return next(line for line in self.lines() if text in line["message"])
 
 
 @pytest.fixture
-def servers() -> Iterator[tuple[ApiServer, ApiServer]]:
-    with ApiServer() as one, ApiServer() as other:
-        yield one, other
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    sync = Sync()
+    monkeypatch.setattr("podmgr.watch.loop.PodSync", lambda *_, **__: sync)
+    with ApiServer() as server:
+        settings = Settings(tmp_path / "state", tmp_path / "bpffs")
+        made = Watched(server, settings, server.write_kubeconfig(tmp_path / "kubeconfig"), sync)
+
+        def on_first_and_second(first: Callable[[], None], _: Callable[[], None]) -> None:
+            made.stop = first
+
+        monkeypatch.setattr("podmgr.watch.signals.on_first_and_second", on_first_and_second)
+        yield made
+        made.stop()
+        server.end_watches()
+        if made.thread is not None:
+            made.thread.join(10)
 
 
-def test_credentials_may_change_but_not_the_server(
-    tmp_path: Path, servers: tuple[ApiServer, ApiServer], monkeypatch: pytest.MonkeyPatch
+# What is brought in order
+
+
+def test_at_the_start_it_is_all_pods_and_what_others_left(watched: Watched) -> None:
+    watched.pods("a", "b")
+    watched.sync.left = {"gone"}
+    watched.start()
+    assert watched.hears("in order")["message"].startswith("2 pods in order after 0.")
+    assert watched.sync.asked == [{"a", "b", "gone"}]
+    assert watched.hears("watching the pods")["node"] == "here"
+
+
+def test_then_it_is_what_changes(watched: Watched) -> None:
+    watched.pods("a", "b")
+    watched.start()
+    watched.hears("in order")
+    watched.server.annotate("pods", "default", "pod-b", {"loss": "1% egress"})
+    eventually(lambda: watched.sync.asked[1:] == [{"b"}])
+
+
+def test_many_pods_are_taken_some_at_a_time(watched: Watched) -> None:
+    watched.pods(*(f"u-{number}" for number in range(70)))
+    watched.start()
+    watched.hears("70 pods in order")
+    assert [len(uids) for uids in watched.sync.asked] == [32, 32, 6]
+
+
+@pytest.mark.parametrize("is_timed", [True, False], ids=["time", "another podmgr"])
+def test_all_come_again_in_time_and_after_others_have_changed_something(
+    watched: Watched, is_timed: bool
 ) -> None:
-    one, other = servers
-    (tmp_path / "cgroup").mkdir()
-    (tmp_path / "cgroup/cgroup.controllers").write_text("")
-    closed: list[str] = []
-    monkeypatch.setattr(Api, "close", lambda api: closed.append(api.server))
-    access = Access(str(one.write_kubeconfig(tmp_path / "kubeconfig", token="first")))
-    settings = Settings(tmp_path / "state", tmp_path / "bpffs", cgroup_root=tmp_path / "cgroup")
-    journal = Journal(LogFormat.TEXT, io.StringIO())
-    watching = Watch(Api(access), access, Options(), settings, journal, runner=Script(said("")))
-
-    one.write_kubeconfig(tmp_path / "kubeconfig", token="second")
-    renewed = watching._connect()
-    assert renewed.server == one.url
-    assert "second" in str(renewed._headers)
-    assert closed == []
-
-    other.write_kubeconfig(tmp_path / "kubeconfig")
-    with pytest.raises(PodmgrError) as caught:
-        watching._connect()
-    assert caught.value.message == f"the kubeconfig leads to {other.url} now, not to {one.url}"
-    assert "start podmgr watch again" in (caught.value.tip or "")
-    assert closed == [other.url]
-
-    one.write_kubeconfig(tmp_path / "kubeconfig")
-    assert watching._connect().server == one.url
+    watched.pods("a", "b")
+    watched.start(Options(node="here", posts_events=False, resync_seconds=0.2 if is_timed else 180))
+    watched.hears("in order")
+    if not is_timed:
+        watched.sync.is_disturbed = True
+        watched.server.annotate("pods", "default", "pod-b", {"loss": "1% egress"})  # the loop turns
+    eventually(lambda: {"a", "b"} in watched.sync.asked[1:])
 
 
-# Signals
+def test_what_fails_is_told_and_tried_again(watched: Watched) -> None:
+    watched.pods("a", "b")
+    watched.sync.failing = {"b"}
+    watched.start()
+    line = watched.hears("not in order")
+    assert (line["level"], line["message"][:26]) == ("warning", "1 of 2 pods not in order a")
+    eventually(lambda: watched.sync.asked.count({"b"}) >= 2)
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
-def test_hangup_ends_a_watch_unless_it_is_ignored(handler: signal.Handlers) -> None:
-    before = signal.signal(signal.SIGHUP, handler)
-    try:
-        found = loop._signals()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    hangup = {signal.SIGHUP} if handler is signal.SIG_DFL else set()
-    assert found == {signal.SIGINT, signal.SIGTERM} | hangup
+@pytest.mark.parametrize("error", [PodmgrError("no room", tip="make some"), RuntimeError("no room")])
+def test_an_error_of_all_ends_nothing(watched: Watched, error: Exception) -> None:
+    watched.pods("a")
+    watched.sync.error = error
+    watched.start()
+    line = watched.hears("no room")
+    assert (line["level"], line["tip"]) == (
+        "error",
+        "make some" if isinstance(error, PodmgrError) else "this is a bug; the log has its traceback",
+    )
+    watched.sync.error = None
+    eventually(lambda: len(watched.sync.asked) >= 2)
+    assert watched.end() == EXIT_DONE
 
 
-# One at a time
-
-HOLD = """
-import sys
-from pathlib import Path
-from podmgr.watch import loop
-from podmgr.settings import LogFormat, Settings
-with loop._only_one(Settings(state_dir=Path(sys.argv[1]))):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+def test_node_without_pods_where_others_have_left_rules_is_a_warning(watched: Watched) -> None:
+    watched.sync.left = {"a", "b"}
+    watched.start()
+    line = watched.hears("the cluster has no pod on this node; 2 pods lose the rules they have")
+    assert (line["level"], line["tip"]) == ("warning", "is the node's name right? see --node-name")
 
 
-def test_second_watch_of_a_state_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path / "state")
-    argv = [sys.executable, "-c", HOLD, str(settings.state_dir)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == b"held\n"
-        with pytest.raises(PodmgrError, match="another podmgr watch runs on"), loop._only_one(settings):
-            pass
-        first.kill()  # what a crash leaves is taken over
-        first.wait()
-    with loop._only_one(settings):
-        assert (settings.state_dir / "watch.lock").exists()
-    assert not (settings.state_dir / "watch.lock").exists()
+def test_what_is_counted_is_served(watched: Watched) -> None:
+    watched.pods("a", "b")
+    watched.sync.failing = {"b"}
+    watched.start(Options(node="here", posts_events=False, metrics_address=("127.0.0.1", 0)))
+    watched.hears("not in order")
+    line = watched.hears("metrics, healthz and readyz on port")
+    assert line["message"].endswith(f" {line['port']}")
+    pages = {}
+    for page in ("healthz", "readyz", "metrics"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{line['port']}/{page}", timeout=10) as answer:
+            pages[page] = answer.read().decode().splitlines()
+    assert pages["healthz"] == pages["readyz"] == ["ok"]
+    assert {"podmgr_pods 2.0", 'podmgr_api_connected{resource="pods"} 1.0'} <= set(pages["metrics"])
+    assert "podmgr_last_sync_timestamp_seconds 0.0" in pages["metrics"]  # not all is as it shall be
 
 
-def test_two_state_folders_may_be_watched_at_once(tmp_path: Path) -> None:
-    with (
-        loop._only_one(Settings(state_dir=tmp_path / "a")),
-        loop._only_one(Settings(state_dir=tmp_path / "b")),
-    ):
-        pass
+# The end
+
+
+def test_when_it_ends_all_rules_go(watched: Watched) -> None:
+    watched.sync.outcomes = [REMOVED]
+    watched.start()
+    watched.hears("in order")
+    assert watched.end() == EXIT_DONE
+    assert watched.sync.removed == 1
+    said = [line["message"] for line in watched.lines()]
+    assert said[-2:] == [
+        "stopping: removing all limits (Ctrl-C again: stop at once)",
+        "stopped; 1 rules removed",
+    ]
+
+
+def test_kept_rules_stay(watched: Watched) -> None:
+    watched.start(Options(node="here", posts_events=False, keeps_rules=True))
+    watched.hears("in order")
+    assert watched.end() == EXIT_DONE
+    assert watched.sync.removed == 0
+    assert watched.lines()[-1]["message"].startswith("stopped; the rules stay (--keep)")
+
+
+def test_rules_that_cannot_be_removed_make_it_fail(watched: Watched) -> None:
+    watched.sync.outcomes = [REMOVED, REMOVED._replace(error=PodmgrError("no"))]
+    watched.start()
+    watched.hears("in order")
+    assert watched.end() == EXIT_FAILED
+    assert watched.lines()[-1]["message"] == "stopped; 1 rules removed"
+
+
+def test_removal_that_fails_as_a_whole_says_who_finishes_it(watched: Watched) -> None:
+    watched.start()
+    watched.hears("in order")
+    watched.sync.error = PodmgrError("the ledger is locked")
+    assert watched.end() == EXIT_FAILED
+    assert watched.lines()[-1]["message"] == "the ledger is locked; podmgr clean finishes it"
+
+
+def test_it_ends_though_it_never_learned_its_node(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    watched.server.stop()
+    watched.start(Options(posts_events=False))
+    watched.hears("cannot be reached")
+    assert watched.end() == EXIT_DONE
+    assert (watched.sync.asked, watched.sync.removed) == ([], 1)
+    watched.server.start()

@@ -1,0 +1,142 @@
+"""What the API server has of this node: a copy that informers keep up to date, each in its thread.
+
+Owns the copy, the lock over it, and what is said of the connection. What becomes of a change is
+the caller's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from podmgr.cluster.api import Api
+from podmgr.cluster.informer import Informer
+from podmgr.cluster.objects import Cluster
+from podmgr.errors import PodmgrError
+from podmgr.rules.precedence import PodRules
+from podmgr.watch.journal import Journal
+from podmgr.watch.podsync import Wanted
+
+_TURN_SECONDS = 0.5
+_NO_RULES = PodRules((), (), ())
+
+_TakesAll = Callable[[Iterable[Mapping[str, Any]]], set[str]]
+_Takes = Callable[[Mapping[str, Any]], set[str]]
+
+
+class Cache:
+    """`on_change` is given the UIDs of the pods whose rules a change may touch, by an informer's thread."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Api],
+        on_change: Callable[[set[str]], None],
+        journal: Journal,
+        stopping: threading.Event,
+        *,
+        reads_standard: bool = False,
+    ) -> None:
+        self._connect = connect
+        self._on_change = on_change
+        self._journal = journal
+        self._stopping = stopping
+        self._cluster = Cluster(reads_standard=reads_standard)
+        self._lock = threading.Lock()  # over the cluster
+        self._informers: list[Informer] = []
+
+    def start(self, node: str) -> None:
+        """Follow the pods of this node, and all services and namespaces."""
+        cluster, here = self._cluster, {"fieldSelector": f"spec.nodeName={node}"}
+        self._follow(
+            "namespaces", cluster.replace_namespaces, cluster.put_namespace, cluster.remove_namespace
+        )
+        self._follow("services", cluster.replace_services, cluster.put_service, cluster.remove_service)
+        self._follow("pods", cluster.replace_pods, cluster.put_pod, cluster.remove_pod, here)
+
+    def _follow(
+        self,
+        name: str,
+        replace: _TakesAll,
+        put: _Takes,
+        remove: _Takes,
+        query: Mapping[str, str] | None = None,
+    ) -> None:
+        informer = Informer(
+            name,
+            f"/api/v1/{name}",
+            query or {},
+            self._connect,
+            _Sink(self._change, replace, put, remove),
+            self._stopping,
+            on_lost=self._lost,
+            on_found=lambda name: self._journal.info(f"{name}: the API server answers again"),
+        )
+        self._informers.append(informer)
+        threading.Thread(target=informer.run, name=name, daemon=True).start()
+
+    def _lost(self, name: str, error: PodmgrError) -> None:
+        self._journal.failure(error, before=f"{name}: ", after="; the rules stay, trying again")
+
+    def _change(self, change: Callable[[], set[str]]) -> None:
+        with self._lock:
+            touched = change()
+        if touched:
+            self._on_change(touched)
+
+    def wait_until_listed(self, turned: Callable[[], None]) -> None:
+        """Until all of it is here, or `stopping`: rules of half a cluster would be wrong ones.
+
+        `turned` is called all the while.
+        """
+        for informer in self._informers:
+            while not informer.is_listed.wait(_TURN_SECONDS) and not self._stopping.is_set():
+                turned()
+
+    def connected(self) -> dict[str, bool]:
+        """Whether each resource is followed at present."""
+        return {
+            informer.name: informer.is_listed.is_set() and informer.failure is None
+            for informer in self._informers
+        }
+
+    def uids(self) -> set[str]:
+        """Of all pods of the node."""
+        with self._lock:
+            return set(self._cluster.pods)
+
+    def wanted(self, uids: Iterable[str]) -> dict[str, Wanted]:
+        """These pods as they are now, with the rules that they shall have."""
+        with self._lock:
+            return {uid: self._wanted(uid) for uid in uids}
+
+    def _wanted(self, uid: str) -> Wanted:
+        pod = self._cluster.pods.get(uid)
+        if pod is None:
+            return Wanted(None, _NO_RULES)
+        return Wanted(pod, self._cluster.rules(pod), self._cluster.cgroup_uids(pod))
+
+    def enforces(self, namespace: str) -> bool:
+        """Whether the namespace enforces its rules."""
+        with self._lock:
+            return self._cluster.enforces(namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    """An informer's news, given to methods that return the UIDs of the pods they may touch."""
+
+    apply: Callable[[Callable[[], set[str]]], None]
+    on_replace: _TakesAll
+    on_put: _Takes
+    on_remove: _Takes
+
+    def replace(self, items: Iterable[Mapping[str, Any]]) -> None:
+        self.apply(lambda: self.on_replace(items))
+
+    def put(self, item: Mapping[str, Any]) -> None:
+        self.apply(lambda: self.on_put(item))
+
+    def remove(self, item: Mapping[str, Any]) -> None:
+        self.apply(lambda: self.on_remove(item))
