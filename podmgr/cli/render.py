@@ -1,11 +1,11 @@
 """Results as text: kubectl's plain columns, JSON, YAML. Colour only on terminals.
 
-Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals.
+Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals. Results go to
+stdout, all else to stderr.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class Format(StrEnum):
 
 def document(content: Any, form: Format) -> str:
     """`content` as JSON or YAML, with a newline at the end."""
+    import json  # 2 ms: `podmgr --help` needs none
+
     if form is Format.YAML:
         import yaml  # 45 ms: only for -o yaml
 
@@ -217,6 +219,35 @@ class FindingList:
     @property
     def _is_document(self) -> bool:
         return self._form in (Format.JSON, Format.YAML)
+
+
+def print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: bool = False) -> None:
+    """Results to stdout, then errors to stderr."""
+    if output in (Format.JSON, Format.YAML):
+        print(document(outcomes_document(outcomes, dry_run=dry_run), output), end="")
+    else:
+        print(outcomes_text(outcomes, dry_run=dry_run), end="")
+    sys.stdout.flush()
+    print_errors(outcomes)
+
+
+def print_errors(outcomes: Sequence[Outcome]) -> None:
+    """What failed, to stderr."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            sys.stderr.write(error_text(outcome.error, where=_where(outcome)))
+
+
+def _where(outcome: Outcome) -> str:
+    """What an error is about; its own text may say so already."""
+    namespace = f" in {outcome.pod.namespace}" if outcome.pod and outcome.pod.uid else ""
+    says_so = outcome.error is not None and outcome.target in outcome.error.message
+    return "" if says_so else f"{printable(outcome.target + namespace)}: "
+
+
+def say(line: str) -> None:
+    """All that is neither result nor error: a line on stderr."""
+    print(f"podmgr: {printable(line)}", file=sys.stderr)
 
 
 def error_text(error: PodmgrError, *, where: str = "", stream: TextIO | None = None) -> str:

@@ -1,5 +1,6 @@
-"""`podmgr run`: a command under rules, in a cgroup of its own, and everything removed afterwards.
+"""A command under rules, in a cgroup of its own, and everything removed afterwards: what `podmgr run` does.
 
+Apart from the command, which alone uses it: --help shall load nothing that attaches programs.
 Exit codes as with `docker run`: the command's own, 128 + N for a signal, 126 if it cannot be
 executed, 127 if there is no such command, 125 if podmgr itself fails.
 """
