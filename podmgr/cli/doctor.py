@@ -18,7 +18,7 @@ from podmgr.attachment import Target, Wish
 from podmgr.cluster.api import Api, StatusError, find_access
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import bpf_syscall, cgroups, mounts, netlink, scratch
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, netlink, scratch
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.tc import TrafficControl
 from podmgr.proc import Runner, find
@@ -260,11 +260,11 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
     try:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
-        proc.run(sender, prepare=lambda: cgroups.join(cgroup))
+        proc.run(sender, prepare=lambda: cgroup_life.join(cgroup))
         seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
         outcomes += clean(target.selection, settings, runner=runner)
     finally:
-        cgroups.remove(cgroup)
+        cgroup_life.remove(cgroup)
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error

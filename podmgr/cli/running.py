@@ -19,7 +19,7 @@ from typing import NamedTuple
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.errors import UsageError, printable
-from podmgr.kernel import cgroups, scratch
+from podmgr.kernel import cgroup_life, cgroups, scratch
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Runner
 from podmgr.reconcile.transaction import Action, Report, apply, clean, observe, remarks
@@ -133,7 +133,7 @@ def _run(
     report: Report,
 ) -> int:
     def prepare() -> None:
-        cgroups.join(cgroup)
+        cgroup_life.join(cgroup)
         if user is not None:
             os.setgroups(user.groups)
             os.setgid(user.gid)
@@ -208,13 +208,13 @@ def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
 
 
 def _tidy(target: Target, settings: Settings, runner: Runner, report: Report) -> None:
-    killed = cgroups.kill(target.cgroup)
+    killed = cgroup_life.kill(target.cgroup)
     if killed:
         report(f"killed {killed} processes that the command left behind")
     for outcome in clean(target.selection, settings, runner=runner, report=report):
         if outcome.action is Action.FAILED and outcome.error is not None:
             raise outcome.error
-    cgroups.remove(target.cgroup)
+    cgroup_life.remove(target.cgroup)
 
 
 def _user_of_uid(uid: int) -> User:

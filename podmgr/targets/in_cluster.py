@@ -16,7 +16,8 @@ from podmgr.cluster import workloads
 from podmgr.cluster.api import Api, StatusError, find_node
 from podmgr.cluster.objects import Cluster, Pod, annotation_keys, mapping, misplaced_on, pod_of
 from podmgr.errors import PodmgrError
-from podmgr.kernel.cgroups import Cgroup, PodIndex, find_root
+from podmgr.kernel.cgroups import Cgroup, find_root
+from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.transaction import Action, Outcome, Report
