@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Target, Wish
-from podmgr.cluster.api import Api, StatusError, find_access
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, netlink, scratch
@@ -213,6 +212,9 @@ def _qdisc(kind: str, advice: str) -> Finding:
 
 def _cluster(named: str | None, context: str | None) -> Finding:
     """The API server that a command would ask, asked for its version; one that was named must answer."""
+    from podmgr.cluster.access import find_access  # 15 ms: only where a cluster is asked for
+    from podmgr.cluster.api import Api, StatusError
+
     is_asked_for = bool(named or context)
     try:
         access = find_access(named, context)

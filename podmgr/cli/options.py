@@ -169,7 +169,8 @@ def selected(
     from podmgr.targets.selection import select
 
     def connect() -> Api:
-        from podmgr.cluster.api import Api, find_access
+        from podmgr.cluster.access import find_access
+        from podmgr.cluster.api import Api
 
         return Api(find_access(kubeconfig, kube_context))
 

@@ -1,8 +1,8 @@
 """Kubeconfigs, and the service account of a pod, as client-go takes them: which server, who we are there.
 
-Owns what stands in these files and what their exec plugins answer. The connection is `api`'s. The
-official Python client knows neither impersonation nor a plugin's hint, writes keys into temporary
-files, and takes 350 ms to import.
+Owns what stands in these files and what their exec plugins answer. The connection is made by
+`connection`. The official Python client knows neither impersonation nor a plugin's hint, writes
+keys into temporary files, and takes 350 ms to import.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import base64
 import binascii
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlunsplit
 
 from podmgr import proc
-from podmgr.cluster import documents
+from podmgr.cluster import documents, proxies
+from podmgr.cluster.addresses import address, is_host, without_login
+from podmgr.cluster.connection import Connection, Headers
 from podmgr.errors import MissingToolError, PodmgrError, printable
 from podmgr.proc import Runner
 
@@ -31,27 +32,6 @@ _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _EARLY_SECONDS = 30.0  # before a credential ends it is asked for anew
 
 Section = Mapping[str, Any]
-Headers = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """All that a connection needs. PEM texts are bytes; `ca` None: the system's authorities.
-
-    `server` is without the name and password that may stand in it: those are among the headers, as Go
-    sends them. `server_name` is what the certificate is checked for, if it is not the host.
-    """
-
-    server: str
-    namespace: str = "default"
-    ca: bytes | None = None
-    is_insecure: bool = False
-    server_name: str | None = None
-    proxy: str | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
-    headers: Headers = ()
-    plugin: str = ""  # names the exec plugin's answer, to be forgotten when the server does not accept it
 
 
 class _Credential(NamedTuple):
@@ -83,7 +63,7 @@ def of_service_account(folder: Path, environment: Mapping[str, str]) -> Connecti
             "the service account has no token, or no server", tip="see the pod's serviceAccountName"
         )
     server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    if _address(server) is None:
+    if address(server) is None:
         raise PodmgrError(
             f"KUBERNETES_SERVICE_HOST and _PORT make no address: {printable(server)[:80]!r}",
             tip="the kubelet sets both; see the pod's env",
@@ -102,44 +82,6 @@ def load(paths: str, context: str | None = None, *, runner: Runner = proc.run) -
     Raises PodmgrError with what is wrong and where.
     """
     return _Config(paths, runner).connection(context)
-
-
-def checked_proxy(url: str, where: str) -> str:
-    """A proxy's address, as it was written `where`. Raises PodmgrError for what podmgr does not speak."""
-    if url.lower().startswith("socks"):
-        raise PodmgrError(
-            f"{where}: {without_login(url)} is a SOCKS proxy, which podmgr does not speak",
-            tip="an http proxy; or ssh -L to the API server, and its address as the server",
-        )
-    if _address(url) is None:
-        raise PodmgrError(f"{where}: {without_login(url)!r} is no http or https address", tip=_TIP)
-    return url
-
-
-def without_login(url: str) -> str:
-    """An address for a screen, also one that cannot be read, without name and password."""
-    return printable(re.sub("//.*@", "//", url, flags=re.DOTALL))[:80]
-
-
-def _address(url: str) -> SplitResult | None:
-    """The parts of an http or https address; None if it is none for any of those who will read it."""
-    from urllib3.util import parse_url  # 40 ms: only where a cluster is used
-
-    try:
-        parts = urlsplit(url)
-        parse_url(url)
-        is_whole = parts.port != 0 and _is_host(parts.hostname or "")
-    except ValueError:  # of urllib3 too; a port is read when it is asked for
-        return None
-    return parts if is_whole and parts.scheme in ("http", "https") and url.isprintable() else None
-
-
-def _is_host(name: str) -> bool:
-    """Whether TLS may be asked for it."""
-    try:
-        return bool(name.encode("idna")) and name.isprintable() and not name.startswith(".")
-    except UnicodeError:
-        return False
 
 
 class _Config:
@@ -212,11 +154,11 @@ class _Config:
         is_insecure = cluster.get("insecure-skip-tls-verify") is True
         if "://" not in server:
             server = f"{'https' if ca or is_insecure else 'http'}://{server or 'localhost:8080'}"
-        parts = _address(server)
+        parts = address(server)
         if parts is None:
             raise self._error(f"its server {without_login(server)!r} is no http or https address")
         server_name = _word(cluster, "tls-server-name")
-        if server_name and not _is_host(server_name):
+        if server_name and not is_host(server_name):
             raise self._error(f"its tls-server-name {printable(server_name)[:80]!r} is no name of a host")
         if ca and is_insecure:
             raise self._error("it names an authority, and asks not to check it", "leave one of the two out")
@@ -230,7 +172,7 @@ class _Config:
         )
 
     def _proxy(self, url: str) -> str | None:
-        return checked_proxy(url, f"proxy-url of the kubeconfig {self._paths[:200]}") if url else None
+        return proxies.checked(url, f"proxy-url of the kubeconfig {self._paths[:200]}") if url else None
 
     def _as_user(self, made: Connection, cluster: Section, user: Section, place: Path) -> Connection:
         if user.get("auth-provider"):

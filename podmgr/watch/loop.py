@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from podmgr.attachment import PodRef
+from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
-from podmgr.cluster.api import Access, Api, StatusError, UnreachableError, find_node
+from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.informer import Informer
 from podmgr.cluster.objects import Cluster
+from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable, unexpected
 from podmgr.proc import Completed, Limits, Runner
 from podmgr.reconcile import ledger

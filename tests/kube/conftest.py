@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from podmgr.cluster.api import Access, Api, find_node
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
+from podmgr.cluster.this_node import find_node
 from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.transaction import observe
 from podmgr.settings import Settings

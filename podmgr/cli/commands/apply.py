@@ -115,7 +115,8 @@ def command(
     elif cgroup is not None:
         raise UsageError("--cgroup needs -f FILE", tip="podmgr apply cgroup/PATH --rule 'KEY=VALUE'")
     elif scope.names_pods or any(not name.startswith("cgroup/") for name in names):
-        from podmgr.cluster.api import Api, find_access
+        from podmgr.cluster.access import find_access
+        from podmgr.cluster.api import Api
         from podmgr.targets.in_cluster import ClusterWishes
 
         if any(name.startswith("cgroup/") for name in names):

@@ -68,7 +68,7 @@ def command(
     """
     from podmgr import proc
     from podmgr.cli.doctor import require_sockets_with_cgroups
-    from podmgr.cluster.api import find_access
+    from podmgr.cluster.access import find_access
     from podmgr.watch.journal import Journal
     from podmgr.watch.loop import Options, parse_address
     from podmgr.watch.loop import watch as watch_pods

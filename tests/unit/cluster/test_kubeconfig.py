@@ -19,7 +19,8 @@ import pytest
 
 from podmgr import proc
 from podmgr.cluster import documents, kubeconfig
-from podmgr.cluster.api import Access, Api, StatusError, UnreachableError
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.errors import PodmgrError
 from tests.certificates import Authority
 from tests.unit.samples import Script, said
@@ -368,12 +369,12 @@ def test_a_proxy_of_the_kubeconfig_carries_the_request(server: Recorder, tmp_pat
 def test_the_environments_proxy_is_used_as_go_uses_it(
     server: Recorder, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_proxied: bool
 ) -> None:
-    from podmgr.cluster import api
+    from podmgr.cluster import proxies
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(proxy=server.url))
-    assert api._proxy_of_environment("http://192.0.2.7:6443") == (server.url if is_proxied else None)
-    assert api._proxy_of_environment("http://127.0.0.1:6443") is None
+    assert proxies.of_environment("http://192.0.2.7:6443") == (server.url if is_proxied else None)
+    assert proxies.of_environment("http://127.0.0.1:6443") is None
 
 
 def test_a_dead_proxy_is_named_as_the_proxy_without_its_password(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.cluster.api import Access, Api
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch import loop
