@@ -1,19 +1,20 @@
 """Where the credentials for a cluster are: in which kubeconfig, or the service account of our own pod.
 
-What stands there is `kubeconfig`'s.
+What stands in a kubeconfig is `kubeconfig`'s.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from podmgr.cluster import kubeconfig as credentials
-from podmgr.cluster.connection import Connection
+from podmgr.cluster.addresses import address
+from podmgr.cluster.connection import Connection, bearer
+from podmgr.cluster.kubeconfig import load
 from podmgr.errors import PodmgrError, printable
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -30,8 +31,8 @@ class Access:
     def connection(self) -> Connection:
         """What stands there now. Raises PodmgrError if it cannot be read, or used."""
         if self.kubeconfig is None:
-            return credentials.of_service_account(_SERVICE_ACCOUNT, os.environ)
-        return credentials.load(self.kubeconfig, self.context)
+            return of_service_account(_SERVICE_ACCOUNT, os.environ)
+        return load(self.kubeconfig, self.context)
 
 
 def find_access(kubeconfig: str | None = None, context: str | None = None) -> Access:
@@ -62,3 +63,41 @@ def _home_configs() -> Iterator[Path]:
     with suppress(KeyError):
         if os.environ.get("SUDO_USER"):
             yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
+
+
+def of_service_account(folder: Path, environment: Mapping[str, str]) -> Connection:
+    """The account of the pod we run in. Raises PodmgrError if part of it is missing."""
+    host, port = (
+        environment.get("KUBERNETES_SERVICE_HOST", ""),
+        environment.get("KUBERNETES_SERVICE_PORT", "443"),
+    )
+    token = _text_of(folder / "token")
+    if not host or not token:
+        raise PodmgrError(
+            "the service account has no token, or no server", tip="see the pod's serviceAccountName"
+        )
+    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    if address(server) is None:
+        raise PodmgrError(
+            f"KUBERNETES_SERVICE_HOST and _PORT make no address: {printable(server)[:80]!r}",
+            tip="the kubelet sets both; see the pod's env",
+        )
+    return Connection(
+        server=server,
+        namespace=_text_of(folder / "namespace") or "default",
+        ca=_bytes_of(folder / "ca.crt"),
+        headers=bearer("the token", token),
+    )
+
+
+def _text_of(path: Path) -> str:
+    return _bytes_of(path).decode(errors="replace").strip()
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PodmgrError(
+            f"the service account lacks {path}: {error.strerror}", tip="see the pod's volumes"
+        ) from error

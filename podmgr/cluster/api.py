@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from podmgr.cluster import kubeconfig, proxies
+from podmgr.cluster import exec_plugin, proxies
 from podmgr.cluster.access import Access
 from podmgr.cluster.addresses import without_login
 from podmgr.cluster.connection import pool
@@ -228,7 +228,7 @@ class Api:
         if response.status < 300:
             return
         if response.status == 401:
-            kubeconfig.forget(self._plugin)
+            exec_plugin.forget(self._plugin)
         try:
             message = str(json.loads(response.data).get("message") or "")
         except (self._urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError, RecursionError):

@@ -17,6 +17,8 @@ from podmgr.errors import PodmgrError
 if TYPE_CHECKING:
     import ssl
 
+TIP = "kubectl config view; see --kubeconfig and --context"
+
 Headers = tuple[tuple[str, str], ...]
 
 # A peer that has vanished without a word is noticed within half a minute.
@@ -48,6 +50,24 @@ class Connection:
     key: bytes | None = None
     headers: Headers = ()
     plugin: str = ""  # names the exec plugin's answer, to be forgotten when the server does not accept it
+
+
+def bearer(what: str, token: str) -> Headers:
+    """What a token is sent as; `what` it is called if it cannot be. Raises PodmgrError."""
+    return (("Authorization", f"Bearer {header_value(what, token)}"),)
+
+
+def basic(name: str, password: str) -> Headers:
+    """What a name and a password are sent as."""
+    pair = f"{name}:{password}".encode(errors="replace")
+    return (("Authorization", f"Basic {b64encode(pair).decode()}"),)
+
+
+def header_value(what: str, value: str) -> str:
+    """A value that may stand in a header: one line of characters that HTTP has. Raises PodmgrError."""
+    if not value.isprintable() or not value.isascii():
+        raise PodmgrError(f"{what} holds characters that no header may hold", tip=TIP)
+    return value
 
 
 def pool(found: Connection, proxy: str | None) -> Any:

@@ -8,9 +8,8 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 from podmgr.cluster.addresses import address, without_login
+from podmgr.cluster.connection import TIP
 from podmgr.errors import PodmgrError
-
-_TIP = "kubectl config view; see --kubeconfig and --context"
 
 
 def checked(url: str, where: str) -> str:
@@ -21,7 +20,7 @@ def checked(url: str, where: str) -> str:
             tip="an http proxy; or ssh -L to the API server, and its address as the server",
         )
     if address(url) is None:
-        raise PodmgrError(f"{where}: {without_login(url)!r} is no http or https address", tip=_TIP)
+        raise PodmgrError(f"{where}: {without_login(url)!r} is no http or https address", tip=TIP)
     return url
 
 
