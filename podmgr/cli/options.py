@@ -164,8 +164,14 @@ def selected(
     kubeconfig: str | None,
     kube_context: str | None,
 ) -> tuple[Selection | None, list[Outcome]]:
-    """What list and clean are for; a cluster is asked only if it must be."""
-    from podmgr.targets.names import read
+    """What list and clean are for (None: everything), and an outcome for each target with nothing on it.
+
+    A cluster is asked only if it must be. Raises UsageError.
+    """
+    from podmgr.targets.names import Scope, read
+
+    if not targets and scope == Scope():
+        return None, []
     from podmgr.targets.selection import select
 
     def connect() -> Api:
