@@ -2,7 +2,7 @@
 
 import gc
 
-gc.disable()  # most commands end before it finds anything: a tenth of their time; see `cli.main._goes_on`
+gc.disable()  # most commands end before it finds anything: a tenth of their time; see `this_process.goes_on`
 
 from podmgr.cli.main import main  # noqa: E402  importing is most of what it would look through
 

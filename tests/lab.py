@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.demo.throwaway import hold_namespace, inside, wait_for_listener
-from podmgr.kernel import bpf_syscall, cgroups
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.cgroups import Cgroup
 from tests.capture import Arrivals
@@ -116,14 +116,14 @@ class Lab:
 def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
     """The three of them; `rtt_ms` is added by netem on the way from the world, behind the node."""
     root = cgroups.find_root(None)
-    cgroup = cgroups.create(root, f"podmgr-lab{next(_labs)}-{os.getpid()}")
+    cgroup = cgroup_life.create(root, f"podmgr-lab{next(_labs)}-{os.getpid()}")
     holders = []
     state = tempfile.TemporaryDirectory(prefix="podmgr-lab-")
     try:
         for _ in range(3):
             holders.append(hold_namespace())
         made = Lab(Path(state.name), cgroup, *(holder.pid for holder in holders))
-        cgroups.join(cgroup, made.pod)
+        cgroup_life.join(cgroup, made.pod)
         _connect(made)
         if rtt_ms:
             made.sh(made.world, f"tc qdisc add dev eth0 root netem delay {rtt_ms}ms limit 100000")
@@ -132,8 +132,8 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
         for holder in holders:
             holder.kill()
             holder.wait()
-        cgroups.kill(cgroup)
-        cgroups.remove(cgroup)
+        cgroup_life.kill(cgroup)
+        cgroup_life.remove(cgroup)
         state.cleanup()
 
 

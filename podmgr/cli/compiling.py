@@ -1,4 +1,7 @@
-"""`podmgr compile`: rules to object files, and what they mean in numbers."""
+"""Rules to object files, and what they mean in numbers: what `podmgr compile` does.
+
+Apart from the command, which alone uses it: --help shall load no compiler.
+"""
 
 from __future__ import annotations
 

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Target, Wish
-from podmgr.cluster.api import Api, StatusError, find_access
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import bpf_syscall, cgroups, mounts, netlink, scratch
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, netlink, scratch
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.tc import TrafficControl
 from podmgr.proc import Runner, find
@@ -215,6 +214,9 @@ def _qdisc(kind: str, advice: str) -> Finding:
 
 def _cluster(named: str | None, context: str | None) -> Finding:
     """The API server that a command would ask, asked for its version; one that was named must answer."""
+    from podmgr.cluster.access import find_access  # 15 ms: only where a cluster is asked for
+    from podmgr.cluster.api import Api, StatusError
+
     is_asked_for = bool(named or context)
     try:
         access = find_access(named, context)
@@ -262,11 +264,11 @@ def _send_through_a_rule(settings: Settings, runner: Runner) -> None:
     try:
         outcomes = apply([Wish(target, rules)], settings, runner=runner)
         sender = [*PROBE, "send", "127.0.0.1", "9", "1"]  # 9: discard
-        proc.run(sender, prepare=lambda: cgroups.join(cgroup))
+        proc.run(sender, prepare=lambda: cgroup_life.join(cgroup))
         seen = [item.counters for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
         outcomes += clean(target.selection, settings, runner=runner)
     finally:
-        cgroups.remove(cgroup)
+        cgroup_life.remove(cgroup)
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error

@@ -1,4 +1,7 @@
-"""`podmgr list --watch`: the list again and again, with rates."""
+"""The list again and again, with rates: what `podmgr list --watch` does.
+
+Apart from the command, which alone uses it: to show a list once takes none of it.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Results as text: kubectl's plain columns, JSON, YAML. Colour only on terminals.
 
-Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals.
+Plain columns rather than boxes: they survive pipes, `grep` and narrow terminals. Results go to
+stdout, all else to stderr. What one command alone prints stands with that command.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,13 +16,11 @@ from podmgr.errors import PodmgrError, printable
 
 if TYPE_CHECKING:  # `podmgr --help` shall not load what attaches programs
     from podmgr.attachment import PodRef
-    from podmgr.cli.doctor import Finding
-    from podmgr.demo.demonstrate import Row
     from podmgr.reconcile.observe import Observed
     from podmgr.reconcile.outcome import Outcome
 
 
-_RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
+RED, GREEN, YELLOW, CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 
 
 class Format(StrEnum):
@@ -36,6 +34,8 @@ class Format(StrEnum):
 
 def document(content: Any, form: Format) -> str:
     """`content` as JSON or YAML, with a newline at the end."""
+    import json  # 2 ms: `podmgr --help` needs none
+
     if form is Format.YAML:
         import yaml  # 45 ms: only for -o yaml
 
@@ -159,79 +159,48 @@ def outcomes_document(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> 
     }
 
 
-class DemoTable:
-    """The demo's table, a row as soon as it is measured; with -o json, all of it at the end."""
-
-    _WIDTHS = (38, 25, 24, 31)
-
-    def __init__(self, form: Format) -> None:
-        self._form = form
-        self._rows: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        if not self._rows and not self._is_document:
-            print(self._line("RULE", "DECLARED", "MEASURED", "COUNTERS", "VERDICT"))
-        self._rows.append(row)
-        if not self._is_document:
-            verdict = _painted("right", _GREEN) if row.is_right else _painted("WRONG", _RED)
-            print(self._line(row.rule, row.declared, row.measured, row.counters, verdict), flush=True)
-
-    def end(self) -> None:
-        if self._is_document:
-            rows = [row._asdict() for row in self._rows]
-            print(document({"version": 1, "rows": rows}, self._form), end="")
-
-    @property
-    def _is_document(self) -> bool:
-        return self._form in (Format.JSON, Format.YAML)
-
-    def _line(self, *cells: str) -> str:
-        return "   ".join(
-            [cell.ljust(width) for cell, width in zip(cells, self._WIDTHS, strict=False)] + [cells[-1]]
-        )
+def print_outcomes(outcomes: Sequence[Outcome], output: Format, *, dry_run: bool = False) -> None:
+    """Results to stdout, then errors to stderr."""
+    if output in (Format.JSON, Format.YAML):
+        print(document(outcomes_document(outcomes, dry_run=dry_run), output), end="")
+    else:
+        print(outcomes_text(outcomes, dry_run=dry_run), end="")
+    sys.stdout.flush()
+    print_errors(outcomes)
 
 
-class FindingList:
-    """The doctor's findings, a line as soon as it is known; with -o json, all of it at the end."""
+def print_errors(outcomes: Sequence[Outcome]) -> None:
+    """What failed, to stderr."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            sys.stderr.write(error_text(outcome.error, where=_where(outcome)))
 
-    def __init__(self, form: Format) -> None:
-        self._form = form
-        self._findings: list[Finding] = []
 
-    def add(self, finding: Finding) -> None:
-        self._findings.append(finding)
-        if not self._is_document:
-            colour = {"ok": _GREEN, "missing": _RED}.get(finding.status, _YELLOW)
-            advice = f"; {finding.advice}" if finding.advice else ""
-            status = _painted(finding.status.ljust(7), colour)
-            print(f"{status}   {finding.name.ljust(17)}   {printable(finding.found + advice)}", flush=True)
+def _where(outcome: Outcome) -> str:
+    """What an error is about; its own text may say so already."""
+    namespace = f" in {outcome.pod.namespace}" if outcome.pod and outcome.pod.uid else ""
+    says_so = outcome.error is not None and outcome.target in outcome.error.message
+    return "" if says_so else f"{printable(outcome.target + namespace)}: "
 
-    def end(self) -> None:
-        if self._is_document:
-            rows = [finding._asdict() for finding in self._findings]
-            print(document({"version": 1, "findings": rows}, self._form), end="")
 
-    @property
-    def cannot_work(self) -> bool:
-        return any(finding.status == "missing" for finding in self._findings)
-
-    @property
-    def _is_document(self) -> bool:
-        return self._form in (Format.JSON, Format.YAML)
+def say(line: str) -> None:
+    """All that is neither result nor error: a line on stderr."""
+    print(f"podmgr: {printable(line)}", file=sys.stderr)
 
 
 def error_text(error: PodmgrError, *, where: str = "", stream: TextIO | None = None) -> str:
     """An error as the user sees it: one line, what it is about, and a tip."""
     stream = sys.stderr if stream is None else stream
-    text = f"{_painted('error:', _RED, stream)} {printable(where + error.message)}\n"
+    text = f"{painted('error:', RED, stream)} {printable(where + error.message)}\n"
     if error.detail:
         text += "".join(f"  {printable(line.expandtabs())}\n" for line in error.detail.splitlines())
     if error.tip:
-        text += f"{_painted('tip:', _CYAN, stream)} {printable(error.tip)}\n"
+        text += f"{painted('tip:', CYAN, stream)} {printable(error.tip)}\n"
     return text
 
 
-def _painted(text: str, colour: str, stream: TextIO | None = None) -> str:
+def painted(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """In colour on a terminal whose user wants any."""
     stream = sys.stdout if stream is None else stream
     is_plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return text if is_plain else f"{colour}{text}\x1b[0m"

@@ -1,5 +1,6 @@
-"""`podmgr run`: a command under rules, in a cgroup of its own, and everything removed afterwards.
+"""A command under rules, in a cgroup of its own, and everything removed afterwards: what `podmgr run` does.
 
+Apart from the command, which alone uses it: --help shall load nothing that attaches programs.
 Exit codes as with `docker run`: the command's own, 128 + N for a signal, 126 if it cannot be
 executed, 127 if there is no such command, 125 if podmgr itself fails.
 """
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.errors import UsageError, printable
-from podmgr.kernel import cgroups, scratch
+from podmgr.kernel import cgroup_life, cgroups, scratch
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Runner
 from podmgr.reconcile.observe import observe
@@ -135,7 +136,7 @@ def _run(
     report: Report,
 ) -> int:
     def prepare() -> None:
-        cgroups.join(cgroup)
+        cgroup_life.join(cgroup)
         if user is not None:
             os.setgroups(user.groups)
             os.setgid(user.gid)
@@ -210,13 +211,13 @@ def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
 
 
 def _tidy(target: Target, settings: Settings, runner: Runner, report: Report) -> None:
-    killed = cgroups.kill(target.cgroup)
+    killed = cgroup_life.kill(target.cgroup)
     if killed:
         report(f"killed {killed} processes that the command left behind")
     for outcome in clean(target.selection, settings, runner=runner, report=report):
         if outcome.action is Action.FAILED and outcome.error is not None:
             raise outcome.error
-    cgroups.remove(target.cgroup)
+    cgroup_life.remove(target.cgroup)
 
 
 def _user_of_uid(uid: int) -> User:

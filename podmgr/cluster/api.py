@@ -1,33 +1,23 @@
-"""The Kubernetes API server: where it is, the connection to it, and requests.
+"""The Kubernetes API server: requests, lists and watches, and the two errors that they end in.
 
-Requests go over urllib3's connection pool, as JSON. Who we are there is `kubeconfig`'s business,
-following a list is `informer`'s.
+Requests go over urllib3's connection pool, as JSON. Where it is and who we are there is known to
+`access`, the connection is made by `connection`; following a list is `informer`'s.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from podmgr.cluster import kubeconfig as credentials
-from podmgr.cluster.kubeconfig import Connection
-from podmgr.cluster.objects import is_name
-from podmgr.errors import PodmgrError, UsageError, printable
+from podmgr.cluster import exec_plugin, proxies
+from podmgr.cluster.access import Access
+from podmgr.cluster.addresses import without_login
+from podmgr.cluster.connection import pool
+from podmgr.errors import PodmgrError, printable
 
-if TYPE_CHECKING:
-    import ssl
-
-_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_K3S = Path("/etc/rancher/k3s/k3s.yaml")
 _PAGE = 500
 _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 << 20
@@ -38,24 +28,6 @@ _TRY_SECONDS = 5.0  # to connect, and to answer, where somebody waits to hear wh
 _SILENCE_SECONDS = 120.0
 _GONE = 410
 _MAX_LINE_BYTES = 8 << 20
-
-# A peer that has vanished without a word is noticed within half a minute.
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where the credentials are. `kubeconfig` None: the service account of the pod we run in."""
-
-    kubeconfig: str | None
-    context: str | None = None
 
 
 class UnreachableError(PodmgrError):
@@ -79,36 +51,6 @@ class StatusError(PodmgrError):
         return self.status == 404
 
 
-def find_access(kubeconfig: str | None = None, context: str | None = None) -> Access:
-    """The flag, KUBECONFIG, the pod we run in, ~/.kube/config (under sudo also the caller's), k3s.
-
-    Raises PodmgrError if there is none of them.
-    """
-    if kubeconfig:
-        if not Path(kubeconfig).is_file():
-            raise PodmgrError(f"no kubeconfig at {printable(kubeconfig)}", tip="see --kubeconfig")
-        return Access(os.path.abspath(kubeconfig), context)
-    if os.environ.get("KUBECONFIG"):
-        return Access(os.environ["KUBECONFIG"], context)
-    if os.environ.get("KUBERNETES_SERVICE_HOST") and (_SERVICE_ACCOUNT / "token").exists() and not context:
-        return Access(None)
-    for path in [*_home_configs(), _K3S]:
-        if os.path.isfile(path):  # no error where we may not look, as root may not in a home on NFS
-            return Access(str(path), context)
-    raise PodmgrError(
-        "no kubeconfig: not in KUBECONFIG, ~/.kube/config or /etc/rancher/k3s/k3s.yaml",
-        tip="name one with --kubeconfig FILE",
-    )
-
-
-def _home_configs() -> Iterator[Path]:
-    with suppress(RuntimeError):  # a user whom no one knows, without HOME
-        yield Path.home() / ".kube/config"
-    with suppress(KeyError):
-        if os.environ.get("SUDO_USER"):
-            yield Path(pwd.getpwnam(os.environ["SUDO_USER"]).pw_dir) / ".kube/config"
-
-
 class Api:
     """Requests to one API server, with the credentials as they are on disk when it is made.
 
@@ -119,16 +61,12 @@ class Api:
         """Raises PodmgrError if the credentials cannot be read."""
         import urllib3  # 40 ms: only where a cluster is used
 
-        if access.kubeconfig is None:
-            found = credentials.of_service_account(_SERVICE_ACCOUNT, os.environ)
-        else:
-            found = credentials.load(access.kubeconfig, access.context)
-        urllib3.disable_warnings()  # they would go to stderr, between our own lines
+        found = access.connection()
         self._urllib3 = urllib3
         self._plugin = found.plugin
         self.server, self.namespace = found.server, found.namespace
-        self._proxy = found.proxy or _proxy_of_environment(found.server)
-        self._pool = _pool(urllib3, found, self._proxy)
+        self._proxy = found.proxy or proxies.of_environment(found.server)
+        self._pool = pool(found, self._proxy)
         self._headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "podmgr"})
         for name, value in found.headers:
             self._headers.add(name, value)
@@ -290,7 +228,7 @@ class Api:
         if response.status < 300:
             return
         if response.status == 401:
-            credentials.forget(self._plugin)
+            exec_plugin.forget(self._plugin)
         try:
             message = str(json.loads(response.data).get("message") or "")
         except (self._urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError, RecursionError):
@@ -314,7 +252,7 @@ class Api:
             else printable(reason)[:300]
         )
         if isinstance(error, self._urllib3.exceptions.ProxyError):
-            where = credentials.without_login(self._proxy or "")
+            where = without_login(self._proxy or "")
             return UnreachableError(
                 f"the proxy {where} to the API server {self.server} cannot be reached: {what}",
                 tip="proxy-url of the kubeconfig, or HTTPS_PROXY and NO_PROXY in the environment",
@@ -323,88 +261,6 @@ class Api:
             f"the API server {self.server} cannot be reached: {what}",
             tip="kubectl cluster-info; see --kubeconfig and --context",
         )
-
-
-def _pool(urllib3: Any, found: Connection, proxy: str | None) -> Any:
-    """The connections: over TLS as the kubeconfig says, through a proxy if there is one."""
-    options: dict[str, Any] = {"socket_options": _KEEPALIVE}
-    if found.server.startswith("https:"):
-        options["ssl_context"] = _tls(found)
-        if found.is_insecure:
-            options["assert_hostname"] = False
-        elif found.server_name:
-            options["server_hostname"] = found.server_name
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    from base64 import b64encode
-    from urllib.parse import unquote, urlsplit
-
-    parts = urlsplit(proxy)
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
-    sent = {"Proxy-Authorization": f"Basic {b64encode(login).decode()}"} if parts.username else None
-    return urllib3.ProxyManager(proxy, proxy_headers=sent, **options)
-
-
-def _tls(found: Connection) -> ssl.SSLContext:
-    """Chain and name are checked. Of Python's own demands, new in 3.13, clusters' authorities know nothing:
-    many lack a key usage or a key identifier.
-    """
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cadata=found.ca.decode() if found.ca else None)
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if found.is_insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if found.certificate and found.key:
-            with open(os.memfd_create("podmgr"), "wb") as file:  # it is read from a file only
-                file.write(found.certificate + b"\n" + found.key)
-                file.flush()
-                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: b"")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
-        raise PodmgrError(
-            f"the certificates for {found.server} cannot be used: {reason[:200]}",
-            tip="kubectl config view --raw shows them",
-        ) from error
-    return context
-
-
-def _proxy_of_environment(server: str) -> str | None:
-    """HTTPS_PROXY or HTTP_PROXY, but for what NO_PROXY names, as Go reads them: never for localhost."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(server)
-    host = (parts.hostname or "").lower()
-    name = f"{parts.scheme}_proxy"
-    url = os.environ.get(name.upper()) or os.environ.get(name)
-    if not url or host == "localhost" or _is_excepted(host, parts.port):
-        return None
-    url = url if "://" in url else f"http://{url}"
-    return credentials.checked_proxy(url, f"{name.upper()} in the environment")
-
-
-def _is_excepted(host: str, port: int | None) -> bool:
-    from ipaddress import ip_address, ip_network
-
-    try:
-        address = ip_address(host)
-    except ValueError:
-        address = None
-    if address is not None and address.is_loopback:
-        return True
-    for word in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "").lower().split(","):
-        word = word.strip()
-        if word == "*":
-            return True
-        with suppress(ValueError):
-            if address is not None and address in ip_network(word, strict=False):
-                return True
-        name = word.removesuffix(f":{port}").lstrip("*").lstrip(".")
-        if name and (host == name or host.endswith(f".{name}")):
-            return True
-    return False
 
 
 def status_error(status: int, message: str) -> StatusError:
@@ -416,35 +272,6 @@ def status_error(status: int, message: str) -> StatusError:
         404: "kubectl get, or -n NAMESPACE",
     }.get(status, "kubectl get --raw /readyz shows how the API server is")
     return StatusError(status, f"the API server says {status}: {message}", tip=tip)
-
-
-def find_node(api: Api, named: str | None) -> str:
-    """This node's name: as named, or NODE_NAME, or the host's name, or the only node.
-
-    Raises PodmgrError if it is none of these.
-    """
-    given = named or os.environ.get("NODE_NAME")
-    if given:
-        return given
-    host = socket.gethostname().lower()
-    try:
-        names = [str(item["metadata"]["name"]) for item in api.list("/api/v1/nodes")[0]]
-    except StatusError as error:
-        if error.status != 403:
-            raise
-        return host  # nodes may not be listed: a node is called after its host
-    short = host.partition(".")[0]
-    found = [name for name in names if name == host] or [
-        name for name in names if name.partition(".")[0] == short
-    ]
-    if len(found) == 1:
-        return found[0]
-    if len(names) == 1:
-        return names[0]
-    raise PodmgrError(
-        f"which node is this? {host} is none of {len(names)} nodes: {_some(names)}",
-        tip="--node-name NAME, or NODE_NAME in the environment",
-    )
 
 
 def _event(line: bytes) -> tuple[str, dict[str, Any]]:
@@ -463,16 +290,3 @@ def _event(line: bytes) -> tuple[str, dict[str, Any]]:
             code if isinstance(code, int) else 0, str(item.get("message") or "no reason given")
         )
     return kind, item
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-
-
-def require_name(name: str) -> str:
-    """A name that may stand in a path of the API. Raises UsageError."""
-    if not is_name(name):
-        raise UsageError(
-            f"{printable(name)[:80]!r} is not a Kubernetes name", tip="lower-case letters, digits, - and ."
-        )
-    return name

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from podmgr.cluster.api import Api, require_name
-from podmgr.cluster.objects import pod_of
-from podmgr.errors import PodmgrError
+from podmgr.cluster.api import Api
+from podmgr.cluster.objects import is_name, pod_of
+from podmgr.errors import PodmgrError, UsageError, printable
 
 _PATHS = {
     "pod": ("/api/v1", "pods"),
@@ -40,6 +40,15 @@ def with_pods(api: Api, kind: str, name: str, namespace: str) -> tuple[Item, lis
     path = f"/api/v1/namespaces/{name}" if kind == "namespace" else f"{_folder(kind, namespace)}/{name}"
     item = api.get(path)
     return item, _pods(api, kind, item, name if kind == "namespace" else namespace)
+
+
+def require_name(name: str) -> str:
+    """A name that may stand in a path of the API. Raises UsageError."""
+    if not is_name(name):
+        raise UsageError(
+            f"{printable(name)[:80]!r} is not a Kubernetes name", tip="lower-case letters, digits, - and ."
+        )
+    return name
 
 
 def is_workload(kind: str) -> bool:

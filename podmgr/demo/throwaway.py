@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.errors import PodmgrError
-from podmgr.kernel import cgroups, scratch
+from podmgr.kernel import cgroup_life, scratch
 from podmgr.kernel.cgroups import Cgroup
 
 POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
@@ -39,7 +39,7 @@ class Pod(NamedTuple):
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the pod; what it printed."""
-        return checked(proc.run(inside(self.pid, argv), prepare=lambda: cgroups.join(self.cgroup)))
+        return checked(proc.run(inside(self.pid, argv), prepare=lambda: cgroup_life.join(self.cgroup)))
 
     def start_outside(self, argv: Sequence[str], *, streams: int) -> proc.Process:
         """Start a command in the world; it ends when we end."""
@@ -55,7 +55,7 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
         holders.append(hold_namespace())
         holders.append(hold_namespace())
         # After the namespace was made: its own sockets are not the pod's, as with a real one.
-        cgroups.join(cgroup, holders[0].pid)
+        cgroup_life.join(cgroup, holders[0].pid)
         pod, world = (holder.pid for holder in holders)
         _ip(pod, f"link add eth0 address {_POD_MAC} type veth peer eth0 address {_WORLD_MAC} netns {world}")
         _configure(pod, POD_ADDRESS, POD_ADDRESS6)
@@ -72,8 +72,8 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
         for holder in holders:
             holder.kill()
             holder.wait()
-        cgroups.kill(cgroup)
-        cgroups.remove(cgroup)
+        cgroup_life.kill(cgroup)
+        cgroup_life.remove(cgroup)
 
 
 def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
-"""cgroup v2: where it is mounted, which directory is meant, who lives there.
+"""cgroup v2: where it is mounted, and which cgroup a path or a number means.
 
-Owns paths and processes of cgroups. What is attached to one is asked of `bpf_syscall`.
+Owns the hierarchy. Which cgroup is a pod's is `pod_cgroups`' to know, who lives in one
+`cgroup_life`'s; what is attached to one is asked of `bpf_syscall`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
-import signal
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +19,6 @@ from podmgr.errors import PodmgrError, UsageError, printable
 from podmgr.kernel import mounts
 from podmgr.refusals import failed
 
-_POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
-_REMOVE_SECONDS = 5.0
 _MOST_FOLDERS = 200_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _ROOT_INODE = 1
@@ -38,12 +34,6 @@ class Cgroup(NamedTuple):
 
     path: Path
     id: int
-
-    @property
-    def pod_uid(self) -> str | None:
-        """The pod whose directory this is, read from its name."""
-        match = _POD_UID.search(self.path.name)
-        return match.group(1).replace("_", "-") if match else None
 
 
 def find_root(configured: Path | None) -> Path:
@@ -79,7 +69,7 @@ def locate(root: Path, path: str) -> Cgroup:
         is_cgroup = status.st_dev == os.stat(root).st_dev and os.path.exists(found / "cgroup.procs")
         is_here = os.stat(found).st_ino == status.st_ino  # and not by way of another mount namespace
     except (OSError, ValueError) as error:
-        raise _cannot_use(f"cgroup {shown}", error, root) from error
+        raise cannot_use(f"cgroup {shown}", error, root) from error
     if not is_cgroup:
         raise PodmgrError(f"{shown} is not a cgroup of {root}", tip=f"ls {root}")
     if not is_here or not found.is_relative_to(root):
@@ -114,7 +104,7 @@ def _open_path(cgroup: Cgroup) -> int | None:
     except OSError as error:
         if error.errno in _IS_GONE:
             return None
-        raise _cannot_use(f"cgroup {cgroup.path}", error, cgroup.path.parent) from error
+        raise cannot_use(f"cgroup {cgroup.path}", error, cgroup.path.parent) from error
     if os.fstat(fd).st_ino == cgroup.id:
         return fd
     os.close(fd)
@@ -188,12 +178,12 @@ def above(cgroup: Cgroup) -> list[Cgroup]:
 
 def walk(root: Path) -> Iterator[Cgroup]:
     """Every cgroup below `root`, and the root itself. Those that vanish meanwhile are left out."""
-    for folder in _folders(root):
+    for folder in folders(root):
         with suppress(OSError):
             yield Cgroup(Path(folder), os.stat(folder).st_ino)
 
 
-def _folders(top: Path, enters: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
+def folders(top: Path, enters: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
     """A folder and those below it, each before what it holds; what `enters` refuses is not looked into.
 
     Without recursion, and bounded: users may make thousands of cgroups, one below the other, in
@@ -235,192 +225,14 @@ def own(root: Path) -> Path:
     return root
 
 
-class Pods(NamedTuple):
-    """Pod UID to the pod's own directory, and the UIDs that several directories claim, which have none.
-
-    `empty` are the directories without processes of UIDs that have none with.
-    """
-
-    found: Mapping[str, Cgroup]
-    rivals: Mapping[str, tuple[Path, ...]] = {}
-    empty: Mapping[str, Path] = {}
-
-
-def pods(root: Path) -> Pods:
-    """The directories of all pods that have processes; listed once.
-
-    Found by their names wherever they are, so that no runtime's layout is guessed. A static pod
-    goes by the hash of its manifest (annotation kubernetes.io/config.hash). Directories without
-    processes are passed over: kubelet leaves empty ones beside the real one. So is all that is
-    not root's alone: whoever is given a cgroup may call one below it like another's pod.
-    """
-    claims: dict[str, list[Cgroup]] = {}
-    empty: dict[str, Path] = {}
-
-    def enters(folder: str) -> bool:
-        # what a pod makes below its own cgroup stands for no pod
-        return _is_roots(folder) and not _POD_UID.search(os.path.basename(folder))
-
-    for folder in _folders(root, enters):
-        if not _POD_UID.search(os.path.basename(folder)) or not _is_roots(folder):
-            continue
-        with suppress(OSError):
-            cgroup = Cgroup(Path(folder), os.stat(folder).st_ino)
-            if is_populated(cgroup):
-                claims.setdefault(cgroup.pod_uid or "", []).append(cgroup)
-            else:
-                empty.setdefault(cgroup.pod_uid or "", cgroup.path)
-    return Pods(
-        {uid: several[0] for uid, several in claims.items() if len(several) == 1},
-        {uid: tuple(item.path for item in several) for uid, several in claims.items() if len(several) > 1},
-        {uid: path for uid, path in empty.items() if uid not in claims},
-    )
-
-
-def _is_roots(folder: str) -> bool:
-    """Whether root alone makes folders in it."""
-    try:
-        status = os.lstat(folder)
-    except OSError:
-        return False
-    return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
-
-
-class PodIndex:
-    """Pods by UID, listed again only when one is asked for that was not there, or is gone."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._pods = Pods({})
-
-    def find(self, uids_of_pods: Iterable[Sequence[str]]) -> list[Cgroup | None]:
-        """For each pod, named by the UIDs that its directory may carry, its cgroup if it has one."""
-        wanted = list(uids_of_pods)
-        found = [self._known(uids) for uids in wanted]
-        if None not in found:
-            return found
-        self._pods = pods(self._root)
-        return [cgroup or self._known(uids) for uids, cgroup in zip(wanted, found, strict=True)]
-
-    def why_none(self, uids: Sequence[str], *, may_be_named: bool = False) -> PodmgrError:
-        """Why a pod that was looked for has no cgroup. `may_be_named`: the command has --cgroup."""
-        or_name_it = "; or name the cgroup: --cgroup PATH" if may_be_named else ""
-        for paths in (self._pods.rivals[uid] for uid in uids if uid in self._pods.rivals):
-            return PodmgrError(
-                f"several cgroups claim to be this pod: {', '.join(map(str, paths[:3]))}",
-                tip=f"one of them is not kubelet's: whose processes are in it?{or_name_it}",
-            )
-        for path in (self._pods.empty[uid] for uid in uids if uid in self._pods.empty):
-            return PodmgrError(
-                f"this pod's cgroup {path} has no processes",
-                tip=f"is the pod running? kubectl get pod -o wide{or_name_it}",
-            )
-        if not self._pods.found and not self._pods.empty:
-            option = "--cgroup" if may_be_named else "--node-name"
-            return PodmgrError(
-                "no pod has a cgroup v2 directory here: the node may run its pods on cgroup v1",
-                tip=f"podmgr runs on the pod's own node; podmgr doctor; see --cgroup-root and {option}",
-            )
-        return PodmgrError(
-            f"no cgroup of this pod (UID {uids[0]}) has processes here",
-            tip="podmgr runs on the pod's own node; is the pod running? kubectl get pod -o wide" + or_name_it,
-        )
-
-    def _known(self, uids: Sequence[str]) -> Cgroup | None:
-        for cgroup in (self._pods.found[uid] for uid in uids if uid in self._pods.found):
-            if exists(cgroup):
-                return cgroup
-        return None
-
-
-def is_populated(cgroup: Cgroup) -> bool:
-    """Whether a process lives in the cgroup or below it."""
-    with suppress(OSError):
-        return "populated 1" in (cgroup.path / "cgroup.events").read_text()
-    return False
-
-
-def processes(cgroup: Cgroup) -> list[int]:
-    """The processes in the cgroup and below it."""
-    found: list[int] = []
-    with suppress(OSError):  # the root has no such file
-        if "populated 0" in (cgroup.path / "cgroup.events").read_text():
-            return found
-    for folder in _folders(cgroup.path):
-        with suppress(OSError):
-            found += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]
-    return found
-
-
-def create(parent: Path, name: str) -> Cgroup:
-    """Make the cgroup `name` below another. Raises PodmgrError or PermissionDeniedError."""
-    path = parent / name
-    try:
-        path.mkdir()
-    except OSError as error:
-        raise _cannot_use(f"cgroup {path}", error, parent) from error
-    return Cgroup(path, path.stat().st_ino)
-
-
-def join(cgroup: Cgroup, pid: int = 0) -> None:
-    """Move a process into the cgroup: 0 is the calling one."""
-    (cgroup.path / "cgroup.procs").write_text(str(pid))
-
-
-def kill(cgroup: Cgroup) -> int:
-    """Kill all processes in and below the cgroup; how many there were."""
-    killed: set[int] = set()
-    deadline = time.monotonic() + _REMOVE_SECONDS
-    while (pids := processes(cgroup)) and time.monotonic() < deadline:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        killed.update(pids)
-        time.sleep(0.005)
-    return len(killed)
-
-
-def evict(cgroup: Cgroup) -> int:
-    """Move all processes in and below the cgroup to its parent; how many there were."""
-    moved = 0
-    for pid in processes(cgroup):
-        with suppress(OSError):
-            (cgroup.path.parent / "cgroup.procs").write_text(str(pid))
-            moved += 1
-    return moved
-
-
-def remove(cgroup: Cgroup) -> None:
-    """Remove the cgroup and those below it, which must hold no process. Gone already is fine.
-
-    A process that was just killed may still be on its way out, so a busy cgroup is tried again
-    for some seconds. Raises PodmgrError after that.
-    """
-    deadline = time.monotonic() + _REMOVE_SECONDS
-    for folder in reversed(list(_folders(cgroup.path))):
-        while True:
-            try:
-                os.rmdir(folder)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno == errno.EBUSY and time.monotonic() < deadline:
-                    time.sleep(0.005)
-                    continue
-                raise PodmgrError(
-                    f"cannot remove cgroup {folder}: {error.strerror}",
-                    tip=f"its processes: {processes(cgroup)}",
-                ) from error
-            break
-
-
 def display_name(root: Path, cgroup: Cgroup) -> str:
     """How `list` names a plain cgroup: `cgroup/PATH`, relative to the mount."""
     inside = cgroup.path.is_relative_to(root)
     return f"cgroup/{cgroup.path.relative_to(root) if inside else cgroup.path}"
 
 
-def _cannot_use(what: str, error: Exception, root: Path) -> PodmgrError:
+def cannot_use(what: str, error: Exception, root: Path) -> PodmgrError:
+    """The error for a cgroup below `root` that the kernel does not let us use."""
     tip = f"cgroups are the directories below {root}"
     if isinstance(error, PermissionError):
         return failed(f"use {what}", error, tip=tip)

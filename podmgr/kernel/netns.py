@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import cgroups, mounts, netlink
+from podmgr.kernel import cgroup_life, mounts, netlink
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netlink import RefusedError, RouteSocket
 from podmgr.kernel.tc import TrafficControl
@@ -61,7 +61,7 @@ class Namespaces:
         Raises PermissionDeniedError if a process's may not be looked at.
         """
         pids: dict[int, list[int]] = {}
-        for pid in cgroups.processes(cgroup):
+        for pid in cgroup_life.processes(cgroup):
             inode = _looked_at(pid)
             if inode is not None:
                 pids.setdefault(inode, []).append(pid)
@@ -73,7 +73,7 @@ class Namespaces:
         before = set(self._fds)
         for inode in inodes[:MOST_NAMESPACES]:
             self._open_one_of(inode, pids[inode])
-        living = set(cgroups.processes(cgroup)) if pids else set()
+        living = set(cgroup_life.processes(cgroup)) if pids else set()
         found = [inode for inode in inodes if inode in self._fds and not living.isdisjoint(pids[inode])]
         # Anybody may make a namespace within a user namespace of his own: such a one comes last.
         found.sort(key=lambda inode: _owner_of(self._fds[inode]) != _OUR_USERS)
@@ -98,7 +98,7 @@ class Namespaces:
 
     def is_shared(self, inode: int, cgroup: Cgroup) -> bool:
         """Whether a process outside the cgroup lives in that namespace too."""
-        within = set(cgroups.processes(cgroup))
+        within = set(cgroup_life.processes(cgroup))
         return any(_inode_of(pid) == inode for pid in _all_pids() if pid not in within)
 
     def descriptor(self, inode: int, near: Cgroup | None = None) -> int | None:

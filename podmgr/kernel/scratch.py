@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.kernel.cgroups import Cgroup
 
 _HIDDEN = 0  # how the kernel shows a process of another PID namespace
@@ -22,7 +22,7 @@ def create(root: Path, purpose: str) -> Cgroup:
     Raises PodmgrError if it cannot be made.
     """
     name = f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}"
-    return cgroups.create(cgroups.own(root), name)
+    return cgroup_life.create(cgroups.own(root), name)
 
 
 def sweep(root: Path) -> list[Cgroup]:
@@ -33,9 +33,9 @@ def sweep(root: Path) -> list[Cgroup]:
     swept = []
     for cgroup in list(cgroups.walk(root)):
         match = _NAME.fullmatch(cgroup.path.name)
-        if match and _start_time(int(match[1])) != match[2] and _HIDDEN not in cgroups.processes(cgroup):
-            cgroups.evict(cgroup)
-            cgroups.remove(cgroup)
+        if match and _start_time(int(match[1])) != match[2] and _HIDDEN not in cgroup_life.processes(cgroup):
+            cgroup_life.evict(cgroup)
+            cgroup_life.remove(cgroup)
             swept.append(cgroup)
     return swept
 

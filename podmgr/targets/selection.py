@@ -35,7 +35,9 @@ def select(
 
     Raises UsageError for what cannot be a target or is ambiguous.
     """
-    if not names and not scope.names_pods and not scope.namespace:
+    if scope.namespace == "":  # everything is not what is meant
+        raise UsageError("-n names no namespace", tip="-n NAMESPACE, or leave -n out")
+    if not names and not scope.names_pods and scope.namespace is None:
         return None, []
     if not names:
         return _in_scope(scope, rows, connect), []

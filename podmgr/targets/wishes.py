@@ -10,6 +10,7 @@ from podmgr.attachment import Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
 from podmgr.kernel.cgroups import Cgroup
+from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.keys import KEYS
 from podmgr.rules.precedence import PodRules, SourcedRule
@@ -165,7 +166,7 @@ def _cgroup_of(pod: ManifestPod, settings: Settings) -> Cgroup:
             f"{pod.target} has no UID: which cgroup is it?",
             tip="add --cgroup PATH, or take the pod from the cluster: kubectl get pod NAME -o yaml",
         )
-    index = cgroups.PodIndex(cgroups.find_root(settings.cgroup_root))
+    index = PodIndex(cgroups.find_root(settings.cgroup_root))
     (found,) = index.find([pod.cgroup_uids])
     if found is None:
         raise index.why_none(pod.cgroup_uids, may_be_named=True)

@@ -5,7 +5,8 @@ Owns that. When to connect again is for its callers to say: the informers of `ca
 
 from __future__ import annotations
 
-from podmgr.cluster.api import Access, Api
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
 from podmgr.errors import PodmgrError
 
 

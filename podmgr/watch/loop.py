@@ -16,9 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from podmgr.attachment import PodRef
+from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
-from podmgr.cluster.api import Access, Api, StatusError, UnreachableError, find_node
+from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
+from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.proc import Runner
 from podmgr.settings import Settings

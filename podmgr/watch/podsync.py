@@ -15,8 +15,9 @@ from typing import Protocol
 from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError, RuleError
-from podmgr.kernel import cgroups, pins
-from podmgr.kernel.cgroups import Cgroup, PodIndex
+from podmgr.kernel import cgroup_life, cgroups, pins
+from podmgr.kernel.cgroups import Cgroup
+from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.reconcile import actual, ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
@@ -289,7 +290,7 @@ class PodSync:
 
 def _is_populated(row: Attachment) -> bool:
     place = actual.cgroup_of(row)
-    return cgroups.exists(place) and cgroups.is_populated(place)
+    return cgroups.exists(place) and cgroup_life.is_populated(place)
 
 
 def _some(lines: Sequence[str]) -> list[str]:

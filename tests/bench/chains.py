@@ -11,7 +11,7 @@ from pathlib import Path
 
 from podmgr import proc
 from podmgr.demo.throwaway import WORLD_ADDRESS, Pod, checked, inside
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.programs.find import shipped_folder
 from podmgr.reconcile.observe import observe
 from podmgr.rules.rule import Hook
@@ -88,7 +88,7 @@ def _sender(pod: Pod) -> Iterator[Callable[[int], float]]:
     payload_bytes = len(SMALL.frame) - ETHERNET_BYTES - IPV4_BYTES - UDP_BYTES
     argv = [sys.executable, "-I", "-c", _SENDER, WORLD_ADDRESS, str(payload_bytes)]
     sender = proc.start(
-        inside(pod.pid, argv), prepare=lambda: cgroups.join(pod.cgroup), streams=subprocess.PIPE
+        inside(pod.pid, argv), prepare=lambda: cgroup_life.join(pod.cgroup), streams=subprocess.PIPE
     )
     assert sender.stdin is not None and sender.stdout is not None
     stdin, stdout = sender.stdin, sender.stdout

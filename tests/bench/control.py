@@ -23,7 +23,7 @@ from statistics import median
 
 from podmgr import proc
 from podmgr.demo.throwaway import hold_namespace, inside
-from podmgr.kernel import bpf_syscall, cgroups
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.rule import Direction
 from tests.bench.control_findings import (
@@ -185,9 +185,9 @@ def _node() -> Iterator[Node]:
             "PODMGR_BPFFS": f"/sys/fs/bpf/{name}",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
-        root = cgroups.create(cgroups.find_root(None), name)
-        stack.callback(cgroups.remove, root)
-        stack.callback(cgroups.kill, root)
+        root = cgroup_life.create(cgroups.find_root(None), name)
+        stack.callback(cgroup_life.remove, root)
+        stack.callback(cgroup_life.kill, root)
         environment = dict(os.environ) | own
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed podmgr is compiled
         node = Node(root, folder, environment)
@@ -197,7 +197,7 @@ def _node() -> Iterator[Node]:
 
 def _pods(node: Node, count: int) -> Pods:
     """So many empty cgroups."""
-    *places, keeper = (cgroups.create(node.root.path, f"pod{number}") for number in range(count + 1))
+    *places, keeper = (cgroup_life.create(node.root.path, f"pod{number}") for number in range(count + 1))
     return Pods(places, keeper, node.podmgr)
 
 
@@ -218,7 +218,7 @@ def _networked(node: Node, count: int) -> Iterator[Networked]:
     try:
         host = hold_namespace()
         holders.append(host)
-        places = [cgroups.create(node.root.path, f"networked{number}") for number in range(count + 1)]
+        places = [cgroup_life.create(node.root.path, f"networked{number}") for number in range(count + 1)]
         for number, place in enumerate(places):
             words = (str(place.path / "cgroup.procs"), f"pod{number}", str(host.pid))
             argv = ["unshare", "--net", "sh", "-e", "-c", _SANDBOX, *words]

@@ -11,7 +11,7 @@ from pathlib import Path
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import Pod, throw_away_pod
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule
@@ -22,14 +22,15 @@ from podmgr.settings import Settings
 @contextmanager
 def pods(names: Sequence[str]) -> Iterator[list[Pod]]:
     """Throw-away pods that live at once, each with a world of its own."""
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-bench-{os.getpid()}")
+    root = cgroup_life.create(cgroups.find_root(None), f"podmgr-bench-{os.getpid()}")
     try:
         with ExitStack() as stack:
             yield [
-                stack.enter_context(throw_away_pod(cgroups.create(root.path, name).path)) for name in names
+                stack.enter_context(throw_away_pod(cgroup_life.create(root.path, name).path))
+                for name in names
             ]
     finally:
-        cgroups.remove(root)
+        cgroup_life.remove(root)
 
 
 @contextmanager

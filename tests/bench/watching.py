@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 from tests.bench.effort import Effort
@@ -108,7 +108,7 @@ class Node:
 
 @contextmanager
 def _node() -> Iterator[Node]:
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-bench-watch-{os.getpid()}")
+    root = cgroup_life.create(cgroups.find_root(None), f"podmgr-bench-watch-{os.getpid()}")
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     pods: list[RunningPod] = []
@@ -140,15 +140,17 @@ def _node() -> Iterator[Node]:
                 for process in pod.processes:
                     process.kill()
                     process.wait()
-            cgroups.kill(root)
-            cgroups.remove(root)
+            cgroup_life.kill(root)
+            cgroup_life.remove(root)
 
 
 def _start_pod(root: Path, number: int) -> RunningPod:
     uid = str(uuid.uuid4())
-    pod = RunningPod(f"team-{number % NAMESPACES}", f"web-{number}", uid, cgroups.create(root, f"pod{uid}"))
+    pod = RunningPod(
+        f"team-{number % NAMESPACES}", f"web-{number}", uid, cgroup_life.create(root, f"pod{uid}")
+    )
     pod.processes.append(subprocess.Popen(["sleep", "10000"]))
-    cgroups.join(pod.place, pod.processes[0].pid)
+    cgroup_life.join(pod.place, pod.processes[0].pid)
     return pod
 
 

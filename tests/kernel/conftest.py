@@ -20,7 +20,7 @@ from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.errors import PodmgrError
-from podmgr.kernel import bpf_syscall, cgroups, pins, scratch
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, pins, scratch
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.reconcile.outcome import Action, Outcome
@@ -114,8 +114,8 @@ def cgroup_root() -> Iterator[Path]:
     scratch.sweep(mount)
     root = scratch.create(mount, "pytest")
     yield root.path
-    cgroups.kill(root)
-    cgroups.remove(root)
+    cgroup_life.kill(root)
+    cgroup_life.remove(root)
 
 
 @pytest.fixture
@@ -154,14 +154,14 @@ def make_cgroup(cgroup_root: Path) -> Iterator[Callable[..., Cgroup]]:
     made: list[Cgroup] = []
 
     def make(name: str = "pod") -> Cgroup:
-        cgroup = cgroups.create(cgroup_root, name)
+        cgroup = cgroup_life.create(cgroup_root, name)
         made.append(cgroup)
         return cgroup
 
     yield make
     for cgroup in made:
-        cgroups.kill(cgroup)
-        cgroups.remove(cgroup)
+        cgroup_life.kill(cgroup)
+        cgroup_life.remove(cgroup)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 
 from podmgr import proc
 from podmgr.demo.throwaway import Pod
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import run
 
@@ -36,7 +36,7 @@ class Place:
     def prepare(self) -> Callable[[], None]:
         """For the child, before the command."""
         cgroup = self.cgroup
-        return proc.die_with_parent if cgroup is None else lambda: cgroups.join(cgroup)
+        return proc.die_with_parent if cgroup is None else lambda: cgroup_life.join(cgroup)
 
     def run(self, *words: str) -> str:
         done = proc.run(self.argv(*words), prepare=self.prepare)

@@ -21,7 +21,7 @@ import yaml
 
 from podmgr import proc
 from podmgr.demo.throwaway import send_datagrams, throw_away_pod
-from podmgr.kernel import cgroups, pins
+from podmgr.kernel import cgroup_life, cgroups, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
@@ -123,7 +123,7 @@ def test_the_capabilities_of_the_manifest_are_enough(
     assert len(again) == 5
     assert all(line.endswith(" unchanged") for line in again)
 
-    cgroups.remove(vanishes)
+    cgroup_life.remove(vanishes)
     states = [(row["target"], row["state"], row["counters"] is not None) for row in podmgr.listed()]
     assert container("list", "-o", "json").stdout == podmgr("list", "-o", "json").stdout
     assert (
@@ -157,7 +157,7 @@ def test_without_a_capability_something_fails_and_says_what(
         assert in_kernel(cgroup) == set()
     else:
         container.apply(vanishes, RULES[:1])
-        cgroups.remove(vanishes)
+        cgroup_life.remove(vanishes)
         done = container("list", without=capability, code=1)
     # In a home that only its owner may enter, Python cannot even be started without this one.
     if capability != "DAC_READ_SEARCH" or is_open_to_all(ROOT, Path(sys.prefix)):

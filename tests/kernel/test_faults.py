@@ -16,7 +16,7 @@ import pytest
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.errors import ToolTimeoutError
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Completed
 from podmgr.reconcile.transaction import apply
@@ -250,7 +250,7 @@ def test_a_cgroup_that_vanishes_during_apply_is_reported(podmgr: Cli, make_cgrou
 
     def runner(argv: list[str], **options: Any) -> Completed:
         if b"cgroup attach" in options.get("stdin", b""):
-            cgroups.remove(goes)
+            cgroup_life.remove(goes)
         return proc.run(argv, **options)
 
     rules = tuple(SourcedRule(rule, CLI) for rule in parse_rule_option(BANDWIDTH))
@@ -378,7 +378,7 @@ def test_one_pod_is_on_one_cgroup(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
     done = podmgr("apply", "-f", "-", "--cgroup", str(two.path), "--dry-run", stdin=text, code=1)
     complains(done, "already on", str(one.path))
     assert attached(two) == ()
-    cgroups.remove(one)
+    cgroup_life.remove(one)
     podmgr("apply", "-f", "-", "--cgroup", str(two.path), "--dry-run", stdin=text)
     podmgr("apply", "-f", "-", "--cgroup", str(two.path), stdin=text)
     assert [row["state"] for row in podmgr.listed()] == ["active"]

@@ -22,7 +22,7 @@ from podmgr.demo.throwaway import (
     throw_away_pod,
 )
 from podmgr.errors import RuleError
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option, parse_value
@@ -315,8 +315,8 @@ def test_a_cgroup_loses_what_its_children_send_and_not_what_its_neighbours_do(
 ) -> None:
     rule, there = "loss=uniform egress 100%", Place(beyond.pid)
     cgroup = cgroup_of(member)
-    child = cgroups.create(cgroup.path, "child")
-    grandchild = cgroups.create(child.path, "grandchild")
+    child = cgroup_life.create(cgroup.path, "child")
+    grandchild = cgroup_life.create(child.path, "grandchild")
     neighbour = make_cgroup("neighbour")
     with under(settings, cgroup, rule, counts_loopback=True):
         for place in (cgroup, child, grandchild):
@@ -326,7 +326,7 @@ def test_a_cgroup_loses_what_its_children_send_and_not_what_its_neighbours_do(
 
 def test_the_losses_of_nested_cgroups_add_up(beyond: Outside, member: Place, settings: Settings) -> None:
     rule, there = "loss=uniform egress 50%", Place(beyond.pid)
-    child = cgroups.create(cgroup_of(member).path, "child")
+    child = cgroup_life.create(cgroup_of(member).path, "child")
     inner = Place(None, child)
     with inner.start("sleep", "infinity") as process:
         try:

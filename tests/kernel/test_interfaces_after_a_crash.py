@@ -14,7 +14,7 @@ import pytest
 
 from podmgr import proc
 from podmgr.demo.throwaway import Pod
-from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.kernel import bpf_syscall, cgroup_life, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import observe
@@ -230,7 +230,7 @@ def test_a_namespace_that_only_a_mount_keeps_is_cleaned(
         before = _state_of(path)
         process = proc.start(
             ["nsenter", f"--net={path}", "sleep", "1000"],
-            prepare=lambda: cgroups.join(cgroup),
+            prepare=lambda: cgroup_life.join(cgroup),
             streams=subprocess.DEVNULL,
         )
         assert waits_until(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino == path.stat().st_ino)
@@ -243,7 +243,7 @@ def test_a_namespace_that_only_a_mount_keeps_is_cleaned(
         if "ledger" in lost:
             (settings.state_dir / "ledger.json").unlink()
         if "cgroup" in lost:
-            cgroups.remove(cgroup)
+            cgroup_life.remove(cgroup)
         _clean(settings)
         assert _state_of(path) == before
         assert_nothing_left(settings)
@@ -258,14 +258,14 @@ def test_a_namespace_that_is_gone_leaves_nothing(
     with namespace() as pid:
         ip(pid, "link add eth0 type veth peer name peer0")
         ip(pid, "link set eth0 up")
-        cgroups.join(cgroup, pid)
+        cgroup_life.join(cgroup, pid)
         _apply(cgroup, settings, *RULES)
         ours = _pinned(settings)
     assert {item.is_active for item in observe(settings)[0]} == {False}
     if "ledger" in lost:
         (settings.state_dir / "ledger.json").unlink()
     if "cgroup" in lost:
-        cgroups.remove(cgroup)
+        cgroup_life.remove(cgroup)
     _clean(settings)
     assert_nothing_left(settings)
     assert_unloaded(sorted(ours))
@@ -280,7 +280,7 @@ def test_a_pod_whose_namespace_was_made_anew_gets_its_rules_there(
         with namespace() as pid:
             ip(pid, "link add eth0 type veth peer name peer0")
             ip(pid, "link set eth0 up")
-            cgroups.join(cgroup, pid)
+            cgroup_life.join(cgroup, pid)
             _apply(cgroup, settings, *RULES)
             assert len(programs(pid)) == 2
             ours |= set(programs(pid))
@@ -332,7 +332,7 @@ def test_nobody_is_kept_from_leaving(pod: Pod, settings: Settings) -> None:
     """A program at tc holds neither the namespace nor the cgroup."""
     _apply(pod.cgroup, settings, *RULES)
     world = Place(pod.world_pid)
-    cgroups.kill(pod.cgroup)
+    cgroup_life.kill(pod.cgroup)
     assert waits_until(lambda: "eth0" not in world.run("ip", "link", "show"))
     _clean(settings)
     assert_nothing_left(settings)

@@ -20,7 +20,7 @@ import pytest
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import Pod, throw_away_pod
-from podmgr.kernel import cgroups, pins
+from podmgr.kernel import cgroup_life, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import observe
@@ -66,7 +66,7 @@ exec sleep infinity > /dev/null
 def sandboxes(cgroup_root: Path) -> Iterator[list[Sandbox]]:
     """So many pods."""
     holders: list[subprocess.Popen[bytes]] = []
-    made = [cgroups.create(cgroup_root, f"many-{number}") for number in range(MANY)]
+    made = [cgroup_life.create(cgroup_root, f"many-{number}") for number in range(MANY)]
     try:
         for cgroup in made:
             argv = ["unshare", "--net", "sh", "-c", _SANDBOX, str(cgroup.path / "cgroup.procs")]
@@ -80,7 +80,7 @@ def sandboxes(cgroup_root: Path) -> Iterator[list[Sandbox]]:
             holder.kill()
             holder.communicate()
         for cgroup in made:
-            cgroups.remove(cgroup)
+            cgroup_life.remove(cgroup)
 
 
 def _wish(cgroup: Cgroup, *texts: str) -> Wish:
@@ -199,7 +199,7 @@ def test_round_after_round_leaves_nothing(cgroup_root: Path, settings: Settings)
         assert maps
         assert waits_until(lambda: not maps & _all_maps())
         looking.close()
-        cgroups.kill(pod.cgroup)  # the other end of the veth goes when nothing holds the namespace
+        cgroup_life.kill(pod.cgroup)  # the other end of the veth goes when nothing holds the namespace
         assert waits_until(lambda: "eth0" not in world.run("ip", "link", "show"))
     assert_nothing_left(settings)
     print(f"{ROUNDS} rounds of apply, change, remove: {per_round * 1000:.0f} ms a round")
@@ -210,8 +210,8 @@ def _keeping(settings: Settings, root: Path, *rules: tuple[str, ...]) -> Iterato
     """A pod for each tuple of rules, which has them while the block runs."""
     with ExitStack() as stack:
         for number, texts in enumerate(rules):
-            parent = cgroups.create(root, f"keeper-{number}")
-            stack.callback(cgroups.remove, parent)
+            parent = cgroup_life.create(root, f"keeper-{number}")
+            stack.callback(cgroup_life.remove, parent)
             pod = stack.enter_context(throw_away_pod(parent.path))
             apply([_wish(pod.cgroup, *texts)], settings, runner=proc.run)
         yield

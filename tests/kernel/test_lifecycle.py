@@ -12,7 +12,7 @@ from pathlib import Path
 
 from podmgr import proc
 from podmgr.attachment import Target, Wish
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.outcome import Action
 from podmgr.reconcile.transaction import apply
@@ -180,7 +180,7 @@ def test_a_cgroup_that_is_gone_is_listed_as_missing_and_can_be_cleaned(
 ) -> None:
     gone = make_cgroup("gone")
     podmgr("apply", f"cgroup/{gone.path}", "--rule", BANDWIDTH)
-    cgroups.remove(gone)
+    cgroup_life.remove(gone)
     assert [row["state"] for row in podmgr.listed()] == ["missing"]
     podmgr("clean", f"cgroup/./{gone.path.name}/")  # spelled otherwise than list shows it
     assert podmgr.listed() == []
@@ -195,7 +195,7 @@ def test_a_unit_that_starts_again_brings_its_rules_as_the_examples_say(
     with Place(None, unit).start("sleep", "infinity") as process:
         podmgr(*words)
         process.kill()
-    cgroups.remove(unit)
+    cgroup_life.remove(unit)
     assert [row["state"] for row in podmgr.listed()] == ["missing"]
     again = make_cgroup("web.service")
     podmgr(*words)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, pins
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import others
 from podmgr.reconcile.outcome import Action
@@ -40,7 +40,7 @@ def node(make_cgroup: MakeCgroup) -> Cgroup:
 
 @pytest.fixture
 def pod(node: Cgroup) -> Cgroup:
-    return cgroups.create(cgroups.create(node.path, "burstable").path, "pod")
+    return cgroup_life.create(cgroup_life.create(node.path, "burstable").path, "pod")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def passes(cgroup: Cgroup) -> bool:
         "try: s.sendto(b'x', s.getsockname()); s.recv(9); print('yes')\n"
         "except OSError: print('no')\n"
     )
-    done = proc.run([sys.executable, "-I", "-S", "-c", code], prepare=lambda: cgroups.join(cgroup))
+    done = proc.run([sys.executable, "-I", "-S", "-c", code], prepare=lambda: cgroup_life.join(cgroup))
     return done.stdout.strip() == "yes"
 
 
@@ -135,7 +135,7 @@ def test_other_kinds_of_attachment_stay(
     flags: tuple[str, ...],
 ) -> None:
     """An exclusive one admits no other; below the pod, ours comes on top."""
-    child = cgroups.create(pod.path, "container")
+    child = cgroup_life.create(pod.path, "container")
     if place == "child" and not flags:  # the kernel itself refuses the pair in either order
         return
     where = {"pod": pod, "node": node, "child": child}[place]
@@ -211,6 +211,6 @@ def test_nothing_hangs_on_a_cgroup_that_was_removed_while_open(pod: Cgroup) -> N
     """Others come and go while all cgroups are looked at."""
     with cgroups.opened(pod) as fd:
         assert fd is not None
-        cgroups.remove(pod)
+        cgroup_life.remove(pod)
         assert bpf_syscall.attached_programs(fd, Direction.EGRESS).program_ids == ()
         assert bpf_syscall.effective_programs(fd, Direction.EGRESS) == ()

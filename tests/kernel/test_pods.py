@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, pod_cgroups
 from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 
@@ -37,7 +37,7 @@ class Node:
         self.processes = [
             proc.start(
                 ["sleep", "1000"],
-                prepare=lambda path=path: cgroups.join(Cgroup(root / path[1:], 0)),  # type: ignore[misc]
+                prepare=lambda path=path: cgroup_life.join(Cgroup(root / path[1:], 0)),  # type: ignore[misc]
                 streams=subprocess.DEVNULL,
             )
             for path in sorted(self.containers)
@@ -49,7 +49,7 @@ class Node:
             process.wait()
         for path in self.root.iterdir():
             if path.is_dir():
-                cgroups.remove(Cgroup(path, path.stat().st_ino))
+                cgroup_life.remove(Cgroup(path, path.stat().st_ino))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def node(request: pytest.FixtureRequest, cgroup: Cgroup) -> Iterator[Node]:
 
 @pytest.mark.parametrize("node", RECORDINGS, ids=lambda path: str(path.stem), indirect=True)
 def test_every_pod_of_a_recorded_node_is_found_where_its_containers_are(node: Node) -> None:
-    found = cgroups.pods(node.root).found
+    found = pod_cgroups.pods(node.root).found
     for path in node.containers:
         match = UID.search(path)
         assert match is not None
@@ -75,7 +75,7 @@ def test_every_pod_of_a_recorded_node_is_found_where_its_containers_are(node: No
 def test_empty_directories_with_a_pods_name_are_no_pods(node: Node) -> None:
     ghost = node.root / "kubepods/besteffort/pod00000000-0000-4000-8000-000000000000"
     ghost.mkdir(parents=True)
-    assert "00000000-0000-4000-8000-000000000000" not in cgroups.pods(node.root).found
+    assert "00000000-0000-4000-8000-000000000000" not in pod_cgroups.pods(node.root).found
 
 
 def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
@@ -83,7 +83,7 @@ def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
     nested = f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{uid.replace('-', '_')}.slice"
     node = Node(cgroup.path, f"0::/system.slice/docker-abc.scope/{nested}/cri-containerd-abc.scope\n")
     try:
-        assert cgroups.pods(cgroup.path).found[uid].path.name.endswith(".slice")
+        assert pod_cgroups.pods(cgroup.path).found[uid].path.name.endswith(".slice")
     finally:
         node.end()
 
@@ -91,7 +91,7 @@ def test_a_pod_in_a_kind_node_is_found_in_its_nesting(cgroup: Cgroup) -> None:
 def test_a_node_with_cgroup_v1_alone_has_no_pods_here(cgroup: Cgroup) -> None:
     text = (Path(__file__).parent / "recordings/v1-systemd.txt").read_text()
     assert not re.findall(r"^ *0::/.*pod", text, re.MULTILINE)
-    assert cgroups.pods(cgroup.path).found == {}
+    assert pod_cgroups.pods(cgroup.path).found == {}
 
 
 @pytest.mark.parametrize("node", RECORDINGS[-1:], ids=["v2-systemd"], indirect=True)
@@ -116,7 +116,7 @@ metadata:
     {annotation}
 """
     podmgr("apply", "-f", "-", "--cgroup-root", str(node.root), stdin=text)
-    assert len(attached(cgroups.pods(node.root).found[pod])) == 1
+    assert len(attached(pod_cgroups.pods(node.root).found[pod])) == 1
     assert podmgr.listed()[0]["target"] == "pod/web"
 
 

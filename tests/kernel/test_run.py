@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.demo.throwaway import PROBE
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 from tests.kernel.network import programs, tc_state
@@ -176,7 +176,7 @@ def test_signals_reach_the_command_and_everything_is_removed(
 
 def test_a_command_that_dies_of_sigkill_is_tidied_up_after(podmgr: Cli, start: Start) -> None:
     process, cgroup = start()
-    os.kill(cgroups.processes(cgroup)[0], signal.SIGKILL)
+    os.kill(cgroup_life.processes(cgroup)[0], signal.SIGKILL)
     assert process.wait(10) == 128 + signal.SIGKILL
     assert_nothing_left(podmgr.settings)
 
@@ -186,9 +186,9 @@ def test_the_command_dies_with_podmgr(podmgr: Cli, start: Start) -> None:
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5
-    while cgroups.processes(cgroup) and time.monotonic() < deadline:
+    while cgroup_life.processes(cgroup) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert cgroups.processes(cgroup) == []
+    assert cgroup_life.processes(cgroup) == []
     podmgr("clean")
 
 
@@ -220,5 +220,5 @@ def _at(path: Path) -> Cgroup:
 
 
 def _is_sleeping(cgroup: Cgroup) -> bool:
-    pids = cgroups.processes(cgroup)
+    pids = cgroup_life.processes(cgroup)
     return bool(pids) and Path(f"/proc/{pids[0]}/comm").read_text() == "sleep\n"

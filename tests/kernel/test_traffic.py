@@ -21,7 +21,7 @@ from podmgr.demo.throwaway import (
     throughput,
     throw_away_pod,
 )
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
@@ -78,7 +78,7 @@ def test_loss_on_the_way_in(settings: Settings, cgroup: Cgroup) -> None:
     with under(settings, cgroup, rule, counts_loopback=True) as listed:
         receiver = proc.start(
             [*PROBE, "receive", str(PORT)],
-            prepare=lambda: cgroups.join(cgroup),
+            prepare=lambda: cgroup_life.join(cgroup),
             streams=subprocess.PIPE,
         )
         assert receiver.stdin is not None and receiver.stdout is not None
@@ -120,7 +120,7 @@ def test_two_processes_and_a_child_cgroup_share_one_limit(pod: Pod, settings: Se
         with under(settings, pod.cgroup, "bandwidth=20 mbps egress"):
             total = _udp_flood([pod.cgroup, pod.cgroup, child], pod, seconds=4)
     finally:
-        cgroups.remove(child)
+        cgroup_life.remove(child)
     assert total * 8 == pytest.approx(20e6 * 4, rel=0.15)  # three limits would let three times as much pass
 
 
@@ -136,7 +136,7 @@ def test_loopback_counts_for_a_plain_cgroup(cgroup: Cgroup, settings: Settings) 
     rule = "loss=uniform egress 100%"
     with under(settings, cgroup, rule, counts_loopback=True) as listed:
         argv = [*PROBE, "send", "127.0.0.1", str(PORT), "100", "32"]
-        proc.run(argv, prepare=lambda: cgroups.join(cgroup))
+        proc.run(argv, prepare=lambda: cgroup_life.join(cgroup))
         assert counters(listed(), rule) == (0, 0, 100, 100 * (14 + 20 + 8 + 32))
 
 
@@ -220,7 +220,7 @@ def _udp_flood(members: list[Cgroup], pod: Pod, *, seconds: float) -> int:
     namespace = f"--net=/proc/{pod.pid}/ns/net"
     argv = ["nsenter", namespace, sys.executable, "-c", _FLOOD, WORLD_ADDRESS, str(PORT), str(seconds)]
     senders = [
-        proc.start(argv, prepare=lambda member=member: cgroups.join(member), streams=subprocess.DEVNULL)  # type: ignore[misc]
+        proc.start(argv, prepare=lambda member=member: cgroup_life.join(member), streams=subprocess.DEVNULL)  # type: ignore[misc]
         for member in members
     ]
     assert [sender.wait() for sender in senders] == [0] * len(members)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from podmgr.errors import PodmgrError
-from podmgr.kernel import cgroups, pins
+from podmgr.kernel import cgroup_life, cgroups, pins, pod_cgroups
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.settings import Settings
@@ -31,9 +31,9 @@ def pod_of(uid: str) -> str:
 
 def living(parent: Cgroup, name: str) -> tuple[Cgroup, subprocess.Popen[bytes]]:
     """A cgroup with a process in it, until its standard input is closed."""
-    made = cgroups.create(parent.path, name)
+    made = cgroup_life.create(parent.path, name)
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    cgroups.join(made, child.pid)
+    cgroup_life.join(made, child.pid)
     return made, child
 
 
@@ -59,15 +59,15 @@ def test_a_folder_in_a_users_tree_takes_no_pods_rule(podmgr: Cli, make_cgroup: M
             podmgr("clean")
         finally:
             other.communicate()
-            cgroups.remove(real)
+            cgroup_life.remove(real)
     finally:
         child.communicate()
-        cgroups.remove(forged)
+        cgroup_life.remove(forged)
 
 
 def test_two_folders_that_claim_one_pod_are_an_error(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
     uid, top = str(uuid.uuid4()), make_cgroup("kubepods")
-    claims = [living(cgroups.create(top.path, name), f"pod{uid}") for name in ("one", "two")]
+    claims = [living(cgroup_life.create(top.path, name), f"pod{uid}") for name in ("one", "two")]
     try:
         done = podmgr("apply", "-f", "-", *RULE, "--cgroup-root", str(top.path), stdin=pod_of(uid), code=1)
         assert "several cgroups claim to be this pod" in done.stderr
@@ -92,8 +92,8 @@ def test_a_tree_of_1100_folders_ends_nothing(make_cgroup: MakeCgroup) -> None:
             fd = below
         assert len(made) > 60
         assert len(list(cgroups.walk(top.path))) == len(made) + 1
-        assert cgroups.pods(top.path).found == {}
-        assert cgroups.processes(top) == []
+        assert pod_cgroups.pods(top.path).found == {}
+        assert cgroup_life.processes(top) == []
     finally:
         for parent in reversed(made):
             os.close(fd)

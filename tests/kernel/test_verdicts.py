@@ -12,7 +12,7 @@ import pytest
 from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import POD_ADDRESS, WORLD_ADDRESS, Pod
-from podmgr.kernel import bpftool, cgroups, pins
+from podmgr.kernel import bpftool, cgroup_life, pins
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.reconcile.outcome import Action
@@ -206,7 +206,7 @@ def test_limit_holds_behind_whatever_passes(
 def test_limit_of_another_pod_on_shared_interfaces_holds_too(
     pod: Pod, folder: Settings, cgroup_root: Path
 ) -> None:
-    other, limit = cgroups.create(cgroup_root, "other"), _limit("egress")
+    other, limit = cgroup_life.create(cgroup_root, "other"), _limit("egress")
     shares: dict[int | None, float] = {}
     sender = Place(pod.pid, other)
     with sender.start("sh", "-c", "echo ready; exec sleep infinity") as process:
@@ -219,5 +219,5 @@ def test_limit_of_another_pod_on_shared_interfaces_holds_too(
                         shares[verdict] = _carried(sender, WORLD_ADDRESS, listed, limit)
         finally:
             process.kill()
-    cgroups.remove(other)
+    cgroup_life.remove(other)
     _assert_held(shares, alone)

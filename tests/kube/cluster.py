@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups, pod_cgroups
 from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.rules.rule import Direction
@@ -96,7 +96,7 @@ class RunningPod:
         return tuple(dict.fromkeys([*on_cgroup, *self._on_interfaces(direction)]))
 
     def _on_interfaces(self, direction: Direction | None) -> tuple[int, ...]:
-        for pid in cgroups.processes(self.place) if not self._interfaces else ():
+        for pid in cgroup_life.processes(self.place) if not self._interfaces else ():
             path = Path(f"/proc/{pid}/ns/net")
             with suppress(FileNotFoundError):
                 self._interfaces[path.stat().st_ino] = Interfaces(path)
@@ -241,7 +241,7 @@ class Simulated(Cluster):
         assert self.settings.cgroup_root is not None
         parent = self.settings.cgroup_root / "kubepods"
         parent.mkdir(exist_ok=True)
-        pod.cgroup = cgroups.create(parent, called or f"pod{pod.uid}")
+        pod.cgroup = cgroup_life.create(parent, called or f"pod{pod.uid}")
         self._pods.append(pod)
         self.start_container(pod)
 
@@ -250,7 +250,7 @@ class Simulated(Cluster):
 
         The first one makes the pod's network, unless that is the host's; the others share it.
         """
-        container = cgroups.create(pod.place.path, f"container-{len(pod.processes)}")
+        container = cgroup_life.create(pod.place.path, f"container-{len(pod.processes)}")
         argv = ["sh", "-c", _CONTAINER, str(container.path / "cgroup.procs")]
         if pod.has_host_network:
             pass
@@ -271,8 +271,8 @@ class Simulated(Cluster):
             process.wait()
         pod.forget_network()
         if pod.cgroup is not None:
-            cgroups.kill(pod.cgroup)
-            cgroups.remove(pod.cgroup)
+            cgroup_life.kill(pod.cgroup)
+            cgroup_life.remove(pod.cgroup)
         with suppress(ValueError):
             self._pods.remove(pod)
 
@@ -370,7 +370,7 @@ class Real(Cluster):
         )
         pod = RunningPod(self.namespace, name, str(made.metadata.uid))
         root = cgroups.find_root(self.settings.cgroup_root)
-        pod.cgroup = eventually(lambda: cgroups.pods(root).found.get(pod.uid), seconds=REAL_SECONDS)
+        pod.cgroup = eventually(lambda: pod_cgroups.pods(root).found.get(pod.uid), seconds=REAL_SECONDS)
         return pod
 
     def service(

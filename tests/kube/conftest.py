@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 
-from podmgr.cluster.api import Access, Api, find_node
-from podmgr.kernel import cgroups
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
+from podmgr.cluster.this_node import find_node
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.observe import observe
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, network_of_ones_own, settings, why_not_here
@@ -59,10 +61,10 @@ def own_network() -> Iterator[None]:
 @pytest.fixture
 def cgroup_root() -> Iterator[Path]:
     """A cgroup that stands for the mount; the test leaves it empty."""
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-{os.getpid()}")
+    root = cgroup_life.create(cgroups.find_root(None), f"podmgr-kube-{os.getpid()}")
     yield root.path
-    cgroups.kill(root)
-    cgroups.remove(root)
+    cgroup_life.kill(root)
+    cgroup_life.remove(root)
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def watching(simulated: Simulated, tmp_path: Path) -> Iterator[Watch]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulated, Watching]]:
     """A cluster and a watch of it that go on over many tests: a start takes over a second."""
     folder = tmp_path_factory.mktemp("shared")
-    root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-shared-{os.getpid()}")
+    root = cgroup_life.create(cgroups.find_root(None), f"podmgr-kube-shared-{os.getpid()}")
     settings = Settings(
         folder / "state",
         Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-shared"),
@@ -128,8 +130,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulated
             end([watch])
         finally:
             cluster.close()
-            cgroups.kill(root)
-            cgroups.remove(root)
+            cgroup_life.kill(root)
+            cgroup_life.remove(root)
 
 
 _numbers = itertools.count()

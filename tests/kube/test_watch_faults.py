@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli
@@ -197,12 +197,12 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
     besides: list[Beside] = []
 
     def start(name: str, story: Story) -> Future[None]:
-        root = cgroups.create(cgroups.find_root(None), f"podmgr-kube-{name}-{os.getpid()}")
+        root = cgroup_life.create(cgroups.find_root(None), f"podmgr-kube-{name}-{os.getpid()}")
         folder = tmp_path_factory.mktemp(name)
         settings = Settings(
             folder / "state",
             Path(f"/sys/fs/bpf/podmgr-test-{os.getpid()}-{name}"),
-            cgroup_root=cgroups.create(root.path, "node").path,
+            cgroup_root=cgroup_life.create(root.path, "node").path,
             program_dir=EXAMPLES,
         )
         cluster = Simulated(settings, folder)
@@ -219,8 +219,8 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
             beside.watch.kill()
             beside.cluster.close()
             root = cgroups.Cgroup(beside.root, beside.root.stat().st_ino)
-            cgroups.kill(root)
-            cgroups.remove(root)
+            cgroup_life.kill(root)
+            cgroup_life.remove(root)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def live_through_a_partition(beside: Beside) -> None:
         cgroup_root=beside.root,
     )
     # Sockets belong to the cgroup in which they were made: the watch has none yet.
-    cgroups.join(cgroups.create(beside.root, "watch"), watch.process.pid)
+    cgroup_life.join(cgroup_life.create(beside.root, "watch"), watch.process.pid)
     pod = cluster.pod(annotations={"loss": "uniform egress 1%"})
     watch.is_in_order()
     cluster.settles(pod, {LOSS: "pod"})

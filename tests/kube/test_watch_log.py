@@ -14,7 +14,7 @@ import pytest
 from tests.certificates import Authority
 from tests.kube.cluster import Simulated
 from tests.kube.watching import Watching, environment_of
-from tests.unit.cluster.test_kubeconfig import V1, recording
+from tests.unit.cluster.kubeconfigs import V1, recording
 
 Begin = Callable[..., Watching]
 

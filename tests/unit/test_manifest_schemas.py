@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from podmgr import __version__
-from podmgr.cli.main import app
+from podmgr.cli.main import make_app
 from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import PREFIX, annotation_values, bare_key
 from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace
@@ -135,7 +135,7 @@ def container() -> Object:
 
 def watch_options(*words: str) -> Object:
     """What the command line makes of `podmgr watch WORDS`. Raises for what it does not know."""
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(make_app())
     options: Object = command.commands["watch"].make_context("watch", list(words)).params
     return options
 

@@ -13,11 +13,11 @@ import pytest
 import typer
 
 from podmgr import __version__
-from podmgr.cli.main import app
+from podmgr.cli.main import make_app
 from podmgr.rules.keys import KEYS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS: list[str] = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS: list[str] = sorted(typer.main.get_command(make_app()).commands)  # type: ignore[attr-defined]
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "RULES", "COMMANDS"]
 SECTIONS += ["EXIT STATUS", "FILES", "ENVIRONMENT", "SEE ALSO"]
 _REQUESTS = {"TH", "SH", "SS", "PP", "TP", "nh", "ad"}

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from podmgr import proc
-from podmgr.cli.main import app
+from podmgr.cli.main import make_app
 from podmgr.reconcile import ledger
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_STATE_DIR
 
@@ -83,7 +83,7 @@ def test_it_has_the_capabilities_that_the_daemon_set_has() -> None:
 def test_the_command_line_knows_its_arguments() -> None:
     (command,) = settings()["ExecStart"]
     _, verb, *words = command.split()
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(make_app())
     assert group.commands[verb].make_context(verb, words).params["keep"] is True
 
 

@@ -253,6 +253,8 @@ def _standard(direction: Direction) -> Callable[[str], Rule]:
 KIND = Kind(
     key=Bandwidth.key,
     form='RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"',
+    meaning="At most RATE; UNIT is bps, kbps, mbps or gbps, bits per second in powers of 1000. What "
+    "exceeds it is dropped, or with algorithm=edt delayed.",
     example="bandwidth=10 mbps egress",
     parse=_parse,
     templates=(_TBF, _EDT),

@@ -115,6 +115,7 @@ def _macro(word: str, words: Words) -> tuple[str, str | None]:
 KIND = Kind(
     key=Custom.key,
     form='NAME DIRECTION [-DMACRO[=VALUE]]..., such as "dropper egress -DPORT=53"',
+    meaning="A program of your own: NAME.bpf.c or NAME.bpf.o of the program folder.",
     example="ebpf-limit=dropper egress -DPORT=53",
     parse=_parse,
 )

@@ -12,8 +12,8 @@ from podmgr.rules.words import Words
 class Kind(NamedTuple):
     """A key of annotations, and what reads its value.
 
-    `form` shows how the value is written, `example` a whole `KEY=VALUE`. `parse` reads the words
-    of one rule: it raises RuleError, and returns a rule for each direction that is meant.
+    `form` shows how the value is written, `meaning` says what for, `example` is a whole `KEY=VALUE`.
+    `parse` reads the words of one rule: it raises RuleError, and returns a rule for each direction.
     `templates` are its programs in bpf/. `standard` are annotations of others that mean such a
     rule; their readers raise ValueError. Without `is_bare` the annotation is read with the prefix
     alone, as the bare key may be anybody's.
@@ -21,6 +21,7 @@ class Kind(NamedTuple):
 
     key: str
     form: str
+    meaning: str
     example: str
     parse: Callable[[Words], tuple[Rule, ...]]
     templates: tuple[Template, ...] = ()

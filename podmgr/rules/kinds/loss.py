@@ -160,6 +160,8 @@ def _percent(words: Words) -> Decimal:
 KIND = Kind(
     key=_Loss.key,
     form='"uniform DIRECTION P%", in short "P% DIRECTION", or "exponential DIRECTION T"; such as "2% egress"',
+    meaning="Each packet is dropped with probability P; exponential: if its exponential variate exceeds "
+    "T, which is with probability 50^(-T/1000).",
     example="loss=uniform egress 2%",
     parse=_parse,
     templates=(_LOSS,),

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from podmgr.cluster import api
-from podmgr.cluster.api import Access, Api, StatusError, UnreachableError
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.informer import Informer
 from podmgr.errors import PodmgrError

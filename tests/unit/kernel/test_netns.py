@@ -107,9 +107,9 @@ def test_process_that_has_left_the_cgroup_meanwhile_does_not_count(
     namespaces: Namespaces, fill: Callable[..., Cgroup], stranger: int, mocker: MockerFixture
 ) -> None:
     """Its number may be another's by now, whose network is nobody's business."""
-    mocker.patch("podmgr.kernel.cgroups.processes", side_effect=[[stranger, os.getpid()], [os.getpid()]])
+    mocker.patch("podmgr.kernel.cgroup_life.processes", side_effect=[[stranger, os.getpid()], [os.getpid()]])
     assert namespaces.of(fill()) == [OURS]
-    mocker.patch("podmgr.kernel.cgroups.processes", side_effect=[[stranger], []])
+    mocker.patch("podmgr.kernel.cgroup_life.processes", side_effect=[[stranger], []])
     assert namespaces.of(fill()) == []
 
 

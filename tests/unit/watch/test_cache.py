@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.cluster.api import Access, Api
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
 from podmgr.settings import LogFormat
 from podmgr.watch.cache import Cache
 from podmgr.watch.journal import Journal

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.cluster.api import Access, Api
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
 from podmgr.errors import PodmgrError
 from podmgr.watch.connection import reconnect
 from tests.kube.apiserver import ApiServer

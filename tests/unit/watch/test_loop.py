@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from podmgr.attachment import PodRef
-from podmgr.cluster.api import Access, Api
+from podmgr.cluster.access import Access
+from podmgr.cluster.api import Api
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import LogFormat, Settings

@@ -1,0 +1,58 @@
+"""`podmgr run`: its options; `running` does it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from podmgr.cli.options import (
+    Bpffs,
+    CgroupRoot,
+    MaxMapBytes,
+    ProgramDir,
+    Rules,
+    StateDir,
+    parse_rules,
+    settings_of,
+)
+from podmgr.cli.render import say
+from podmgr.errors import UsageError
+from podmgr.settings import DEFAULT_BPFFS, DEFAULT_MAX_MAP_BYTES, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR
+
+
+def command(
+    context: typer.Context,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command.")],
+    rule: Rules = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="USER[:GROUP]",
+            help="Whom to run as.  [default: under sudo who called it, else who you are]",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No summary at the end.")] = False,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    bpffs: Bpffs = DEFAULT_BPFFS,
+    cgroup_root: CgroupRoot = None,
+    program_dir: ProgramDir = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
+) -> int:
+    """Run a command under rules, in a cgroup of its own, and remove everything afterwards.
+
+    The exit code is the command's; 125 if podmgr fails, 126 if the command cannot be executed,
+    127 if there is no such command.
+    """
+    from podmgr import proc
+    from podmgr.cli import running
+    from podmgr.cli.doctor import require_sockets_with_cgroups
+
+    settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
+    parsed = parse_rules(rule)
+    if not parsed:
+        raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
+    require_sockets_with_cgroups(settings, runner=proc.run)
+    whom = running.user_named(user) if user else running.invoking_user()
+    return running.run(parsed, command, settings, runner=proc.run, report=say, user=whom, is_quiet=quiet)

@@ -1,0 +1,183 @@
+"""The options that commands have in common, and what is made of them: settings, rules, a selection.
+
+An option of one command alone stands in the command's own module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from podmgr.cli.render import Format
+from podmgr.errors import UsageError, printable
+from podmgr.settings import (
+    DEFAULT_BPFFS,
+    DEFAULT_MAX_MAP_BYTES,
+    DEFAULT_PROGRAM_DIR,
+    DEFAULT_STATE_DIR,
+    Settings,
+)
+
+if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
+    from podmgr.attachment import Attachment, Selection
+    from podmgr.cluster.api import Api
+    from podmgr.reconcile.outcome import Outcome
+    from podmgr.rules.rule import Rule
+    from podmgr.targets.names import Scope
+
+
+StateDir = Annotated[
+    Path, typer.Option("--state-dir", envvar="PODMGR_STATE_DIR", help="Ledger and compiled objects.")
+]
+Bpffs = Annotated[
+    Path, typer.Option("--bpffs", envvar="PODMGR_BPFFS", help="Where programs and maps are pinned.")
+]
+CgroupRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--cgroup-root", envvar="PODMGR_CGROUP_ROOT", help="The cgroup2 mount.  [default: the mount table's]"
+    ),
+]
+ProgramDir = Annotated[
+    Path,
+    typer.Option("--program-dir", envvar="PODMGR_PROGRAM_DIR", help="Where custom programs are looked for."),
+]
+MaxMapBytes = Annotated[
+    int,
+    typer.Option(
+        "--max-map-bytes",
+        metavar="BYTES",
+        envvar="PODMGR_MAX_MAP_BYTES",
+        min=1,
+        max=1 << 30,
+        help="What all maps of a custom program together may take.",
+    ),
+]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule", metavar="KEY=VALUE", help="A rule, such as 'loss=uniform egress 2%'. May be repeated."
+    ),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig",
+        metavar="FILE",
+        help="How to reach the cluster.  [default: $KUBECONFIG, the pod it runs in, ~/.kube/config, k3s]",
+    ),
+]
+KubeContext = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context to use.")]
+NodeName = Annotated[
+    str | None,
+    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the host's name, the only node]"),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("-n", "--namespace", metavar="NAME", help="As in kubectl.  [default: the context's]"),
+]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Pods of all namespaces.")]
+Labels = Annotated[
+    str,
+    typer.Option("-l", "--selector", metavar="LABELS", help="Pods with these labels, such as app=web."),
+]
+StandardAnnotations = Annotated[
+    bool,
+    typer.Option(
+        "--standard-annotations",
+        help="Also read kubernetes.io/ingress-bandwidth and egress-bandwidth of pods; all else beats them.",
+    ),
+]
+Settle = Annotated[
+    str,
+    typer.Option(
+        "--settle",
+        metavar="DURATION",
+        help="Look again after so long, for rules that are attached while packets pass them by.",
+    ),
+]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
+
+
+def settings_of(
+    context: typer.Context,
+    state_dir: Path = DEFAULT_STATE_DIR,
+    bpffs: Path = DEFAULT_BPFFS,
+    cgroup_root: Path | None = None,
+    program_dir: Path = DEFAULT_PROGRAM_DIR,
+    max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
+) -> Settings:
+    """What the options say of where things are. A folder of programs on the command line must be there."""
+    source = context.get_parameter_source("program_dir")
+    settings = Settings(
+        state_dir=state_dir.absolute(),
+        bpffs=bpffs.absolute(),
+        cgroup_root=cgroup_root.absolute() if cgroup_root else None,
+        program_dir=program_dir.absolute(),
+        trusts_invoker=source is not None and source.name == "COMMANDLINE",
+        max_map_bytes=max_map_bytes,
+    )
+    if settings.trusts_invoker:
+        from podmgr.programs.find import require_folder
+
+        require_folder(settings)
+    return settings
+
+
+def seconds(text: str) -> float:
+    """A duration; 0 is one. Raises UsageError."""
+    from podmgr.rules.units import parse_duration_seconds
+
+    if text.strip() in ("0", "0s"):
+        return 0.0
+    try:
+        return parse_duration_seconds(text)
+    except ValueError as error:
+        raise UsageError(printable(str(error))) from error
+
+
+def parse_rules(texts: list[str] | None) -> list[Rule]:
+    """The rules of the command line, no two of which may collide. Raises UsageError."""
+    from podmgr.rules.grammar import parse_rule_option
+
+    rules: dict[object, Rule] = {}
+    for text in texts or []:
+        for rule in parse_rule_option(text):
+            other = rules.setdefault(rule.collision_key, rule)
+            if other is not rule:
+                raise UsageError(
+                    f"'{rule}' collides with '{other}'",
+                    tip=f"one {rule.collision_key.kind} rule per direction",
+                )
+    return list(rules.values())
+
+
+def selected(
+    targets: list[str] | None,
+    scope: Scope,
+    rows: Sequence[Attachment],
+    settings: Settings,
+    kubeconfig: str | None,
+    kube_context: str | None,
+) -> tuple[Selection | None, list[Outcome]]:
+    """What list and clean are for (None: everything), and an outcome for each target with nothing on it.
+
+    A cluster is asked only if it must be. Raises UsageError.
+    """
+    from podmgr.targets.names import Scope, read
+
+    if not targets and scope == Scope():
+        return None, []
+    from podmgr.targets.selection import select
+
+    def connect() -> Api:
+        from podmgr.cluster.access import find_access
+        from podmgr.cluster.api import Api
+
+        return Api(find_access(kubeconfig, kube_context))
+
+    names, scope = read(targets or [], scope)
+    return select(names, scope, rows, settings, connect)

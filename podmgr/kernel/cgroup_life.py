@@ -1,0 +1,99 @@
+"""The life of a cgroup: it is made, processes live in it, are moved and killed, and it is removed.
+
+Which cgroup is meant, and where the hierarchy is, `cgroups` knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from podmgr.errors import PodmgrError
+from podmgr.kernel.cgroups import Cgroup, cannot_use, folders
+
+_REMOVE_SECONDS = 5.0
+
+
+def is_populated(cgroup: Cgroup) -> bool:
+    """Whether a process lives in the cgroup or below it."""
+    with suppress(OSError):
+        return "populated 1" in (cgroup.path / "cgroup.events").read_text()
+    return False
+
+
+def processes(cgroup: Cgroup) -> list[int]:
+    """The processes in the cgroup and below it."""
+    found: list[int] = []
+    with suppress(OSError):  # the root has no such file
+        if "populated 0" in (cgroup.path / "cgroup.events").read_text():
+            return found
+    for folder in folders(cgroup.path):
+        with suppress(OSError):
+            found += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]
+    return found
+
+
+def create(parent: Path, name: str) -> Cgroup:
+    """Make the cgroup `name` below another. Raises PodmgrError or PermissionDeniedError."""
+    path = parent / name
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise cannot_use(f"cgroup {path}", error, parent) from error
+    return Cgroup(path, path.stat().st_ino)
+
+
+def join(cgroup: Cgroup, pid: int = 0) -> None:
+    """Move a process into the cgroup: 0 is the calling one."""
+    (cgroup.path / "cgroup.procs").write_text(str(pid))
+
+
+def kill(cgroup: Cgroup) -> int:
+    """Kill all processes in and below the cgroup; how many there were."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while (pids := processes(cgroup)) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed.update(pids)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def evict(cgroup: Cgroup) -> int:
+    """Move all processes in and below the cgroup to its parent; how many there were."""
+    moved = 0
+    for pid in processes(cgroup):
+        with suppress(OSError):
+            (cgroup.path.parent / "cgroup.procs").write_text(str(pid))
+            moved += 1
+    return moved
+
+
+def remove(cgroup: Cgroup) -> None:
+    """Remove the cgroup and those below it, which must hold no process. Gone already is fine.
+
+    A process that was just killed may still be on its way out, so a busy cgroup is tried again
+    for some seconds. Raises PodmgrError after that.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    for folder in reversed(list(folders(cgroup.path))):
+        while True:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                    time.sleep(0.005)
+                    continue
+                raise PodmgrError(
+                    f"cannot remove cgroup {folder}: {error.strerror}",
+                    tip=f"its processes: {processes(cgroup)}",
+                ) from error
+            break
