@@ -48,7 +48,7 @@ _Static_assert(INITIAL <= BURST, "INITIAL is at most BURST");
 _Static_assert(BURST > 0 && BURST <= 100000000000ULL, "BURST is too small or too large");
 
 struct bucket {
-	struct link link;
+	struct clock clock;
 	__s64 refused_at; /* in ticks; written without a lock: only its order of magnitude counts */
 };
 
@@ -93,10 +93,10 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 	wire = wire_of(skb);
 	ticks = sending_ticks(wire, RATE);
 	now = now_ticks();
-	seen = taken_until(&bucket->link);
+	seen = taken_until(&bucket->clock);
 	if (!seen) { /* the first packet of all */
 		seen = now - INITIAL_TICKS;
-		set_taken(&bucket->link, seen);
+		set_taken(&bucket->clock, seen);
 	}
 	if (now - bucket->refused_at < WAITING_TICKS) {
 		enough = MOST_TICKS;
@@ -108,7 +108,7 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 			bucket->refused_at = now;
 		return count(wire, VERDICT_DROP);
 	}
-	take(&bucket->link, seen, from, ticks);
+	take(&bucket->clock, seen, from, ticks);
 	return count(wire, VERDICT_PASS);
 }
 

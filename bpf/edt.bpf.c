@@ -25,27 +25,27 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct link);
-} podmgr_link SEC(".maps");
+	__type(value, struct clock);
+} podmgr_clock SEC(".maps");
 
 SEC(PODMGR_SECTION)
 int podmgr_edt(struct __sk_buff *skb)
 {
 	__u32 key = 0;
-	struct link *link = bpf_map_lookup_elem(&podmgr_link, &key);
+	struct clock *clock = bpf_map_lookup_elem(&podmgr_clock, &key);
 	struct wire wire;
 	__s64 now, seen, from, wait;
 
-	if (!link || is_exempt(skb))
+	if (!clock || is_exempt(skb))
 		return VERDICT_PASS;
 	wire = wire_of(skb);
 	now = now_ticks();
-	seen = taken_until(link);
+	seen = taken_until(clock);
 	from = seen < now ? now : seen;
 	wait = from - now;
 	if (wait > (__s64)HORIZON * TICKS_PER_NS)
 		return count(wire, VERDICT_DROP);
-	take(link, seen, from, sending_ticks(wire, RATE));
+	take(clock, seen, from, sending_ticks(wire, RATE));
 
 #if DIRECTION_EGRESS || PODMGR_TC
 	__u64 departure_ns = (__u64)from / TICKS_PER_NS;

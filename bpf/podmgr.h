@@ -239,27 +239,27 @@ static __always_inline __s64 sending_ticks(struct wire wire, const __u64 rate)
  * or on this one if it is interrupted just there, is forgotten: as a rule nothing, rarely a
  * packet, at worst what the link was given meanwhile, a BURST or a HORIZON, once.
  */
-struct link {
+struct clock {
 	__s64 taken_until;
 };
 
-static __always_inline __s64 taken_until(const struct link *link)
+static __always_inline __s64 taken_until(const struct clock *clock)
 {
-	return *(const volatile __s64 *)&link->taken_until;
+	return *(const volatile __s64 *)&clock->taken_until;
 }
 
-static __always_inline void set_taken(struct link *link, __s64 until)
+static __always_inline void set_taken(struct clock *clock, __s64 until)
 {
-	*(volatile __s64 *)&link->taken_until = until;
+	*(volatile __s64 *)&clock->taken_until = until;
 }
 
 /* `seen` is what taken_until() returned, `from` when the packet's time begins. */
-static __always_inline void take(struct link *link, __s64 seen, __s64 from, __s64 ticks)
+static __always_inline void take(struct clock *clock, __s64 seen, __s64 from, __s64 ticks)
 {
-	if (from == seen || taken_until(link) != seen)
-		add_atomically(&link->taken_until, ticks);
+	if (from == seen || taken_until(clock) != seen)
+		add_atomically(&clock->taken_until, ticks);
 	else
-		set_taken(link, from + ticks);
+		set_taken(clock, from + ticks);
 }
 
 #if PODMGR_TC

@@ -3,6 +3,8 @@
 Posted from a thread of its own, as well as may be: nothing waits for them. A pod gets a few at
 once and then one in a while; what is held back of a pod and reason becomes one event with a
 count and the newest message.
+
+Apart from `watch.loop`, which alone uses it: a thread of its own, for which nothing waits.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A part of `kubeconfig`, which alone uses it: that knows which user is meant. What a user's plugin
 says is `exec_plugin`'s.
+
+Apart from `kubeconfig`, which alone uses it: that knows which user is meant, and this what a user is.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A loop over connections, and in each a loop over events; only that knows what th
 that ends as agreed goes on where it was; a lost connection too; anything that the server objects
 to (410 above all) begins with a new list. Each time the credentials are read anew, so that they
 may rotate on disk.
+
+Apart from `watch.cache`, which alone uses it: it follows any list, and knows nothing of pods.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Who we are there is `credentials`' to say. `access` alone uses it, having found the files. The
 official Python client knows neither impersonation nor a plugin's hint, writes keys into temporary
 files, and takes 350 ms to import.
+
+Apart from `access`, which alone uses it: a pod has no kubeconfig, and its service account needs none of this.
 """
 
 from __future__ import annotations

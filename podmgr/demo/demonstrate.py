@@ -1,4 +1,7 @@
-"""`podmgr demo`: a throw-away pod, the manifests of examples/, and declared against measured."""
+"""`podmgr demo`: a throw-away pod, the manifests of examples/, and declared against measured.
+
+Apart from the command, which alone uses it: --help shall load nothing that attaches programs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How far a count may stray by chance: exact intervals of the binomial distribution. Pure."""
+"""How far a count may stray by chance: exact intervals of the binomial distribution. Pure.
+
+Apart from `demonstrate` and the tests that judge by it: statistics need no kernel.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A batch stops at its first error and may end with code 255 though all went well, so each
 command is judged by its own output, and the rest of the batch is sent again. Whether a program
 is attached is read back by the caller; this module only reports what bpftool said.
+
+Apart from `reconcile.actuator`, which alone uses it: it knows bpftool's words, and nothing of rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A reader of BTF, the kernel's description of types: how an object's maps are defined.
 
-A format by itself, apart from `elf`, which alone asks and judges the answer. pyelftools reads none.
+Apart from `elf`, which alone uses it: a format by itself, which pyelftools does not read.
 """
 
 from __future__ import annotations

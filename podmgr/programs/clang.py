@@ -1,4 +1,7 @@
-"""clang: which compiler this is, and one compilation. Knows nothing of rules."""
+"""clang: which compiler this is, and one compilation. Knows nothing of rules.
+
+Apart from `build`, which alone uses it: it runs a compiler, and knows nothing of rules.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ of other pods and of the namespace, would see no packet. So the object is change
 the program jumps to some instructions at its end, which keep a drop (SHOT, STOLEN, TRAP) and
 make TC_ACT_UNSPEC of everything else: OK, PIPE, RECLASSIFY, REDIRECT and QUEUED, too, which the
 kernel takes for that anyway. Nothing moves, so jumps, relocations and BTF stay right.
+
+Apart from `build`, which alone uses it: it rewrites instructions, and knows nothing of sources.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Who could have written a file: its owner, its group, and whoever may exchange a folder or link above it.
 
 A path is followed link by link, so that none leads through a place that somebody else can change.
+
+Apart from `find`, which alone uses it: who could have written a file is asked of any path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""vmlinux.h: the types of the running kernel as a C header, made of its BTF."""
+"""vmlinux.h: the types of the running kernel as a C header, made of its BTF.
+
+Apart from `build`, which alone uses it: one outside thing, which most programs do without.
+"""
 
 from __future__ import annotations
 

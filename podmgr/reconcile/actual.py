@@ -80,10 +80,6 @@ class Sight:
         on_cgroups = _on_cgroups(row for row in rows if not row.links)
         return [row for row in rows if row.program_id is not None and self._has(row, on_cgroups)]
 
-    def is_attached(self, row: Attachment) -> bool:
-        """The same for one row."""
-        return bool(self.attached([row]))
-
     def healthy(self, rows: Sequence[Attachment]) -> list[Attachment]:
         """The rows whose program is attached and pinned: nothing is left to do for them."""
         return [row for row in self.attached(rows) if pinned_id(self.settings, row) == row.program_id]

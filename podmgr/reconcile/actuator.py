@@ -4,6 +4,8 @@ Programs go to cgroups here, to interfaces by way of `filters`.
 
 Paths reach bpftool as open descriptors, so that no odd name gets into a batch file and no
 cgroup is exchanged for another of the same name in between.
+
+Apart from `transaction`, which alone uses it: what is done to the kernel, without the decision what to do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What shall be: the wishes as rows, each rule in its place, and as specs of their programs.
 
 Immutable: each step returns what shall be after it. Who fails on the way is noted in `Decided`.
+
+Apart from `transaction`, which alone uses it: `clean` and `list` start sooner without compilers.
 """
 
 from __future__ import annotations

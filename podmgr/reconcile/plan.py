@@ -1,4 +1,7 @@
-"""Desired attachments minus actual attachments = actions. Pure data, pure functions."""
+"""Desired attachments minus actual attachments = actions. Pure data, pure functions.
+
+Apart from `transaction`, which alone uses it: it is pure, and tested by itself with any rows.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Asks the API server once for what is meant and again while pods are still to come; only pods of
 this node are wished anything.
+
+Apart from `apply`, which alone uses it: targets that are cgroups shall load nothing of a cluster.
 """
 
 from __future__ import annotations

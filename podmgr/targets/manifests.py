@@ -1,4 +1,7 @@
-"""Kubernetes manifests in files: the pods in them, their services and their namespaces."""
+"""Kubernetes manifests in files: the pods in them, their services and their namespaces.
+
+Apart from `wishes`, which alone uses it: only -f needs YAML.
+"""
 
 from __future__ import annotations
 

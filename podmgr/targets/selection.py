@@ -2,6 +2,8 @@
 
 Pods and namespaces are looked up in the ledger: they may be gone from the cluster. Only what a
 service, a workload or -l selects is asked of the API server.
+
+Apart from `cli.options`, which alone uses it: `list` without targets selects nothing.
 """
 
 from __future__ import annotations

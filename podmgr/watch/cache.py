@@ -2,6 +2,8 @@
 
 Owns the copy, the lock over it, and what is said of the connection. What becomes of a change is
 the caller's business.
+
+Apart from `loop`, which alone uses it: informers' threads fill it, and their lock stays inside.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from podmgr.cluster.objects import Cluster
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import Wanted
+from podmgr.watch.podsync import RuledPod
 
 _TURN_SECONDS = 0.5
 _NO_RULES = PodRules((), (), ())
@@ -106,16 +108,16 @@ class Cache:
         with self._lock:
             return set(self._cluster.pods)
 
-    def wanted(self, uids: Iterable[str]) -> dict[str, Wanted]:
+    def wanted(self, uids: Iterable[str]) -> dict[str, RuledPod]:
         """These pods as they are now, with the rules that they shall have."""
         with self._lock:
             return {uid: self._wanted(uid) for uid in uids}
 
-    def _wanted(self, uid: str) -> Wanted:
+    def _wanted(self, uid: str) -> RuledPod:
         pod = self._cluster.pods.get(uid)
         if pod is None:
-            return Wanted(None, _NO_RULES)
-        return Wanted(pod, self._cluster.rules(pod), self._cluster.cgroup_uids(pod))
+            return RuledPod(None, _NO_RULES)
+        return RuledPod(pod, self._cluster.rules(pod), self._cluster.cgroup_uids(pod))
 
     def enforces(self, namespace: str) -> bool:
         """Whether the namespace enforces its rules."""

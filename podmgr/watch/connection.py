@@ -1,6 +1,8 @@
 """A watch speaks to one API server from its start to its end, with credentials that may rotate.
 
 Owns that. When to connect again is for its callers to say: the informers of `cache`, and the announcer.
+
+Apart from `loop`, which alone uses it: what a new connection must not change has nothing to do with pods.
 """
 
 from __future__ import annotations

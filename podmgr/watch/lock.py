@@ -1,6 +1,8 @@
 """One watch for each state folder: two of one node would undo each other's work when they end.
 
 Owns `watch.lock`. The ledger's own lock, which every podmgr takes for a moment, is `ledger`'s.
+
+Apart from `loop`, which alone uses it: a file with a life of its own, also after a crash.
 """
 
 from __future__ import annotations

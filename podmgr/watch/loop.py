@@ -4,6 +4,8 @@ Owns the loop, from start to end. A `cache` of the cluster puts the UIDs of pods
 thread takes what is due and lets `podsync` bring it in order. Nothing is remembered of a pod but
 what the API server, the ledger and the kernel say, so a start after a crash is a reconcile like
 any other: what is attached as it should be is left as it is.
+
+Apart from the command, which alone uses it: --help shall load nothing of it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Owns the metrics, their names and labels. The ledger and the kernel are read at each scrape; that
 they can be asked for is `server`'s business.
+
+Apart from `loop`, which alone uses it: prometheus_client is loaded only where metrics are served.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Announce(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RuledPod:
     """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
 
     `cgroup_uids` are the names that its cgroup may carry.
@@ -122,7 +122,7 @@ class PodSync:
         except DamagedLedgerError:
             return []  # the next transaction sets it aside; the pins tell what there is
 
-    def sync(self, wanted: Mapping[str, Wanted]) -> Synced:
+    def sync(self, wanted: Mapping[str, RuledPod]) -> Synced:
         """Give these pods their rules, and take from those that are gone what they had.
 
         Raises PodmgrError where nothing can be done at all.
@@ -132,7 +132,7 @@ class PodSync:
         rows = self._rows()
         traces = self._traces(rows)
         places = {row.holder: row for row in rows if row.pod and row.source != CLI}
-        living: dict[str, Wanted] = {}
+        living: dict[str, RuledPod] = {}
         gone: set[str] = set()
         for uid, item in wanted.items():
             self._complain(uid, item)
@@ -203,7 +203,7 @@ class PodSync:
 
     def _wishes(
         self,
-        living: Mapping[str, Wanted],
+        living: Mapping[str, RuledPod],
         traces: Collection[str],
         places: Mapping[str, Attachment],
         gone: set[str],
@@ -234,7 +234,7 @@ class PodSync:
             self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
             self._say_failed(pod.ref, [_line(self._index.why_none(cgroup_uids))])
 
-    def _complain(self, uid: str, item: Wanted) -> None:
+    def _complain(self, uid: str, item: RuledPod) -> None:
         """Of what cannot be read or is overruled, when it is new."""
         complaints = [str(error) for error in item.rules.errors] + list(item.rules.warnings)
         if item.pod is None or not complaints:

@@ -1,6 +1,8 @@
 """What ends a watch: SIGINT, SIGTERM or SIGHUP. The first in good order, the second at once.
 
 Owns which they are, and the one thread that they reach. What good order is, is the caller's business.
+
+Apart from `loop`, which alone uses it: what a signal does to a process with threads is a matter by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""sd_notify(3): telling systemd that we are ready, alive, or stopping. Nothing without systemd."""
+"""sd_notify(3): telling systemd that we are ready, alive, or stopping. Nothing without systemd.
+
+Apart from `health`, which alone uses it: a protocol by itself, for any service.
+"""
 
 from __future__ import annotations
 

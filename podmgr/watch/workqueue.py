@@ -3,6 +3,8 @@
 Adding a key that waits changes nothing but its time, so a burst of events becomes one piece of
 work. A key that is added again and again is held back by a token bucket of its own; one that
 failed comes back after a growing pause. One thread takes, any thread adds.
+
+Apart from `loop`, which alone uses it: it schedules keys, and knows nothing of pods.
 """
 
 from __future__ import annotations

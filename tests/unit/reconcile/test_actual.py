@@ -104,7 +104,7 @@ def test_row_is_healthy_if_its_program_is_attached_and_pinned(
     kernel: Kernel, settings: Settings, look: Sight
 ) -> None:
     row = there(kernel, settings)
-    assert look.is_attached(row)
+    assert look.attached([row])
     assert is_healthy(look, row)
 
 
@@ -113,7 +113,7 @@ def test_row_whose_program_is_not_attached_is_not_healthy(
 ) -> None:
     row = there(kernel, settings)
     for other in (row._replace(program_id=6), row._replace(program_id=None), row._replace(direction=INGRESS)):
-        assert not look.is_attached(other)
+        assert not look.attached([other])
         assert not is_healthy(look, other)
 
 
@@ -122,7 +122,7 @@ def test_row_without_its_pin_is_attached_but_not_healthy(
 ) -> None:
     row = there(kernel, settings)
     pinned(settings, "7", "0000000000000abc", 6)
-    assert look.is_attached(row)
+    assert look.attached([row])
     assert not is_healthy(look, row)
     Path(Pin(settings.bpffs, "7", "0000000000000abc").program).unlink()
     assert not is_healthy(look, row)
@@ -133,7 +133,7 @@ def test_row_of_a_cgroup_that_is_gone_is_not_attached(
 ) -> None:
     row = there(kernel, settings)
     kernel.gone.add(7)
-    assert not look.is_attached(row)
+    assert not look.attached([row])
 
 
 # Near some cgroups
@@ -279,7 +279,7 @@ def test_row_is_attached_if_its_program_is_on_all_its_interfaces(
     machine: Machine, settings: Settings, kernel: Kernel, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0, NET1, CALI1)
-    assert sight.is_attached(row)
+    assert sight.attached([row])
     assert sight.healthy([row]) == [row]
     assert kernel.looked_at == set()
 
@@ -290,7 +290,7 @@ def test_row_that_lacks_one_of_its_interfaces_is_not_attached(
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0, NET1, CALI1)
     machine.namespaces[link.namespace][link.index].filters.clear()
-    assert not sight.is_attached(row)
+    assert not sight.attached([row])
 
 
 @pytest.mark.parametrize("found", [Filter(100, 5, 6), Filter(100, 5, None)])
@@ -299,20 +299,20 @@ def test_filter_in_its_place_with_another_program_is_not_it(
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].filters["egress"] = [found]
-    assert not sight.is_attached(row)
+    assert not sight.attached([row])
     assert sight.filters_of(row) == []
 
 
 def test_program_on_the_other_side_is_not_it(machine: Machine, settings: Settings, sight: Sight) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].filters = {"ingress": [Filter(100, 5, 5)]}
-    assert not sight.is_attached(row)
+    assert not sight.attached([row])
 
 
 def test_row_without_a_program_is_not_attached(machine: Machine, settings: Settings, sight: Sight) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].filters["egress"] = [Filter(1, 1, None)]
-    assert not sight.is_attached(row._replace(program_id=None))
+    assert not sight.attached([row._replace(program_id=None)])
     assert sight.filters_of(row._replace(program_id=None)) == []
 
 
@@ -321,10 +321,10 @@ def test_interface_that_is_gone_is_no_reason_as_long_as_another_is_left(
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0, NET1)
     del machine.namespaces[200][3]
-    assert sight.is_attached(row)
+    assert sight.attached([row])
     sight.forget([200])
     del machine.namespaces[200][2]
-    assert not sight.is_attached(row)
+    assert not sight.attached([row])
 
 
 def test_namespace_that_is_gone_leaves_nothing_attached(
@@ -341,7 +341,7 @@ def test_row_that_lost_its_pin_is_attached_but_not_healthy(
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     Path(Pin(settings.bpffs, "7", "00000000000000d5").program).unlink()
-    assert (sight.is_attached(row), sight.healthy([row])) == (True, [])
+    assert (sight.attached([row]), sight.healthy([row])) == ([row], [])
     assert kernel.looked_at == set()
 
 
@@ -361,19 +361,19 @@ def test_what_was_changed_is_looked_at_again_after_forgetting(
     machine: Machine, settings: Settings, sight: Sight
 ) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
-    assert sight.is_attached(row)
+    assert sight.attached([row])
     machine.namespaces[200][2].filters.clear()
     sight.forget([100])
-    assert sight.is_attached(row)
+    assert sight.attached([row])
     sight.forget([200])
-    assert not sight.is_attached(row)
+    assert not sight.attached([row])
 
 
 def test_filter_of_a_renamed_interface_is_found(machine: Machine, settings: Settings, sight: Sight) -> None:
     row = on_interfaces(machine, settings, 5, ETH0)
     machine.namespaces[200][2].name = "moved"
     machine.namespaces[200][9] = Device("eth0")  # one that has taken its name is another
-    assert sight.is_attached(row)
+    assert sight.attached([row])
     assert sight.filters_of(row) == [(ETH0, Filter(100, 5, 5))]
 
 
@@ -399,7 +399,7 @@ def test_program_without_a_row_is_found_on_its_interfaces(
     assert [link.name for link in row.links] == ["cali1", "eth0", "net1"]
     assert (row.owner, row.digest, row.program_id) == ("7", "00000000000000d5", 5)
     assert (row.target, row.cgroup_id) == ("cgroup/7", 7)
-    assert sight.is_attached(row)
+    assert sight.attached([row])
 
 
 def test_whose_program_it_is_the_folder_of_its_pin_says(

@@ -89,7 +89,7 @@ def test_program_is_put_on_its_interface_behind_a_clsact_that_is_marked_as_ours(
     machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
 ) -> None:
     row = loaded(LOSS, 92, ETH0)
-    assert not filters.sight.is_attached(row)
+    assert not filters.sight.attached([row])
     assert filters.attach([row]) == {}
     assert on(machine, ETH0) == [Filter(100, 92, 92)]
     assert machine.changes == [
@@ -97,7 +97,7 @@ def test_program_is_put_on_its_interface_behind_a_clsact_that_is_marked_as_ours(
         (POD, "filter add eth0 egress prio 100 handle 92 u-1/d92"),
     ]
     assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
-    assert filters.sight.is_attached(row)
+    assert filters.sight.attached([row])
 
 
 def test_mark_comes_before_its_qdisc(
@@ -309,7 +309,7 @@ def test_filter_that_is_refused_is_its_rows_alone(
     assert complaints.keys() == {loss}
     assert complaints[loss].detail == "Cannot allocate memory"
     assert on(machine, ETH0) == [Filter(147, 6, 6)]
-    assert not filters.sight.is_attached(loss)
+    assert not filters.sight.attached([loss])
 
 
 def test_interface_that_vanished_fails_its_rows(filters: Filters, loaded: Callable[..., Attachment]) -> None:
@@ -346,8 +346,8 @@ def test_our_filters_are_taken_off_and_no_others(
     assert (on(machine, HOST_SIDE), on(machine, NET1)) == ([], [Filter(100, 5, 997)])
     delete = "filter del {} egress prio 100 handle 5"
     assert sorted(machine.changes) == [(OWN, delete.format("cali1")), (POD, delete.format("eth0"))]
-    assert not filters.sight.is_attached(rows[0])
-    assert filters.sight.is_attached(rows[1])
+    assert not filters.sight.attached([rows[0]])
+    assert filters.sight.attached([rows[1]])
 
 
 def test_filter_in_the_place_of_ours_that_runs_another_program_stays(

@@ -24,7 +24,7 @@ from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.journal import Journal
 from podmgr.watch.loop import Options, Watch
-from podmgr.watch.podsync import Synced, Wanted
+from podmgr.watch.podsync import RuledPod, Synced
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.unit.samples import Script, eventually, parsed, said
@@ -54,7 +54,7 @@ class Sync:
 
     def look_for_bypassed(self) -> None: ...
 
-    def sync(self, wanted: Mapping[str, Wanted]) -> Synced:
+    def sync(self, wanted: Mapping[str, RuledPod]) -> Synced:
         self.asked.append(set(wanted))
         if self.error is not None:
             raise self.error

@@ -29,7 +29,7 @@ from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import MISSING_SECONDS, MOST_LINES, PodSync, Synced, Wanted
+from podmgr.watch.podsync import MISSING_SECONDS, MOST_LINES, PodSync, RuledPod, Synced
 from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
@@ -140,10 +140,10 @@ class Node:
         """As `watch` does for these pods."""
         return self.sync.sync({uid: self._wanted(self.cluster.pods.get(uid)) for uid in uids})
 
-    def _wanted(self, pod: Pod | None) -> Wanted:
+    def _wanted(self, pod: Pod | None) -> RuledPod:
         if pod is None:
-            return Wanted(None, PodRules((), (), ()))
-        return Wanted(pod, self.cluster.rules(pod), self.cluster.cgroup_uids(pod))
+            return RuledPod(None, PodRules((), (), ()))
+        return RuledPod(pod, self.cluster.rules(pod), self.cluster.cgroup_uids(pod))
 
     def said(self) -> list[dict[str, Any]]:
         """What the journal has got since the last look."""
