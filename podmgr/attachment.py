@@ -5,17 +5,23 @@ Pure data. Which rules hold is `rules`' business, what the kernel has is `reconc
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction, Hook, Rule
 from podmgr.rules.source import Source
 
-if TYPE_CHECKING:  # a path and a number: nothing here looks behind them
-    from podmgr.kernel.cgroups import Cgroup
-
 Slot = tuple[object, ...]
+
+
+class Cgroup(NamedTuple):
+    """A directory of the cgroup2 hierarchy. `id` is its inode number: never reused while it lives."""
+
+    path: Path
+    id: int
 
 
 def slot_of(cgroup_id: int, rule: Rule) -> Slot:
@@ -80,6 +86,11 @@ class Attachment(NamedTuple):
     position: int = 0
 
     @property
+    def cgroup(self) -> Cgroup:
+        """The row's cgroup, which may have vanished."""
+        return _cgroup(self.cgroup_path, self.cgroup_id)
+
+    @property
     def kind(self) -> str:
         """What the rule's kind is called."""
         return self.rule.kind if self.rule else "unknown"
@@ -105,6 +116,12 @@ class Attachment(NamedTuple):
     def slot(self) -> Slot:
         """Equal for two attachments of which one replaces the other."""
         return slot_of(self.cgroup_id, self.rule) if self.rule else self.identity
+
+
+@functools.lru_cache(maxsize=1024)
+def _cgroup(path: str, cgroup_id: int) -> Cgroup:
+    """A path is taken to pieces when it is made, and a node's are looked at many times."""
+    return Cgroup(Path(path), cgroup_id)
 
 
 class Selection(NamedTuple):

@@ -17,10 +17,9 @@ from types import FrameType
 from typing import NamedTuple
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.errors import UsageError, printable
 from podmgr.kernel import cgroup_life, cgroups, scratch
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Runner
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Action, Report, remarks

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, scratch
-from podmgr.kernel.cgroups import Cgroup
 
 POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
 POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"

@@ -12,8 +12,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
-from podmgr.kernel.cgroups import Cgroup, cannot_use, folders
+from podmgr.kernel.cgroups import cannot_use, folders
 
 _REMOVE_SECONDS = 5.0
 

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError, UsageError, printable
 from podmgr.kernel import mounts
 from podmgr.refusals import failed
@@ -27,13 +27,6 @@ _FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the handle is the 64-bit inod
 _IS_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Cgroup(NamedTuple):
-    """A directory of the cgroup2 hierarchy. `id` is its inode number: never reused while it lives."""
-
-    path: Path
-    id: int
 
 
 def find_root(configured: Path | None) -> Path:

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import cgroup_life, mounts, netlink
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netlink import RefusedError, RouteSocket
 from podmgr.kernel.tc import TrafficControl
 

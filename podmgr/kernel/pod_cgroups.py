@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroup_life import is_populated
-from podmgr.kernel.cgroups import Cgroup, exists, folders
+from podmgr.kernel.cgroups import exists, folders
 
 _POD_UID = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 

@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
+from podmgr.attachment import Cgroup
 from podmgr.kernel import cgroup_life, cgroups
-from podmgr.kernel.cgroups import Cgroup
 
 _HIDDEN = 0  # how the kernel shows a process of another PID namespace
 _NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")

@@ -13,7 +13,7 @@ from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
 from podmgr.programs import clang, elf, verdicts, vmlinux
 from podmgr.programs.find import find_source, require_system
-from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec, program_of
+from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
@@ -49,7 +49,7 @@ class SpecMaker:
         wanted = (rules, counts_loopback, hook, is_scoped)
         if wanted in self._specs:
             return self._specs[wanted]
-        name = program_of(rules).name
+        name = rules[0].program
         if name not in self._sources:
             self._sources[name] = find_source(
                 name, self._settings, vmlinux=lambda: vmlinux.header(runner=self._runner)

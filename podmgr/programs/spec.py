@@ -15,7 +15,7 @@ from typing import NamedTuple
 from podmgr.errors import PodmgrError
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.kinds.custom import RESERVED_MACROS
-from podmgr.rules.rule import Direction, Hook, Macros, Program, Rule
+from podmgr.rules.rule import Direction, Hook, Macros, Rule
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
 _LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
@@ -73,7 +73,7 @@ class ProgramSpec:
         )
         if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
-        return own + program_of(self.rules).macros
+        return own + type(self.rules[0]).macros_of(self.rules)
 
     @cached_property
     def digest(self) -> str:
@@ -89,11 +89,6 @@ class ProgramSpec:
     def rule_digest(self) -> str:
         """Names the pin: the rules and the object that fulfils them."""
         return _digest(*(str(rule).encode() for rule in self.rules), self.digest.encode())
-
-
-def program_of(rules: Sequence[Rule]) -> Program:
-    """The program that fulfils a rule, or several that share one."""
-    return type(rules[0]).program_of(rules)
 
 
 def make_spec(
@@ -115,7 +110,7 @@ def make_spec(
             continue
         _check_numbers(rule)
         offered = sorted(source.macros - RESERVED_MACROS)
-        for name, _ in rule.program.macros:
+        for name, _ in rule.macros:
             if name not in offered:
                 raise PodmgrError(
                     f"program {source.name} has no macro {name} to set",
@@ -131,7 +126,7 @@ def _check_numbers(rule: Rule) -> None:
 
     Not the grammar's business: a rule that the ledger has must stay readable.
     """
-    for name, value in rule.program.macros:
+    for name, value in rule.macros:
         if value is not None and _LEADING_ZERO.fullmatch(value):
             meant = value.lstrip("0") or "0"
             raise PodmgrError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from podmgr.attachment import Attachment, Link
+from podmgr.attachment import Attachment, Cgroup, Link
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroups, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Filter, Traffic
@@ -25,17 +23,6 @@ _OnCgroup = tuple[int, Direction, int | None]
 def pin_of(settings: Settings, row: Attachment) -> Pin:
     """Where the row's program is pinned."""
     return Pin(settings.bpffs, row.owner, row.digest)
-
-
-def cgroup_of(row: Attachment) -> Cgroup:
-    """The row's cgroup, which may have vanished."""
-    return _cgroup(row.cgroup_path, row.cgroup_id)
-
-
-@functools.lru_cache(maxsize=1024)
-def _cgroup(path: str, cgroup_id: int) -> Cgroup:
-    """A path is taken to pieces when it is made, and a node's are looked at many times."""
-    return Cgroup(Path(path), cgroup_id)
 
 
 def pinned_id(settings: Settings, row: Attachment) -> int | None:
@@ -99,7 +86,7 @@ class Sight:
         found = []
         for link in row.links:
             if link.namespace not in self._traffic:
-                control = self.namespaces.traffic_control(link.namespace, cgroup_of(row))
+                control = self.namespaces.traffic_control(link.namespace, row.cgroup)
                 self._traffic[link.namespace] = control.traffic() if control else {}
             counted = self._traffic[link.namespace].get((link.index, link.side))
             if counted is not None:
@@ -200,7 +187,7 @@ class Sight:
             for link in row.links:
                 if (link.index, link.side) not in self._filters.get(link.namespace, ()):
                     missing.setdefault(link.namespace, set()).add((link.index, link.side))
-                    near.setdefault(link.namespace, cgroup_of(row))
+                    near.setdefault(link.namespace, row.cgroup)
         for namespace, sides in missing.items():
             control = self.namespaces.traffic_control(namespace, near[namespace])
             found = {side: control.filters(*side) if control else [] for side in sides}
@@ -211,7 +198,7 @@ def _on_cgroups(rows: Iterable[Attachment]) -> set[_OnCgroup]:
     """What hangs now on the cgroups of the rows, in their directions; each is looked at once."""
     directions: dict[Cgroup, set[Direction]] = {}
     for row in rows:
-        directions.setdefault(cgroup_of(row), set()).add(row.direction)
+        directions.setdefault(row.cgroup, set()).add(row.direction)
     return {
         (cgroup.id, direction, program_id)
         for cgroup, sides in directions.items()

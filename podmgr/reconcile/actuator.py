@@ -25,7 +25,7 @@ from podmgr.proc import Runner
 from podmgr.programs import elf
 from podmgr.programs.store import StoredObject
 from podmgr.reconcile import others
-from podmgr.reconcile.actual import Sight, cgroup_of, pin_of, pinned_id
+from podmgr.reconcile.actual import Sight, pin_of, pinned_id
 from podmgr.reconcile.filters import Filters
 from podmgr.reconcile.ledger import State
 from podmgr.reconcile.outcome import Failures
@@ -124,7 +124,7 @@ class Actuator(NamedTuple):
             commands, opened = [], Path(f"/proc/self/fd/{bpffs}")
             for row in asking:
                 pin = Pin(opened, row.owner, row.digest)
-                commands.append(bpftool.set_scope(pin.scope, row.cgroup_id, cgroups.level(cgroup_of(row))))
+                commands.append(bpftool.set_scope(pin.scope, row.cgroup_id, cgroups.level(row.cgroup)))
             results = bpftool.batch(commands, runner=self.runner, pass_fds=[*self.state.fds, bpffs])
         failed = zip(asking, results, strict=True)
         return failures + [(row, _refused(row, failure)) for row, failure in failed if failure is not None]
@@ -145,15 +145,15 @@ class Actuator(NamedTuple):
 
     def _attach(self, rows: Sequence[Attachment]) -> Failures:
         """Those that take the place of another's program fail, and are for the caller to remove."""
-        places = {(cgroup_of(row), row.direction) for row in rows}
+        places = {(row.cgroup, row.direction) for row in rows}
         acting = {place: others.effective(*place) for place in places}
         failures = self._attach_to_cgroups(rows)
         lifted = {place: others.lifted(before, *place) for place, before in acting.items()}
         known = {row.identity for row, _ in failures}
         for row in rows:
-            holder = lifted[cgroup_of(row), row.direction]
+            holder = lifted[row.cgroup, row.direction]
             if holder is not None and row.identity not in known:
-                failures.append((row, others.refusal(str(row.rule), cgroup_of(row), holder)))
+                failures.append((row, others.refusal(str(row.rule), row.cgroup, holder)))
         return failures
 
     def _attach_to_cgroups(self, rows: Sequence[Attachment]) -> Failures:
@@ -221,7 +221,7 @@ class Actuator(NamedTuple):
 
     def _why_not(self, row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
         """The kernel says only EPERM or E2BIG; what it means is read from the cgroups."""
-        cgroup = cgroup_of(row)
+        cgroup = row.cgroup
         with cgroups.opened(cgroup) as fd:
             if fd is None:
                 return PodmgrError(f"cgroup {cgroup.path} has vanished", tip="apply again when it is back")
@@ -317,7 +317,7 @@ def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:
 
 def _open_cgroups(rows: Sequence[Attachment], stack: ExitStack) -> dict[int, int | None]:
     """A descriptor for each cgroup of the rows; None for one that has vanished."""
-    distinct = {row.cgroup_id: cgroup_of(row) for row in rows}
+    distinct = {row.cgroup_id: row.cgroup for row in rows}
     return {key: stack.enter_context(cgroups.opened(cgroup)) for key, cgroup in distinct.items()}
 
 

@@ -20,7 +20,7 @@ from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Filter, Qdisc, TrafficControl
 from podmgr.proc import uninterrupted
 from podmgr.reconcile import qdiscs
-from podmgr.reconcile.actual import Sight, cgroup_of, pin_of
+from podmgr.reconcile.actual import Sight, pin_of
 from podmgr.rules.hooks import at_cgroup
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Direction, Rule, Stage
@@ -66,7 +66,7 @@ class Filters(NamedTuple):
                 by_namespace.setdefault(link.namespace, []).append((row, link))
         complaints: Complaints = {}
         for namespace, places in by_namespace.items():
-            control = self.sight.namespaces.traffic_control(namespace, cgroup_of(places[0][0]))
+            control = self.sight.namespaces.traffic_control(namespace, places[0][0].cgroup)
             with uninterrupted():
                 complaints |= self._attach(places, control) if control else _vanished(places)
         self.sight.forget(by_namespace)

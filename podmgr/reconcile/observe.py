@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from podmgr.attachment import Attachment
+from podmgr.attachment import Attachment, Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.kernel.bpf_syscall import Counters
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger

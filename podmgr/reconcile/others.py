@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroups
 from podmgr.kernel.bpf_syscall import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.rule import Direction
 
 

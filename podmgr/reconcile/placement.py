@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from podmgr.attachment import Link
+from podmgr.attachment import Cgroup, Link
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Interface, TrafficControl
 from podmgr.rules.hooks import at_cgroup, chosen_hook, require_possible, without_fq

@@ -19,7 +19,7 @@ from podmgr.kernel.netns import Namespaces
 from podmgr.proc import Runner, uninterrupted
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.reconcile import ledger, others
-from podmgr.reconcile.actual import Sight, cgroup_of, unknown_pins
+from podmgr.reconcile.actual import Sight, unknown_pins
 from podmgr.reconcile.actuator import Actuator
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.observe import recorded, require_sight, sees_all
@@ -261,7 +261,7 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
 
 def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
     """The rows whose cgroup has vanished, each cgroup looked for once."""
-    places = {row.cgroup_id: cgroup_of(row) for row in rows}
+    places = {row.cgroup_id: row.cgroup for row in rows}
     gone = {cgroup_id for cgroup_id, cgroup in places.items() if not cgroups.exists(cgroup)}
     return [row for row in rows if row.cgroup_id in gone]
 
@@ -288,9 +288,9 @@ def _require_none_lifted(desired: Desired, decided: Decided) -> None:
         if row.hook is not Hook.CGROUP:
             continue
         if place not in found:
-            found[place] = others.would_be_lifted(cgroup_of(row), row.direction)
+            found[place] = others.would_be_lifted(row.cgroup, row.direction)
         if holder := found[place]:
-            decided.fail(row.cgroup_id, row.rule, others.refusal(str(row.rule), cgroup_of(row), holder))
+            decided.fail(row.cgroup_id, row.rule, others.refusal(str(row.rule), row.cgroup, holder))
 
 
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired, decided: Decided) -> Plan:

@@ -56,13 +56,6 @@ ANYWHERE = Place()
 Macros = tuple[tuple[str, str | None], ...]
 
 
-class Program(NamedTuple):
-    """A program's name, in bpf/ or the program folder, and the macros that make it a rule's."""
-
-    name: str
-    macros: Macros = ()
-
-
 class DefaultHook(NamedTuple):
     """The hook of a rule that names none: on interfaces of the pod's own, and on shared ones.
 
@@ -101,7 +94,7 @@ class Rule(ABC):
     key: ClassVar[str]
     kind: ClassVar[str]
     brings_program: ClassVar[bool] = False  # of the user's own, which may look at some packets only
-    shares_program: ClassVar[bool] = False  # with rules of its kind, direction and layer: see `program_of`
+    shares_program: ClassVar[bool] = False  # with rules of its kind, direction and layer: see `macros_of`
     without_fq: ClassVar[str] = ""  # what to write for a rule that does the like and needs no fq
     at_cgroup: ClassVar[str] = "hook=cgroup"  # what to write for the same at the cgroup hook
 
@@ -115,16 +108,21 @@ class Rule(ABC):
 
     @property
     @abstractmethod
-    def program(self) -> Program:
-        """The program that fulfils the rule."""
+    def program(self) -> str:
+        """The name of the program that fulfils the rule, in bpf/ or in the program folder."""
+
+    @property
+    @abstractmethod
+    def macros(self) -> Macros:
+        """What makes the program this rule's."""
 
     @classmethod
-    def program_of(cls, rules: Sequence[Self]) -> Program:
-        """The program that fulfils all of these, where rules share one. It counts for each by its place
+    def macros_of(cls, rules: Sequence[Self]) -> Macros:
+        """What makes a program that of all these, where rules share one. It counts for each by its place
         among them: `count_for` of bpf/podmgr.h.
         """
         (rule,) = rules
-        return rule.program
+        return rule.macros
 
     @abstractmethod
     def explain(self) -> list[tuple[str, str]]:

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.cluster import workloads
 from podmgr.cluster.api import Api, StatusError
 from podmgr.cluster.objects import Cluster, Pod, annotation_keys, mapping, misplaced_on, pod_of
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import PodmgrError
-from podmgr.kernel.cgroups import Cgroup, find_root
+from podmgr.kernel.cgroups import find_root
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError

@@ -6,10 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.keys import KEYS

@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.kernel import cgroup_life, cgroups, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
-from podmgr.reconcile import actual, ledger, transaction
+from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Action, Outcome
@@ -219,7 +218,7 @@ class PodSync:
                 self._missing_since.pop(uid, None)
                 wishes.append(_wish(pod, cgroup, rules))
                 continue
-            is_empty = uid in places and cgroups.exists(actual.cgroup_of(places[uid]))
+            is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
             if rules.rules or is_empty:  # its processes may come back
@@ -289,7 +288,7 @@ class PodSync:
 
 
 def _is_populated(row: Attachment) -> bool:
-    place = actual.cgroup_of(row)
+    place = row.cgroup
     return cgroups.exists(place) and cgroup_life.is_populated(place)
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import hold_namespace, inside
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.rule import Direction
 from tests.bench.control_findings import (
     CHANGED,

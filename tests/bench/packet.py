@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import checked
 from podmgr.kernel import bpf_syscall, bpftool, cgroups, pins
 from podmgr.kernel.pins import Pin
@@ -236,7 +237,7 @@ def _load(path: Path, pin: Pin, hook: Hook) -> None:
     checked(proc.run(["bpftool", *command]))
     if Path(pin.scope).exists():  # the packet's socket is bpftool's, which is in some cgroup below the root
         root = cgroups.find_root(None)
-        cgroup = cgroups.Cgroup(root, root.stat().st_ino)
+        cgroup = Cgroup(root, root.stat().st_ino)
         scope = bpftool.set_scope(pin.scope, cgroup.id, cgroups.level(cgroup))
         checked(proc.run(["bpftool", *scope]))
 

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, pins, scratch
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.reconcile.transaction import apply, clean

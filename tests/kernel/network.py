@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import Pod
 from podmgr.kernel import cgroup_life
-from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import run
 
 PORT = 4100

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import send_datagrams, throw_away_pod
 from podmgr.kernel import cgroup_life, cgroups, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli, assert_unloaded, attached

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.kernel.cgroups import Cgroup
+from podmgr.attachment import Cgroup
 from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 
 RULE = "loss=uniform egress 0%"

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.kernel import bpf_syscall, cgroups, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger, transaction
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.precedence import SourcedRule

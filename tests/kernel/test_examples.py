@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.rules.kinds.custom import Custom

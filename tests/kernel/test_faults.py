@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.errors import ToolTimeoutError
 from podmgr.kernel import cgroup_life, cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.proc import Completed
 from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option

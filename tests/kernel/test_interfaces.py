@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.attachment import Cgroup
 from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import (
     POD_ADDRESS,
@@ -24,7 +25,6 @@ from podmgr.demo.throwaway import (
 from podmgr.errors import RuleError
 from podmgr.kernel import cgroup_life
 from podmgr.kernel.bpf_syscall import Counters
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option, parse_value
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings

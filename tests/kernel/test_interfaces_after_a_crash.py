@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import Pod
 from podmgr.kernel import bpf_syscall, cgroup_life, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import clean

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.kernel import cgroup_life, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Action, Outcome

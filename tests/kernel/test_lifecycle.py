@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from podmgr import proc
-from podmgr.attachment import Target, Wish
+from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.kernel import cgroup_life
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.outcome import Action
 from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option

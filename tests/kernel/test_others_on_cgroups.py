@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import others
 from podmgr.reconcile.outcome import Action
 from podmgr.reconcile.transaction import clean

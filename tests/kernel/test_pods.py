@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.kernel import cgroup_life, pod_cgroups
-from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import EXAMPLES, Cli, attached
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("v2-*.txt"))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import PROBE
 from podmgr.kernel import cgroup_life
-from podmgr.kernel.cgroups import Cgroup
 from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 from tests.kernel.network import programs, tc_state
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.kernel import bpftool
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.programs import build
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.rule import Direction

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from podmgr import proc
+from podmgr.attachment import Cgroup
 from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import (
     PROBE,
@@ -22,7 +23,6 @@ from podmgr.demo.throwaway import (
     throw_away_pod,
 )
 from podmgr.kernel import cgroup_life
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
 from podmgr.settings import Settings

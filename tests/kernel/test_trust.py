@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins, pod_cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile import ledger
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, MakeCgroup, run

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from podmgr.attachment import Cgroup
 from podmgr.kernel import cgroup_life, cgroups, pod_cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings

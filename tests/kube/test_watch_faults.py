@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.attachment import Cgroup
 from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.settings import Settings
@@ -218,7 +219,7 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
         for beside in besides:
             beside.watch.kill()
             beside.cluster.close()
-            root = cgroups.Cgroup(beside.root, beside.root.stat().st_ino)
+            root = Cgroup(beside.root, beside.root.stat().st_ino)
             cgroup_life.kill(root)
             cgroup_life.remove(root)
 

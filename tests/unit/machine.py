@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from podmgr.kernel.cgroups import Cgroup
+from podmgr.attachment import Cgroup
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Filter, Interface, Qdisc, TrafficControl

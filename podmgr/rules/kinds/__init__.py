@@ -15,5 +15,4 @@ BUILT_IN_PROGRAMS = frozenset(_TEMPLATES)
 
 def template_of(rule: Rule) -> Template:
     """What podmgr knows of the rule's program; of one that the user brings, its stage alone."""
-    name = rule.program.name
-    return _TEMPLATES.get(name) or Template(name, Stage.CUSTOM)
+    return _TEMPLATES.get(rule.program) or Template(rule.program, Stage.CUSTOM)

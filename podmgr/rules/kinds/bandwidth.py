@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import DefaultHook, Direction, Hook, Program, Rule, Stage, Template
+from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     MAX_RATE_BITS_PER_SECOND,
     MIN_RATE_BITS_PER_SECOND,
@@ -110,12 +110,16 @@ class Bandwidth(Rule):
         return words
 
     @property
-    def program(self) -> Program:
+    def program(self) -> str:
+        return (_EDT if self.algorithm is Algorithm.EDT else _TBF).name
+
+    @property
+    def macros(self) -> Macros:
         rate = f"{self.rate_bits_per_second}ULL"
         if self.algorithm is Algorithm.EDT:
-            return Program(_EDT.name, (("HORIZON", f"{horizon_ns(self)}ULL"), ("RATE", rate)))
+            return (("HORIZON", f"{horizon_ns(self)}ULL"), ("RATE", rate))
         burst, initial = f"{burst_bytes(self)}ULL", f"{initial_bytes(self)}ULL"
-        return Program(_TBF.name, (("BURST", burst), ("INITIAL", initial), ("RATE", rate)))
+        return (("BURST", burst), ("INITIAL", initial), ("RATE", rate))
 
     def explain(self) -> list[tuple[str, str]]:
         rate = self.rate_bits_per_second

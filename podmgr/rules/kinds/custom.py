@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import CollisionKey, Macros, Program, Rule
+from podmgr.rules.rule import CollisionKey, Macros, Rule
 from podmgr.rules.units import address_in_c, is_address
 from podmgr.rules.words import CommonReader, Words
 
@@ -23,7 +23,7 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Custom(Rule):
-    """The user's own program `name`, with macros sorted by name; a value of None is a bare -DX."""
+    """The user's own program `name`, with macros as `written`, by name; a value of None is a bare -DX."""
 
     key: ClassVar[str] = "ebpf-limit"
     kind: ClassVar[str] = "custom"
@@ -31,20 +31,24 @@ class Custom(Rule):
     without_fq: ClassVar[str] = "bandwidth=RATE DIRECTION"
     at_cgroup: ClassVar[str] = 'SEC("cgroup_skb/" INTERFACE)'
     name: str
-    macros: Macros = ()
+    written: Macros = ()
 
     @property
     def macro_words(self) -> list[str]:
         """The macros as they are written."""
-        return [f"-D{name}" + ("" if value is None else f"={value}") for name, value in self.macros]
+        return [f"-D{name}" + ("" if value is None else f"={value}") for name, value in self.written]
 
     @property
     def words(self) -> list[str]:
         return [self.name, self.direction, *self.macro_words]
 
     @property
-    def program(self) -> Program:
-        return Program(self.name, tuple((name, _in_c(value)) for name, value in self.macros))
+    def program(self) -> str:
+        return self.name
+
+    @property
+    def macros(self) -> Macros:
+        return tuple((name, _in_c(value)) for name, value in self.written)
 
     @property
     def collision_key(self) -> CollisionKey:
@@ -59,7 +63,7 @@ class Custom(Rule):
     def explain(self) -> list[tuple[str, str]]:
         rows = [("custom program", self.name), ("macros", " ".join(self.macro_words) or "none")]
         return rows + [
-            (f"-D{name} is", _in_c(value) or "") for name, value in self.macros if _in_c(value) != value
+            (f"-D{name} is", _in_c(value) or "") for name, value in self.written if _in_c(value) != value
         ]
 
 

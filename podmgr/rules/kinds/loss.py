@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import DefaultHook, Direction, Hook, Program, Rule, Stage, Template
+from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number
 from podmgr.rules.words import Words
 
@@ -53,8 +53,12 @@ class _Loss(Rule):
         """How many of 2^32 equally likely draws drop the packet."""
 
     @property
-    def program(self) -> Program:
-        return Program(_LOSS.name, (("THRESHOLD", f"{self.drop_threshold}ULL"),))
+    def program(self) -> str:
+        return _LOSS.name
+
+    @property
+    def macros(self) -> Macros:
+        return (("THRESHOLD", f"{self.drop_threshold}ULL"),)
 
     def explain(self) -> list[tuple[str, str]]:
         threshold = self.drop_threshold

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from podmgr.kernel.cgroups import Cgroup
+from podmgr.attachment import Cgroup
 
 UID = "846f24d4-50e1-452e-91c0-7dfcee8503e9"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import cgroup_life, cgroups
-from podmgr.kernel.cgroups import Cgroup
 from tests.unit.kernel.cgroup_tree import UID, at
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
 from podmgr.kernel import cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.mounts import Mount
 from tests.unit.kernel.cgroup_tree import UID, at, directory
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError
 from podmgr.kernel import netlink, netns
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.mounts import Mount
 from podmgr.kernel.netns import Namespaces
 

@@ -9,8 +9,8 @@ from unittest.mock import MagicMock
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr.attachment import Cgroup
 from podmgr.kernel import pod_cgroups
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.pod_cgroups import PodIndex, uid_of
 from tests.unit.kernel.cgroup_tree import UID, at, directory
 

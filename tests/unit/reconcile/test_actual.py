@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.attachment import Attachment, Link
+from podmgr.attachment import Attachment, Cgroup, Link
 from podmgr.errors import PermissionDeniedError
 from podmgr.kernel.bpf_syscall import AttachedPrograms
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Filter

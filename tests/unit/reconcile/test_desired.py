@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podmgr.attachment import Attachment, Link, PodRef, Selection, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, Link, PodRef, Selection, Target, Wish
 from podmgr.errors import PodmgrError
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import Namespaces
 from podmgr.reconcile import desired
 from podmgr.reconcile.decided import Decided

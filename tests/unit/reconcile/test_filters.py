@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.attachment import Attachment, Link
+from podmgr.attachment import Attachment, Cgroup, Link
 from podmgr.errors import PermissionDeniedError
 from podmgr.kernel import pins
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Filter, Qdisc

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from podmgr.attachment import Link
+from podmgr.attachment import Cgroup, Link
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.netns import MOST_NAMESPACES, Namespaces
 from podmgr.kernel.tc import Interface, Qdisc, TrafficControl
 from podmgr.reconcile.placement import Networks, Placement

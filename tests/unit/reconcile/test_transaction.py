@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from podmgr.attachment import PodRef, Target
+from podmgr.attachment import Cgroup, PodRef, Target
 from podmgr.errors import PodmgrError
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.reconcile.outcome import Action, Outcome, exit_code, remarks
 from podmgr.rules.rule import Hook
 from tests.unit.samples import parsed

@@ -75,7 +75,7 @@ def test_hook_of_a_custom_program_is_in_its_section(option: str) -> None:
 @given(rules, st.booleans())
 def test_every_rule_with_a_built_in_program_has_a_hook(wish: Rule, is_shared: bool) -> None:
     choice = chosen_hook(wish, is_shared=is_shared)
-    assert (choice is not None) == (wish.program.name in BUILT_IN_PROGRAMS)
+    assert (choice is not None) == (wish.program in BUILT_IN_PROGRAMS)
     if choice is not None and wish.place.hook is not None:
         assert choice[0] is wish.place.hook
     if choice is not None and wish.place.interfaces:

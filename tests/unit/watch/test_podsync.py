@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from podmgr.attachment import Attachment, Link, PodRef, Selection, Wish
+from podmgr.attachment import Attachment, Cgroup, Link, PodRef, Selection, Wish
 from podmgr.cluster.objects import Cluster, Pod
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel.bpf_syscall import Counters
-from podmgr.kernel.cgroups import Cgroup
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
