@@ -8,9 +8,10 @@
  *
  * Credit is time of the link that nobody used, and there are two kinds of it. While nothing is to
  * be sent it grows to BURST. While TCP waits because a packet of its own was refused, which takes
- * it 200 ms whatever the rate, it grows on, to STALL: that time was lost to the limit, and without
- * it a bucket of less than 200 ms of the rate starved every flow. All the same no more has passed
- * at any time than INITIAL or BURST and what the rate makes since the link was idle.
+ * it 200 ms whatever the rate, and while it finds its way back to the rate, which takes seconds, it
+ * grows on, to twice STALL: that time was lost to the limit. Without the one a bucket of less than
+ * 200 ms of the rate starved every flow; without the other a flow carried 96 % of it. All the same no
+ * more has passed at any time than INITIAL or BURST and what the rate makes since the link was idle.
  *
  * A packet that is larger than all the credit there can be passes when there is that much, and is
  * paid for afterwards. The bucket starts with INITIAL bytes only: enough for a connection to begin,
@@ -40,7 +41,7 @@
 /* TCP's shortest timeout and some; at low rates what it sends in one packet after a timeout. */
 #define STALL_TICKS LARGER((__s64)(250 * NS_PER_MS * TICKS_PER_NS), TICKS_OF(STALL_BYTES))
 #define MOST_TICKS LARGER(BURST_TICKS, STALL_TICKS)
-/* As long after a refusal TCP may still be waiting; a pause that is longer is none of its waits. */
+/* As long TCP may wait after a refusal; a pause that is longer is none of its waits. */
 #define WAITING_TICKS SMALLER(4 * STALL_TICKS, (__s64)(3000 * NS_PER_MS * TICKS_PER_NS))
 
 _Static_assert(RATE >= 8000 && RATE <= 400000000000ULL, "RATE is in bits per second, 8000 to 4e11");
@@ -49,7 +50,9 @@ _Static_assert(BURST > 0 && BURST <= 100000000000ULL, "BURST is too small or too
 
 struct bucket {
 	struct clock clock;
-	__s64 refused_at; /* in ticks; written without a lock: only its order of magnitude counts */
+	/* When TCP was refused, or has gone on since without a pause; in ticks. Written without a lock:
+	 * only its order of magnitude counts. */
+	__s64 limited_at;
 };
 
 struct {
@@ -86,7 +89,7 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 	__u32 key = 0;
 	struct bucket *bucket = bpf_map_lookup_elem(&podmgr_bucket, &key);
 	struct wire wire;
-	__s64 now, seen, from, ticks, most = BURST_TICKS, enough = BURST_TICKS;
+	__s64 now, since, seen, from, ticks, most = BURST_TICKS, enough = BURST_TICKS;
 
 	if (!bucket || is_exempt(skb))
 		return VERDICT_PASS;
@@ -98,16 +101,19 @@ int podmgr_bandwidth(struct __sk_buff *skb)
 		seen = now - INITIAL_TICKS;
 		set_taken(&bucket->clock, seen);
 	}
-	if (now - bucket->refused_at < WAITING_TICKS) {
+	since = now - bucket->limited_at;
+	if (since < WAITING_TICKS) {
 		enough = MOST_TICKS;
-		most = MOST_TICKS + MOST_TICKS / 2;
+		most = 2 * MOST_TICKS;
 	}
 	from = seen < now - most ? now - most : seen;
 	if (from + (ticks < enough ? ticks : enough) > now) {
 		if (is_tcp(skb))
-			bucket->refused_at = now;
+			bucket->limited_at = now;
 		return count(wire, VERDICT_DROP);
 	}
+	if (since > WAITING_TICKS / 2 && since < WAITING_TICKS && is_tcp(skb))
+		bucket->limited_at = now;
 	take(&bucket->clock, seen, from, ticks);
 	return count(wire, VERDICT_PASS);
 }

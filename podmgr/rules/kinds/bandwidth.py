@@ -35,8 +35,8 @@ MAX_BURST_BYTES = 1_000_000_000
 
 # What passes at once after a pause, unless the rule says it: 100 kB take their time at any rate.
 _BURST_SECONDS = Fraction(1, 8)
-# What is given back of the time that TCP waits after a refusal: its shortest timeout and some, or what
-# it sends in one packet where that takes longer; and half of it more. bpf/bandwidth.bpf.c does so.
+# What is given back of the time that TCP waits after a refusal: twice its shortest timeout and some, or
+# what it sends in one packet where that takes longer. bpf/bandwidth.bpf.c does so.
 _STALL_SECONDS = Fraction(1, 4)
 _STALL_FLOOR_BYTES = 49_152
 # What a new bucket holds: a connection's first packets, too little to show in an average.
@@ -141,7 +141,7 @@ class Bandwidth(Rule):
             ("burst", f"{burst:,} bytes = {format_duration(Fraction(burst * 8, rate))} of the rate"),
             ("starts with", f"{initial_bytes(self):,} bytes"),
             ("over the rate", "dropped"),
-            ("after a drop", f"up to {regained:,} bytes of what the rate makes while TCP waits pass at once"),
+            ("after a drop", f"up to {regained:,} bytes of what the rate makes while TCP holds back pass at once"),
         ]
 
 
@@ -155,7 +155,7 @@ def burst_bytes(rule: Bandwidth) -> int:
 def regained_bytes(rule: Bandwidth) -> int:
     """What passes at once at most after TCP has waited because a packet of its own was refused."""
     stall = max(int(_STALL_SECONDS * rule.rate_bits_per_second / 8), _STALL_FLOOR_BYTES)
-    return max(burst_bytes(rule), stall) * 3 // 2
+    return max(burst_bytes(rule), stall) * 2
 
 
 def initial_bytes(rule: Bandwidth) -> int:

@@ -111,10 +111,10 @@ def test_bucket_holds_125_ms_of_the_rate_and_at_least_a_frame(rate: int, burst: 
 @pytest.mark.parametrize(
     ("rate", "burst", "regained"),
     [
-        (100_000, None, 73_728),  # 48 KiB and half of it
-        (10_000_000, None, 468_750),  # 250 ms and half of it
-        (10_000_000, 64_000, 468_750),
-        (10_000_000, 1_000_000, 1_500_000),
+        (100_000, None, 98_304),  # twice 48 KiB
+        (10_000_000, None, 625_000),  # twice 250 ms
+        (10_000_000, 64_000, 625_000),
+        (10_000_000, 1_000_000, 2_000_000),
     ],
 )
 def test_what_a_wait_gives_back_is_at_least_tcps_timeout(rate: int, burst: int | None, regained: int) -> None:
@@ -216,7 +216,7 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
                 "burst": "156,250 bytes = 125 ms of the rate",
                 "starts with": "16,000 bytes",
                 "over the rate": "dropped",
-                "after a drop": "up to 468,750 bytes of what the rate makes while TCP waits pass at once",
+                "after a drop": "up to 625,000 bytes of what the rate makes while TCP holds back pass at once",
             },
         ),
         (
