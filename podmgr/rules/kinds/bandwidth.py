@@ -141,7 +141,7 @@ class Bandwidth(Rule):
             ("burst", f"{burst:,} bytes = {format_duration(Fraction(burst * 8, rate))} of the rate"),
             ("starts with", f"{initial_bytes(self):,} bytes"),
             ("over the rate", "dropped"),
-            ("after a drop", f"up to {regained:,} bytes of what the rate makes while TCP holds back pass at once"),
+            ("after a drop", f"up to {regained:,} bytes that TCP left over meanwhile pass at once"),
         ]
 
 

@@ -216,7 +216,7 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
                 "burst": "156,250 bytes = 125 ms of the rate",
                 "starts with": "16,000 bytes",
                 "over the rate": "dropped",
-                "after a drop": "up to 625,000 bytes of what the rate makes while TCP holds back pass at once",
+                "after a drop": "up to 625,000 bytes that TCP left over meanwhile pass at once",
             },
         ),
         (
