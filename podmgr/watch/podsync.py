@@ -14,23 +14,21 @@ from typing import Protocol
 
 from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
-from podmgr.errors import PodmgrError, RuleError
+from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
-from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.reconcile.outcome import Outcome
 from podmgr.rules.precedence import PodRules
-from podmgr.rules.source import CLI, POD, Layer, Source
+from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
+from podmgr.watch import events
 from podmgr.watch.journal import Journal
 
-MOST_LINES = 10  # of one pod and kind, in the log and in an Event
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
-
-_VERBS = {Action.ATTACHED: "RuleApplied", Action.REPLACED: "RuleApplied", Action.DETACHED: "RuleRemoved"}
 
 
 class Announce(Protocol):
@@ -166,8 +164,8 @@ class PodSync:
             if row.pod is None or row.identity in self._bypassed:
                 continue
             line = bypassed_text(item)
-            self._journal.warning(line, **_names(row.pod))
-            self._announce(row.pod, "RuleBypassed", line, is_warning=True)
+            self._journal.warning(line, **events.names(row.pod))
+            self._announce(row.pod, events.BYPASSED, line, is_warning=True)
             self._bypassed.add(row.identity)
         self._bypassed &= {  # until it sees packets again, or is gone
             item.attachment.identity
@@ -231,7 +229,7 @@ class PodSync:
         since = self._missing_since.setdefault(pod.ref.uid, self._clock())
         if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
             self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
-            self._say_failed(pod.ref, [_line(self._index.why_none(cgroup_uids))])
+            self._say_failed(pod.ref, [events.line(self._index.why_none(cgroup_uids))])
 
     def _complain(self, uid: str, item: RuledPod) -> None:
         """Of what cannot be read or is overruled, when it is new."""
@@ -244,9 +242,9 @@ class PodSync:
         if self._complaints.get(uid) == complaints:
             return
         self._complaints[uid] = complaints
-        self._say_failed(item.pod.ref, [_line(error) for error in item.rules.errors])
-        for line in _some(item.rules.warnings):
-            self._journal.warning(line, **_names(item.pod.ref))
+        self._say_failed(item.pod.ref, [events.line(error) for error in item.rules.errors])
+        for line in events.some(item.rules.warnings):
+            self._journal.warning(line, **events.names(item.pod.ref))
 
     def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:
         """Say what has changed, an Event for each pod and reason; the UIDs of those that failed.
@@ -260,13 +258,15 @@ class PodSync:
                 continue
             if outcome.error is not None:
                 rule = f"{outcome.rule}: " if outcome.rule else ""
-                failures.setdefault(outcome.pod, []).append(rule + _line(outcome.error))
-            elif outcome.action in _VERBS:
+                failures.setdefault(outcome.pod, []).append(rule + events.line(outcome.error))
+            elif outcome.action in events.REASONS:
                 fields: dict[str, object] = {"rule": outcome.subject, "source": str(outcome.source)}
                 fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
-                self._journal.info(f"{outcome.subject} {outcome.action}", **_names(outcome.pod), **fields)
-                key = (outcome.pod.uid, _VERBS[outcome.action])
-                said.setdefault(key, (outcome.pod, []))[1].append(_told(outcome))
+                self._journal.info(
+                    f"{outcome.subject} {outcome.action}", **events.names(outcome.pod), **fields
+                )
+                key = (outcome.pod.uid, events.REASONS[outcome.action])
+                said.setdefault(key, (outcome.pod, []))[1].append(events.told(outcome))
         for (_, reason), (pod, rules) in said.items():
             self._announce(pod, reason, "; ".join(rules))
         for pod, lines in failures.items():
@@ -280,22 +280,16 @@ class PodSync:
 
     def _say_failed(self, pod: PodRef, lines: Sequence[str]) -> None:
         """Each in the log, all in one Event."""
-        shown = _some(lines)
+        shown = events.some(lines)
         for line in shown:
-            self._journal.error(line, **_names(pod))
+            self._journal.error(line, **events.names(pod))
         if shown:
-            self._announce(pod, "RuleFailed", " | ".join(shown), is_warning=True)
+            self._announce(pod, events.FAILED, " | ".join(shown), is_warning=True)
 
 
 def _is_populated(row: Attachment) -> bool:
     place = row.cgroup
     return cgroups.exists(place) and cgroup_life.is_populated(place)
-
-
-def _some(lines: Sequence[str]) -> list[str]:
-    """So many that a stranger's annotations do not fill the log."""
-    left = len(lines) - MOST_LINES
-    return [*lines] if left <= 0 else [*lines[:MOST_LINES], f"and {left} more"]
 
 
 def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
@@ -308,25 +302,3 @@ def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
         enforcing=rules.enforcing,
         beaten=rules.beaten,
     )
-
-
-def _told(outcome: Outcome) -> str:
-    """A rule as an Event shows it: whose it is, and at which hook."""
-    details = [str(outcome.source)] if outcome.source not in (None, POD) else []
-    if outcome.action is not Action.DETACHED:
-        details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
-    return outcome.subject + (f" ({', '.join(details)})" if details else "")
-
-
-def _names(pod: PodRef) -> dict[str, str]:
-    return {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
-
-
-def _line(error: PodmgrError) -> str:
-    """The error and its tip in one line, with the value or what clang or the verifier said of it."""
-    lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
-    if isinstance(error, RuleError):
-        telling = lines[0] if lines else ""
-    else:
-        telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
-    return error.message + (f" ({telling})" if telling else "") + (f"; {error.tip}" if error.tip else "")

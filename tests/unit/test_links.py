@@ -47,7 +47,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
     assert broken(ROOT / name) == []
 
 
-@pytest.mark.parametrize("folder", ["bpf", "examples", "k3s", "tests"])
+@pytest.mark.parametrize("folder", ["bpf", "examples", "k3s", "podmgr", "tests"])
 def test_a_folder_tells_what_is_in_it(folder: str) -> None:
     assert f"{folder}/README.md" in DOCUMENTS
 

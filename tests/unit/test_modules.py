@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import grimp
@@ -29,3 +30,24 @@ def test_module_that_one_alone_uses_says_why_it_is_apart() -> None:
         if len(graph.find_modules_that_directly_import(name)) == 1 and "Apart from " not in docstring:
             silent.append(name)
     assert silent == []
+
+
+def test_picture_of_the_rooms_names_each_module_and_no_other() -> None:
+    text = (ROOT / "podmgr/README.md").read_text()
+    rooms = {
+        room: set(re.findall(r"`([a-z_]+)`", cell))
+        for room, cell in re.findall(r"^\| \[`(\w+)/`\]\(\w+\) \| (.*) \|$", text, re.MULTILINE)
+    }
+    there = {
+        folder.name: {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+        for folder in (ROOT / "podmgr").iterdir()
+        if (folder / "__init__.py").exists()
+    }
+    assert {room: names - rooms.get(room, set()) for room, names in there.items()} == {
+        room: set() for room in there
+    }
+    wrong = {
+        room: {name for name in names if name not in there[room] and name in set().union(*there.values())}
+        for room, names in rooms.items()
+    }
+    assert not any(wrong.values())

@@ -27,8 +27,9 @@ from podmgr.rules.precedence import ENFORCE, PodRules
 from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
 from podmgr.settings import LogFormat, Settings
+from podmgr.watch.events import MOST_LINES
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import MISSING_SECONDS, MOST_LINES, PodSync, RuledPod, Synced
+from podmgr.watch.podsync import MISSING_SECONDS, PodSync, RuledPod, Synced
 from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
