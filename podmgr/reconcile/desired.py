@@ -26,20 +26,19 @@ from podmgr.rules.rule import Hook, Rule
 from podmgr.rules.source import CLI
 from podmgr.settings import Settings
 
-_AT_CGROUP = Placement(Hook.CGROUP)
-
 
 class DesiredRule(NamedTuple):
     """A rule that shall be in force, as a row without a program.
 
     `priority` is its place among the filters of an interface, `note` says why it is not where such
-    a rule would otherwise act.
+    a rule would otherwise act. A custom program's place is found when it is compiled.
     """
 
     rule: Rule
     row: Attachment
     priority: int
     note: str = ""
+    needs_place: bool = False
 
     def at(self, place: Placement) -> DesiredRule:
         """The same in its place."""
@@ -49,7 +48,7 @@ class DesiredRule(NamedTuple):
             is_scoped=place.is_scoped,
             priority=self.priority if place.links else 0,
         )
-        return self._replace(row=row, note=place.note or self.note)
+        return self._replace(row=row, note=place.note or self.note, needs_place=False)
 
 
 class _Placed(NamedTuple):
@@ -115,9 +114,7 @@ class Desiring:
     def settled(self, desired: Desired, hooks: Mapping[str, str]) -> Desired:
         """With custom programs in their place, by the hook that each object, given by its digest, is for."""
         rules = [
-            item
-            if item.row.identity in desired.left_alone
-            else self._settled(item, hooks.get(item.row.object_digest))
+            self._settled(item, hooks.get(item.row.object_digest)) if item.needs_place else item
             for item in desired.rules
         ]
         return desired._replace(rules=tuple(rules))
@@ -192,7 +189,7 @@ class Desiring:
                 cgroup_id=target.cgroup.id,
                 rule=placed.sourced.rule,
                 direction=placed.sourced.rule.direction,
-                hook=_AT_CGROUP.hook,
+                hook=Hook.CGROUP,
                 source=placed.sourced.source,
                 digest=spec.rule_digest,
                 object_digest=spec.digest,
@@ -200,13 +197,12 @@ class Desiring:
                 position=index,
             )
             ledger.require_readable(row)
-            item = DesiredRule(placed.sourced.rule, row, number).at(placed.place or _AT_CGROUP)
-            found.append((item, spec))
+            item = DesiredRule(placed.sourced.rule, row, number, needs_place=placed.place is None)
+            found.append((item.at(placed.place) if placed.place else item, spec))
         return found
 
     def _settled(self, item: DesiredRule, hook: str | None) -> DesiredRule:
-        is_settled = chosen_hook(item.rule, is_shared=False) is not None
-        if is_settled or hook is None:
+        if hook is None:
             return item
         cgroup_id = item.row.cgroup_id
         try:
