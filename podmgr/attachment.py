@@ -101,6 +101,11 @@ class Attachment(NamedTuple):
         return (self.cgroup_id, self.digest, self.direction, self.links, self.priority)
 
     @property
+    def loaded(self) -> Slot:
+        """Equal for the same loaded program in the same place."""
+        return (*self.program, self.program_id)
+
+    @property
     def identity(self) -> Slot:
         """Equal for the same rule with the same program in the same place."""
         return (*self.program, self.position)

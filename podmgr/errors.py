@@ -12,6 +12,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PARTLY = 3
+EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 
 _EXCERPT_COLUMNS = 100  # of a long value, what an error shows around the caret
 

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from podmgr import __version__
 from podmgr.cli import this_process
 from podmgr.cli.render import error_text, say
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError, UsageError, printable
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, PodmgrError, UsageError, printable
 
 # As --help lists them; each is a module of `commands`.
 _COMMANDS = ("apply", "list", "clean", "watch", "compile", "run", "demo", "doctor")
@@ -26,8 +26,18 @@ _CONTEXTS = {"run": {"allow_interspersed_args": False}}  # options behind COMMAN
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
 
+class _Interrupted(Exception):
+    """Ctrl-C while a command was at work, which has undone it: typer would turn it into a bare exit code."""
+
+
 class _Command(TyperCommand):
     """A command that refuses an option of one value when it is given twice: one of them would be lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -86,9 +96,9 @@ def main() -> NoReturn:
         )
         sys.stderr.write(error_text(usage))
         code = 125 if is_run else usage.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, _Interrupted):
         say("interrupted")
-        code = 130
+        code = EXIT_INTERRUPTED
     except OSError as error:
         sys.stderr.write(error_text(PodmgrError(str(error), tip="podmgr doctor")))
         code = 125 if is_run else EXIT_FAILED

@@ -150,7 +150,7 @@ def parse_rules(texts: list[str] | None) -> list[Rule]:
             if other is not rule:
                 raise UsageError(
                     f"'{rule}' collides with '{other}'",
-                    tip=f"one {rule.collision_key.kind} rule per direction",
+                    tip="each rule once" if rule == other else f"one {rule.kind} rule per direction",
                 )
     return list(rules.values())
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from podmgr.attachment import PodRef
 from podmgr.errors import UnknownKeyError
+from podmgr.rules.annotations import misplaced
 from podmgr.rules.keys import STANDARD_KEYS, is_own_key
-from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, misplaced, rules_of_pod
+from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 

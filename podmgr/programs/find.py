@@ -16,7 +16,7 @@ from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printa
 from podmgr.programs import csource, vetting
 from podmgr.programs.spec import ProgramSource
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
-from podmgr.rules.kinds.custom import is_program_name
+from podmgr.rules.programs import is_program_name
 from podmgr.settings import Settings
 
 MOST_BYTES = 8 << 20  # of a source, a header or a ready object

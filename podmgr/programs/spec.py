@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
-from podmgr.rules.kinds.custom import RESERVED_MACROS
+from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import Direction, Hook, Macros, Rule
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
@@ -109,7 +109,7 @@ def make_spec(
         if not rule.brings_program:
             continue
         _check_numbers(rule)
-        offered = sorted(source.macros - RESERVED_MACROS)
+        offered = sorted(source.macros - RESERVED_MACROS.keys())
         for name, _ in rule.macros:
             if name not in offered:
                 raise PodmgrError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Filter, Traffic
+from podmgr.reconcile import ledger
 from podmgr.rules.rule import Direction, Hook
 from podmgr.rules.source import UNKNOWN
 from podmgr.settings import Settings
@@ -36,6 +38,27 @@ def unknown_pins(
     """Pins that no row speaks for: what a crash, or a lost ledger, left; of these owners, or of all."""
     known = {(row.owner, row.digest) for row in rows}
     return [pin for pin in pins.pinned(settings.bpffs, owners) if (pin.owner, pin.digest) not in known]
+
+
+def sees_all(row: Attachment) -> bool:
+    """Whether the program counts all that its interfaces carry: a custom one may look at some of it."""
+    return bool(row.links) and not row.is_scoped and row.rule is not None and not row.rule.brings_program
+
+
+def recorded(settings: Settings) -> list[Attachment]:
+    """What the ledger says is attached. Raises as `observe` does."""
+    require_sight(settings)
+    return ledger.read(settings.state_dir)
+
+
+def require_sight(settings: Settings) -> None:
+    """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
+    pins.require_place(settings.bpffs)
+    path = cgroups.find_root(settings.cgroup_root)
+    with cgroups.opened(Cgroup(path, os.stat(path).st_ino)) as fd:
+        if fd is None:
+            raise PodmgrError(f"cgroup {path} has vanished", tip="podmgr doctor")
+        bpf_syscall.attached_programs(fd, Direction.EGRESS)
 
 
 class Sight:

@@ -294,13 +294,13 @@ def _refused(row: Attachment, failure: bpftool.Failure | None) -> PodmgrError:
 
 def _programs(rows: Iterable[Attachment]) -> list[Attachment]:
     """A row for each program: what several rules share is loaded, attached and removed once."""
-    return list({(row.program, row.program_id): row for row in rows}.values())
+    return list({row.loaded: row for row in rows}.values())
 
 
 def _of_all(failures: Failures, rows: Iterable[Attachment]) -> Failures:
     """The failures of programs, said of each rule that one acts for."""
-    errors = {(row.program, row.program_id): error for row, error in failures}
-    return [(row, errors[key]) for row in rows if (key := (row.program, row.program_id)) in errors]
+    errors = {row.loaded: error for row, error in failures}
+    return [(row, errors[row.loaded]) for row in rows if row.loaded in errors]
 
 
 def _chunks(rows: Sequence[Attachment]) -> Iterator[list[Attachment]]:

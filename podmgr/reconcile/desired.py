@@ -86,6 +86,11 @@ class Desired(NamedTuple):
         """Why a row is not where such a rule would otherwise act, by the row's identity."""
         return {item.row.identity: item.note for item in self.rules if item.note}
 
+    @property
+    def unplaced(self) -> frozenset[Slot]:
+        """The identities of rows whose place nobody knows before they are compiled."""
+        return frozenset(item.row.identity for item in self.rules if item.needs_place)
+
 
 class Desiring:
     """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail."""

@@ -5,21 +5,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from podmgr.attachment import Attachment, Cgroup
-from podmgr.errors import PodmgrError
-from podmgr.kernel import bpf_syscall, cgroups, pins
+from podmgr.attachment import Attachment
+from podmgr.kernel import bpf_syscall
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
-from podmgr.reconcile.actual import Sight, pin_of, unknown_pins
+from podmgr.reconcile.actual import Sight, pin_of, recorded, sees_all, unknown_pins
 from podmgr.reconcile.outcome import Action, Outcome
-from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 
 # Of so many packets a program which counts them all must have seen one in so many; a few, such as
@@ -129,24 +126,3 @@ def _is_bypassed(now: Observed, before: Observed | None = None) -> bool:
 
 def _packets(counters: Counters) -> int:
     return counters.passed_packets + counters.dropped_packets
-
-
-def sees_all(row: Attachment) -> bool:
-    """Whether the program counts all that its interfaces carry: a custom one may look at some of it."""
-    return bool(row.links) and not row.is_scoped and row.rule is not None and not row.rule.brings_program
-
-
-def recorded(settings: Settings) -> list[Attachment]:
-    """What the ledger says is attached. Raises as `observe` does."""
-    require_sight(settings)
-    return ledger.read(settings.state_dir)
-
-
-def require_sight(settings: Settings) -> None:
-    """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
-    pins.require_place(settings.bpffs)
-    path = cgroups.find_root(settings.cgroup_root)
-    with cgroups.opened(Cgroup(path, os.stat(path).st_ino)) as fd:
-        if fd is None:
-            raise PodmgrError(f"cgroup {path} has vanished", tip="podmgr doctor")
-        bpf_syscall.attached_programs(fd, Direction.EGRESS)

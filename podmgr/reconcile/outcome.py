@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     """What became of one rule on one target. `pod` is None for a plain cgroup.
 
     `rule` None: of the target as a whole, or of a program that only its pin tells of.
-    `note` says why the rule is not at the hook where it would otherwise be.
+    `note` says why the rule is not at the hook where it would otherwise be, or why that is not known.
     """
 
     target: str
@@ -77,10 +77,12 @@ def remarks(outcomes: Iterable[Outcome]) -> list[str]:
     """What there is to know of rules that are new: why where they are, and what they are not. Each once."""
     lines: list[str] = []
     for outcome in outcomes:
-        if outcome.rule is None or outcome.hook is None:
+        if outcome.rule is None or outcome.action not in (Action.ATTACHED, Action.REPLACED):
             continue
-        if outcome.action in (Action.ATTACHED, Action.REPLACED):
-            if outcome.note:
-                lines.append(f"{outcome.rule} is at the {outcome.hook} hook: it {outcome.note}")
-            lines += outcome.rule.caveats(outcome.hook)
+        if outcome.hook is None:
+            lines.append(f"{outcome.rule}: {outcome.note}")
+            continue
+        if outcome.note:
+            lines.append(f"{outcome.rule} is at the {outcome.hook} hook: it {outcome.note}")
+        lines += outcome.rule.caveats(outcome.hook)
     return list(dict.fromkeys(lines))

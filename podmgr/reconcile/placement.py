@@ -81,12 +81,12 @@ class Networks:
 
         try:
             if (hook or _default_hook(rule, network)) is Hook.CGROUP:
-                at_cgroup = _at_cgroup(rule)
+                plain = _at_cgroup(rule)
                 amiss = "" if counts_loopback else self._seen_amiss(network)
                 if not amiss:
-                    return at_cgroup
+                    return plain
                 if hook is not None or is_enforced or not _may_move(rule):
-                    return at_cgroup._replace(note=f"sees {amiss}")
+                    return plain._replace(note=f"sees {amiss}")
                 links = self._links(rule, network(), counts_loopback)
                 return Placement(Hook.TC, links, network().is_scoped, f"would, at the cgroup's, see {amiss}")
             return Placement(Hook.TC, self._links(rule, network(), counts_loopback), network().is_scoped)

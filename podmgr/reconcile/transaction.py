@@ -19,10 +19,9 @@ from podmgr.kernel.netns import Namespaces
 from podmgr.proc import Runner, uninterrupted
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.reconcile import ledger, others
-from podmgr.reconcile.actual import Sight, unknown_pins
+from podmgr.reconcile.actual import Sight, recorded, require_sight, sees_all, unknown_pins
 from podmgr.reconcile.actuator import Actuator
 from podmgr.reconcile.decided import Decided
-from podmgr.reconcile.observe import recorded, require_sight, sees_all
 from podmgr.reconcile.outcome import Action, Failures, Outcome, Report
 from podmgr.reconcile.placement import Networks
 from podmgr.reconcile.plan import Plan, make_plan
@@ -138,11 +137,11 @@ class _Transaction:
         Returns the rows whose program is attached but has lost its pin: others take their place.
         """
         kept = {row.program_id for row in plan.unchanged}  # what else a row says of them is wrong
-        others = [row for row in self.rows if row.program_id not in kept]
+        left = [row for row in self.rows if row.program_id not in kept]
         ids = decided.cgroup_ids
-        broken = [row for row in others if row.cgroup_id in ids and row not in healthy]
+        broken = [row for row in left if row.cgroup_id in ids and row not in healthy]
         attached = self._sight.attached(broken)
-        self.rows = [*others, *plan.unchanged]
+        self.rows = [*left, *plan.unchanged]
         self._remove([row for row in broken if row not in attached])
         return attached
 
@@ -180,13 +179,12 @@ class _Transaction:
             if selection is None or selection.covers(row)
         ]
         failures = self._remove(rows)
-        if left := self._unpin_unknown(selection.owners if selection else None, failures):
+        owners = selection and selection.owners | {row.owner for row in rows}
+        if left := self._unpin_unknown(owners, failures):
             report(f"removed {left} {'pin' if left == 1 else 'pins'}, left by a crash")
-        failed = {row.program: error for row, error in failures}
+        failed = {row.loaded: error for row, error in failures}
         return [
-            _outcome(
-                row, Action.FAILED if row.program in failed else Action.DETACHED, failed.get(row.program)
-            )
+            _outcome(row, Action.FAILED if row.loaded in failed else Action.DETACHED, failed.get(row.loaded))
             for row in rows
         ]
 
@@ -217,9 +215,8 @@ class _Transaction:
     def _remove(self, rows: Sequence[Attachment]) -> Failures:
         """Remove from the kernel, then from the rows."""
         failures = self._act.remove(rows)
-        gone = {(row.program, row.program_id) for row in rows}
-        gone -= {(row.program, row.program_id) for row, _ in failures}
-        self.rows = [row for row in self.rows if (row.program, row.program_id) not in gone]
+        gone = {row.loaded for row in rows} - {row.loaded for row, _ in failures}
+        self.rows = [row for row in self.rows if row.loaded not in gone]
         return failures
 
     def _unpin_unknown(self, owners: Collection[str] | None, still_attached: Failures) -> int:
@@ -309,9 +306,13 @@ def _may_go(row: Attachment, desired: Desired, decided: Decided) -> bool:
 
 
 def _outcomes(plan: Plan, desired: Desired) -> list[Outcome]:
-    notes = desired.notes
+    notes, unplaced = desired.notes, desired.unplaced
 
     def outcome(row: Attachment, action: Action) -> Outcome:
+        if row.identity in unplaced:
+            return _outcome(row, action)._replace(
+                hook=None, note="where it acts is known when it is compiled"
+            )
         return _outcome(row, action)._replace(note=notes.get(row.identity, ""))
 
     outcomes = [outcome(row, Action.UNCHANGED) for row in plan.unchanged]

@@ -30,8 +30,8 @@ def parse_rule_option(text: str) -> tuple[Rule, ...]:
         )
     if not equals:
         raise UsageError(
-            f"--rule {printable(key)[:80]} has no value",
-            tip=f"write --rule '{bare}=...': {BY_KEY[bare].form}",
+            f"{printable(key)[:80]} has no value",
+            tip=f"write '{bare}=...': {BY_KEY[bare].form}",
         )
     return parse_value(key, value)
 
@@ -70,7 +70,7 @@ def parse_value(key: str, value: str) -> tuple[Rule, ...]:
                     key=key,
                     value=value,
                     column=column,
-                    expected=f"one {rule.collision_key.kind} rule per direction",
+                    expected="each rule once" if rule == other else f"one {rule.kind} rule per direction",
                 )
     if not rules:
         raise RuleError("no rule", key=key, value=value, column=1, expected=kind.form)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from podmgr.rules.kinds import BY_KEY, KINDS
 
 PREFIX = "podmgr.io/"
+ENFORCE = PREFIX + "enforce"
 
 KEYS = tuple(BY_KEY)
 _BARE_KEYS = frozenset(kind.key for kind in KINDS if kind.is_bare)

@@ -1,4 +1,4 @@
-"""Numbers with units: bit rates, byte sizes, percentages. Pure, exact, no floats.
+"""Numbers with units: bit rates, byte sizes, durations, quantities; and addresses. Pure.
 
 Rates are bits per second and sizes are bytes, both in powers of 1000. Reading never rounds
 silently below the resolution of the thing itself: a rate is a whole number of bits per second,
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
 SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
-
-MIN_RATE_BITS_PER_SECOND = 8_000
-MAX_RATE_BITS_PER_SECOND = 400 * 10**9
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _MAX_NUMBER_CHARACTERS = 40

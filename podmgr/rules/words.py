@@ -46,6 +46,7 @@ class Words:
             (match.group(), start + match.start()) for match in re.finditer(r"\S+", value[start:end])
         ]
         self._next = 0
+        self._options: dict[str, int] = {}  # where each stands
 
     def done(self) -> bool:
         return self._next == len(self._words)
@@ -91,8 +92,10 @@ class Words:
             expected=expected or self._form,
         )
 
-    def fail(self, problem: str, expected: str) -> RuleError:
-        """An error at the word that was taken last."""
+    def fail(self, problem: str, expected: str, *, option: str = "") -> RuleError:
+        """An error at the word that was taken last, or at an option that was read."""
+        if option:
+            self._next = self._options[option] + 1
         return self.error(problem, expected=expected, back=1)
 
     def number(self, what: str) -> Decimal:
@@ -133,14 +136,29 @@ class Words:
                 raise self.fail(f"unexpected {word!r}", f"options of this rule are {accepted}")
             if name in values:
                 raise self.fail(f"{name} twice", "each option once")
+            self._options[name] = self._next - 1
             values[name] = own[name](text, self.fail)
         return values, common.found
+
+
+def _hook(found: Common, text: str, fail: Fail) -> Common:
+    try:
+        return found._replace(place=found.place._replace(hook=Hook(text.lower())))
+    except ValueError:
+        raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
+
+
+def _interface(found: Common, text: str, fail: Fail) -> Common:
+    return found._replace(place=found.place._replace(interfaces=_interfaces(text, fail)))
+
+
+_COMMON: Mapping[str, Callable[[Common, str, Fail], Common]] = {"hook": _hook, "interface": _interface}
 
 
 class CommonReader:
     """Reads the options that every kind takes, one word at a time."""
 
-    names = ("hook", "interface")
+    names = tuple(_COMMON)
 
     def __init__(self) -> None:
         self.found = Common()
@@ -155,30 +173,20 @@ class CommonReader:
         if name in self._seen:
             raise words.fail(f"{name} twice", "each option once")
         self._seen.add(name)
-        self.found = self.found._replace(place=_placed(self.found.place, name, text, words.fail))
+        self.found = _COMMON[name](self.found, text, words.fail)
+        if self.found.place.hook is Hook.CGROUP and self.found.place.interfaces:
+            expected = "interface=NAME with hook=tc, or without hook="
+            raise words.fail("the cgroup hook knows no interfaces", expected)
         return True
-
-
-def _placed(place: Place, name: str, text: str, fail: Fail) -> Place:
-    """`place` with one more option of it."""
-    if name == "hook":
-        try:
-            place = place._replace(hook=Hook(text.lower()))
-        except ValueError:
-            raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
-    else:
-        place = place._replace(interfaces=_interfaces(text, fail))
-    if place.hook is Hook.CGROUP and place.interfaces:
-        raise fail("the cgroup hook knows no interfaces", "interface=NAME with hook=tc, or without hook=")
-    return place
 
 
 def _interfaces(text: str, fail: Fail) -> tuple[str, ...]:
     """The names of `interface=NAME[,NAME]...`, sorted, each once."""
     names = sorted(set(text.split(",")))
-    if (
-        not all(_INTERFACE.fullmatch(name) and name.strip(".") for name in names)
-        or len(names) > MAX_INTERFACES
-    ):
-        raise fail(f"{printable(text)[:60]!r} names no interface", "interface=NAME or interface=NAME,NAME")
+    for name in names:
+        if not (_INTERFACE.fullmatch(name) and name.strip(".")):
+            expected = "interface=NAME or interface=NAME,NAME; a name has 15 characters at most"
+            raise fail(f"{printable(name)[:60]!r} names no interface", expected)
+    if len(names) > MAX_INTERFACES:
+        raise fail(f"{len(names)} interfaces", f"{MAX_INTERFACES} at most")
     return tuple(names)

@@ -24,7 +24,7 @@ from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.outcome import Action, Outcome, Report
-from podmgr.rules.precedence import hints
+from podmgr.rules.annotations import hints
 from podmgr.rules.rule import Rule
 from podmgr.settings import Settings
 from podmgr.targets.names import Scope

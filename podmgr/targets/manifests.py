@@ -16,15 +16,9 @@ from podmgr.attachment import PodRef
 from podmgr.cluster import documents
 from podmgr.cluster.objects import annotation_keys, mapping, misplaced_on, static_hash_of, texts
 from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, printable
+from podmgr.rules.annotations import hints
 from podmgr.rules.keys import KEYS, PREFIX, STANDARD_KEYS, is_own_key
-from podmgr.rules.precedence import (
-    AnnotatedNamespace,
-    AnnotatedService,
-    NotText,
-    PodRules,
-    hints,
-    rules_of_pod,
-)
+from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, NotText, PodRules, rules_of_pod
 from podmgr.rules.source import POD, parse_source
 
 _MOST_SHOWN = 1_000  # characters of what is no text
@@ -178,6 +172,7 @@ def _pod(
 
 
 def _content(path: str) -> str:
+    shown = "standard input" if path == "-" else path
     if re.match(r"https?://", path):
         raise PodmgrError(f"podmgr fetches no {path}", tip=f"curl -fsSL {path} | podmgr apply -f -")
     try:
@@ -195,7 +190,7 @@ def _content(path: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PodmgrError(f"{path}: not UTF-8 text", tip=_TIP) from error
+        raise PodmgrError(f"{shown}: not UTF-8 text", tip=_TIP) from error
 
 
 def _items(path: str, text: str) -> Iterator[_Item]:

@@ -28,10 +28,10 @@ from podmgr.proc import Runner
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
-from podmgr.watch.connection import reconnect
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import PodSync
+from podmgr.watch.reconnect import reconnect
 from podmgr.watch.server import serve
 from podmgr.watch.workqueue import WorkQueue
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.attachment import Cgroup
+from podmgr.reconcile import ledger
 from tests.kernel.conftest import Cli, assert_nothing_left, interrupt_on_terminal
 
 RULE = "loss=uniform egress 0%"
@@ -27,7 +28,23 @@ def test_watching_a_list_in_a_pipe_prints_one_json_line_a_second(podmgr: Cli, cg
         for _ in range(2):
             assert json.loads(process.stdout.readline())["attachments"][0]["rule"] == RULE
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
+        assert process.communicate(timeout=5)[1] == ""
+        assert process.returncode == 130
+
+
+def test_interrupted_command_says_so(podmgr: Cli, cgroup: Cgroup) -> None:
+    """It waits for the lock, which another holds."""
+    argv = [sys.executable, "-m", "podmgr", "apply", f"cgroup/{cgroup.path}", "--rule", RULE]
+    with (
+        ledger.locked(podmgr.settings.state_dir),
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None
+        assert "another podmgr is at work" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "podmgr: interrupted\n")
+        assert process.returncode == 130
+    assert podmgr.listed() == []
 
 
 def test_watching_a_list_on_a_terminal_shows_rates(podmgr: Cli, cgroup: Cgroup) -> None:

@@ -15,12 +15,19 @@ from podmgr.attachment import Attachment, Link, PodRef
 from podmgr.proc import Completed, Limits
 from podmgr.programs import clang
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.kinds.bandwidth import MAX_BURST_BYTES, MIN_BURST_BYTES, Algorithm, Bandwidth
-from podmgr.rules.kinds.custom import RESERVED_MACROS, Custom
+from podmgr.rules.kinds.bandwidth import (
+    MAX_BURST_BYTES,
+    MAX_RATE_BITS_PER_SECOND,
+    MIN_BURST_BYTES,
+    MIN_RATE_BITS_PER_SECOND,
+    Algorithm,
+    Bandwidth,
+)
+from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
 from podmgr.rules.source import CLI
-from podmgr.rules.units import MAX_RATE_BITS_PER_SECOND, MIN_RATE_BITS_PER_SECOND
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 

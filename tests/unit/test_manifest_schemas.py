@@ -17,8 +17,8 @@ import yaml
 from podmgr import __version__
 from podmgr.cli.main import make_app
 from podmgr.rules.grammar import parse_value
-from podmgr.rules.keys import PREFIX, annotation_values, bare_key
-from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace
+from podmgr.rules.keys import ENFORCE, PREFIX, annotation_values, bare_key
+from podmgr.rules.precedence import AnnotatedNamespace
 from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 from podmgr.watch.health import Health
 from podmgr.watch.metrics import Metrics

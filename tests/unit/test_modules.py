@@ -35,7 +35,7 @@ def test_module_that_one_alone_uses_says_why_it_is_apart() -> None:
     assert silent == []
 
 
-def test_picture_of_the_rooms_names_each_module_and_no_other() -> None:
+def test_picture_of_the_wings_names_each_module_and_no_other() -> None:
     text = (ROOT / "podmgr/README.md").read_text()
     rooms = {
         room: set(re.findall(r"`([a-z_]+)`", cell))

@@ -97,7 +97,7 @@ def command(
     from podmgr.targets.names import Scope, read
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
-    settle_seconds = seconds(settle)
+    settle_seconds, timeout_seconds = seconds(settle), seconds(timeout)
     cli_rules = parse_rules(rule)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename:
@@ -125,7 +125,7 @@ def command(
             raise UsageError("cgroups and pods at once", tip="podmgr apply them one after the other")
         api = Api(find_access(kubeconfig, kube_context))
         asked = ClusterWishes(
-            api, scope, settings, seconds(timeout), say, node_name, reads_standard=standard_annotations
+            api, scope, settings, timeout_seconds, say, node_name, reads_standard=standard_annotations
         )
         made = asked.make(names, cli_rules)
     else:
@@ -140,11 +140,11 @@ def command(
         outcomes = failed + (
             transaction.apply(wished, settings, runner=proc.run, report=say) if wished else []
         )
-        for line in remarks(outcomes):
-            say(f"note: {line}")
-        if settle_seconds:
-            for line in bypassed(outcomes, settings, settle_seconds):
-                say(f"warning: {line}")
+    for line in remarks(outcomes):
+        say(f"note: {line}")
+    if settle_seconds and not dry_run:
+        for line in bypassed(outcomes, settings, settle_seconds):
+            say(f"warning: {line}")
     print_outcomes(outcomes, output, dry_run=dry_run)
     return exit_code(outcomes)
 

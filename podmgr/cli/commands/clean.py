@@ -50,7 +50,7 @@ def command(
     from podmgr import proc
     from podmgr.kernel import cgroups, scratch
     from podmgr.reconcile import transaction
-    from podmgr.reconcile.observe import recorded
+    from podmgr.reconcile.actual import recorded
     from podmgr.reconcile.outcome import exit_code
     from podmgr.targets.names import Scope
 

@@ -23,7 +23,7 @@ from podmgr.cli.options import (
 )
 from podmgr.cli.render import Format, attachments_document, attachments_table, document, print_errors, say
 from podmgr.cli.this_process import goes_on
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, UsageError
+from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTLY, UsageError
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_STATE_DIR
 
 
@@ -57,7 +57,10 @@ def command(
         goes_on()
         if targets or scope != Scope():
             raise UsageError("--watch shows all attachments", tip="podmgr list --watch")
-        live.watch(settings, output)
+        try:
+            live.watch(settings, output)
+        except KeyboardInterrupt:  # how it ends: there is nothing to be said
+            return EXIT_INTERRUPTED
         return EXIT_DONE
     observed, unknown = settled(settings, seconds(settle))
     rows = [item.attachment for item in observed]

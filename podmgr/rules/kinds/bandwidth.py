@@ -16,8 +16,6 @@ from typing import ClassVar
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
-    MAX_RATE_BITS_PER_SECOND,
-    MIN_RATE_BITS_PER_SECOND,
     RATE_UNITS,
     SIZE_UNITS,
     format_duration,
@@ -30,6 +28,8 @@ from podmgr.rules.units import (
 )
 from podmgr.rules.words import NUMBER_AND_UNIT, Fail, Words, closest
 
+MIN_RATE_BITS_PER_SECOND = 8_000
+MAX_RATE_BITS_PER_SECOND = 400 * 10**9
 MIN_BURST_BYTES = 1_514  # one full Ethernet frame
 MAX_BURST_BYTES = 1_000_000_000
 
@@ -42,7 +42,6 @@ _STALL_FLOOR_BYTES = 49_152
 # What a new bucket holds: a connection's first packets, too little to show in an average.
 _INITIAL_SECONDS = Fraction(1, 10)
 _INITIAL_CEILING_BYTES = 16_000
-_FULL_FRAME_BYTES = 1_514
 # A GSO packet has up to 64 KiB, and a TCP flow keeps two or three of them in the queue before it holds
 # itself back (TCP small queues): on egress there is room for those of eight flows and more.
 _HORIZON_BYTES = {Direction.EGRESS: 32 * 65_536, Direction.INGRESS: 2 * 65_536}
@@ -50,6 +49,7 @@ _HORIZON_FLOOR_NS = 50_000_000
 _HORIZON_CEILING_NS = 8_000_000_000  # fq drops what departs more than 10 s ahead
 _NS_PER_SECOND = 1_000_000_000
 
+_RATES = f"{format_rate(MIN_RATE_BITS_PER_SECOND)} to {format_rate(MAX_RATE_BITS_PER_SECOND)}"
 _LIKE_A_RATE = re.compile(r"([kmg]?)(?:ilo|ega|iga)?i?(?:b|bits?|bytes?)?(?:ps|/s|/sec)?", re.ASCII)
 
 _TBF = Template(
@@ -149,7 +149,7 @@ def burst_bytes(rule: Bandwidth) -> int:
     """What passes at once after a pause: as written, or 125 ms of the rate and at least a full frame."""
     if rule.burst_bytes is not None:
         return rule.burst_bytes
-    return max(int(_BURST_SECONDS * rule.rate_bits_per_second / 8), _FULL_FRAME_BYTES)
+    return max(int(_BURST_SECONDS * rule.rate_bits_per_second / 8), MIN_BURST_BYTES)
 
 
 def regained_bytes(rule: Bandwidth) -> int:
@@ -161,7 +161,7 @@ def regained_bytes(rule: Bandwidth) -> int:
 def initial_bytes(rule: Bandwidth) -> int:
     """What the bucket holds at first: 100 ms of the rate, between one frame and 16 kB."""
     initial = int(_INITIAL_SECONDS * rule.rate_bits_per_second / 8)
-    return min(burst_bytes(rule), max(_FULL_FRAME_BYTES, min(initial, _INITIAL_CEILING_BYTES)))
+    return min(burst_bytes(rule), max(MIN_BURST_BYTES, min(initial, _INITIAL_CEILING_BYTES)))
 
 
 def horizon_ns(rule: Bandwidth) -> int:
@@ -183,16 +183,15 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
         raise words.error(
             f"{format_number(amount)} {unit} is out of range",
-            expected="a rate from 8 kbps to 400 gbps (bits per second, powers of 1000)",
+            expected=f"a rate from {_RATES} (bits per second, powers of 1000)",
             back=2,
         )
     directions = words.directions()
     own, common = words.options({"burst": _size, "algorithm": _algorithm})
     burst, algorithm = own.get("burst"), own.get("algorithm", Algorithm.TBF)
     if burst is not None and algorithm is Algorithm.EDT:
-        raise words.fail(
-            "burst belongs to algorithm=tbf; edt has no bucket", "burst or algorithm=edt, not both"
-        )
+        expected = "burst or algorithm=edt, not both"
+        raise words.fail("burst belongs to algorithm=tbf; edt has no bucket", expected, option="burst")
     return tuple(Bandwidth(direction, rate, burst, algorithm, **common._asdict()) for direction in directions)
 
 

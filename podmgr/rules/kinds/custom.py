@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.programs import RESERVED_MACROS, is_program_name
 from podmgr.rules.rule import CollisionKey, Macros, Rule
 from podmgr.rules.units import address_in_c, is_address
 from podmgr.rules.words import CommonReader, Words
 
-# What podmgr itself tells a program.
-RESERVED_MACROS = frozenset(
-    {"INTERFACE", "DIRECTION_EGRESS", "PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC"}
-)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_.:]*))?", re.ASCII)
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
 
@@ -67,11 +62,6 @@ class Custom(Rule):
         ]
 
 
-def is_program_name(text: str) -> bool:
-    """Whether a rule can name such a program."""
-    return bool(_NAME.fullmatch(text))
-
-
 def _in_c(value: str | None) -> str | None:
     """The value of a macro: an address becomes what it is in a packet."""
     return address_in_c(value) if value is not None and is_address(value) else value
@@ -112,7 +102,7 @@ def _macro(word: str, words: Words) -> tuple[str, str | None]:
             "-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ or an IP address; or interface=NAME",
         )
     if match[1] in RESERVED_MACROS:
-        raise words.fail(f"{match[1]} is set by podmgr", "the direction is the second word of the rule")
+        raise words.fail(f"{match[1]} is set by podmgr", RESERVED_MACROS[match[1]])
     return match[1], match[2]
 
 

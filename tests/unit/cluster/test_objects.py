@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from podmgr.attachment import PodRef
 from podmgr.cluster.objects import STATIC_POD_HASH, Cluster, Pod, namespace_of, pod_of, service_of, texts
-from podmgr.rules.precedence import ENFORCE, AnnotatedNamespace, AnnotatedService, PodRules
+from podmgr.rules.keys import ENFORCE
+from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules
 
 Item = dict[str, Any]
 

@@ -327,7 +327,7 @@ BAD_CUSTOMS = [
     ("dropper egress -DDIRECTION_EGRESS=0", 16, "the direction is the second word"),
     ("dropper egress -DX=1 -DX=2", 22, "each macro once"),
     ("dropper egress -DX -DX", 20, "each macro once"),
-    ("dropper egress -DX;dropper egress -DX", 20, "one custom dropper -DX rule per direction"),
+    ("dropper egress -DX;dropper egress -DX", 20, "each rule once"),
 ]
 NAMES = "interface=NAME or interface=NAME,NAME"
 BAD_PLACES = [
@@ -336,7 +336,7 @@ BAD_PLACES = [
     ("hook=tc,cgroup", "cgroup or tc"),
     *((f"interface={name}", NAMES) for name in ("", ",", "a,", ",a", "a,,b", ".", "..", "a,..", "x" * 16)),
     *((f"interface={name}", NAMES) for name in ("a/b", "$(id)", "a:1", "é", "'a'", "a=b", "\x1b[31m")),
-    (f"interface={','.join(f'e{number}' for number in range(17))}", NAMES),
+    (f"interface={','.join(f'e{number}' for number in range(17))}", "16 at most"),
 ]
 TWICE = "each option once"
 BOTH = "interface=NAME with hook=tc, or without hook="
@@ -357,8 +357,13 @@ BAD_CUSTOMS += [
     ("dropper egress hook=tc", 16, "leave hook= out; SEC("),
     ("dropper egress -DX HOOK=cgroup", 20, 'SEC("tc") for tc'),
     *(
-        (f"dropper egress -D{macro}=1", 16, "the direction is the second word")
-        for macro in ("PODMGR_LOOPBACK", "PODMGR_SCOPED", "PODMGR_TC")
+        (f"dropper egress -D{macro}=1", 16, tip)
+        for macro, tip in (
+            ("DIRECTION_EGRESS", "the direction is the second word"),
+            ("PODMGR_LOOPBACK", "it follows from the target"),
+            ("PODMGR_SCOPED", "it follows from the target"),
+            ("PODMGR_TC", "the program's section says it"),
+        )
     ),
 ]
 BAD = [
@@ -407,8 +412,8 @@ def test_first_bad_rule_of_a_value_is_named() -> None:
         ("=10 mbps egress", "unknown rule key ''", "keys are bandwidth, loss, ebpf-limit"),
         ("10 mbps egress", "'10 mbps egress' is not KEY=VALUE", "keys are bandwidth, loss, ebpf-limit"),
         ("", "'' is not KEY=VALUE", "keys are bandwidth, loss, ebpf-limit"),
-        ("bandwidth", "--rule bandwidth has no value", "RATE UNIT DIRECTION"),
-        ("podmgr.io/loss", "--rule podmgr.io/loss has no value", "write --rule 'loss=...'"),
+        ("bandwidth", "bandwidth has no value", "RATE UNIT DIRECTION"),
+        ("podmgr.io/loss", "podmgr.io/loss has no value", "write 'loss=...'"),
     ],
 )
 def test_option_without_a_known_key_is_a_usage_error(option: str, message: str, tip: str) -> None:
@@ -423,6 +428,7 @@ def test_delaying_rule_has_no_bucket_to_size(options: str) -> None:
     with pytest.raises(RuleError, match="burst belongs to algorithm=tbf; edt has no bucket") as caught:
         parse_value("bandwidth", f"10 mbps egress {options}")
     assert caught.value.tip == "burst or algorithm=edt, not both"
+    assert caught.value.column == len("10 mbps egress ") + options.index("burst") + 1
 
 
 def test_value_of_4096_characters_is_read() -> None:

@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podmgr.errors import UnknownKeyError
-from podmgr.rules.precedence import (
-    ENFORCE,
-    MAX_RULES,
-    AnnotatedNamespace,
-    AnnotatedService,
-    PodRules,
-    hints,
-    rules_of_pod,
-)
+from podmgr.rules.annotations import hints
+from podmgr.rules.keys import ENFORCE
+from podmgr.rules.precedence import MAX_RULES, AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import parse_source
 from tests.unit.samples import rules

@@ -23,7 +23,8 @@ from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import Observed
 from podmgr.reconcile.outcome import Action, Outcome
-from podmgr.rules.precedence import ENFORCE, PodRules
+from podmgr.rules.keys import ENFORCE
+from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
 from podmgr.settings import LogFormat, Settings

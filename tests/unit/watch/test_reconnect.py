@@ -10,7 +10,7 @@ import pytest
 from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.errors import PodmgrError
-from podmgr.watch.connection import reconnect
+from podmgr.watch.reconnect import reconnect
 from tests.kube.apiserver import ApiServer
 
 
