@@ -68,8 +68,10 @@ class Actuator(NamedTuple):
             loaded += done
             failures += failed
         ids = {row.program: row.program_id for row in loaded}
-        return [row._replace(program_id=ids[row.program]) for row in rows if row.program in ids], (
-            _of_all(failures, rows)
+        errors = {row.program: error for row, error in failures}  # some have a program already, and lose it
+        return (
+            [row._replace(program_id=ids[row.program]) for row in rows if row.program in ids],
+            [(row, errors[row.program]) for row in rows if row.program in errors],
         )
 
     def _load(
