@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction, Hook, Rule
-from podmgr.rules.source import Source
+from podmgr.rules.source import Source, SourcedRule
 
 Slot = tuple[object, ...]
 

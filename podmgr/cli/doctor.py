@@ -24,9 +24,8 @@ from podmgr.proc import Runner, find
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 
 OLDEST_KERNEL = (5, 10)

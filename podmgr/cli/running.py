@@ -24,9 +24,8 @@ from podmgr.proc import Runner
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Action, Report, remarks
 from podmgr.reconcile.transaction import apply, clean
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Rule
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 
 EXIT_PODMGR_FAILED = 125

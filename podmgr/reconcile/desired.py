@@ -21,9 +21,8 @@ from podmgr.reconcile.filters import priority
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Hook, Rule
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 
 

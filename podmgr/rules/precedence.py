@@ -21,7 +21,7 @@ from podmgr.rules.keys import (
     bare_key,
 )
 from podmgr.rules.rule import CollisionKey, Rule
-from podmgr.rules.source import POD, STANDARD, Layer, Source
+from podmgr.rules.source import POD, STANDARD, Layer, Source, SourcedRule
 
 MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
 
@@ -30,17 +30,6 @@ class NotText(str):
     """What stands, as JSON, where an annotation has its text: a number, a list. Only files have such."""
 
     __slots__ = ()
-
-
-class SourcedRule(NamedTuple):
-    """A rule and where it was written.
-
-    An enforced rule holds beside a colliding one of another source.
-    """
-
-    rule: Rule
-    source: Source
-    is_enforced: bool = False
 
 
 class AnnotatedService(NamedTuple):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from podmgr.rules.rule import Rule
+
 
 class Layer(StrEnum):
     """Of two layers whose rules collide, the later one here wins."""
@@ -44,3 +46,14 @@ def parse_source(text: str) -> Source:
     """The source that is written so. Raises ValueError."""
     layer, _, name = text.partition("/")
     return Source(Layer(layer), name)
+
+
+class SourcedRule(NamedTuple):
+    """A rule and where it was written.
+
+    An enforced rule holds beside a colliding one of another source.
+    """
+
+    rule: Rule
+    source: Source
+    is_enforced: bool = False

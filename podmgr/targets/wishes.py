@@ -12,9 +12,9 @@ from podmgr.kernel import cgroups
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.keys import KEYS
-from podmgr.rules.precedence import PodRules, SourcedRule
+from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
-from podmgr.rules.source import CLI, Layer, Source
+from podmgr.rules.source import CLI, Layer, Source, SourcedRule
 from podmgr.settings import Settings
 from podmgr.targets.names import resolve
 

@@ -14,8 +14,7 @@ from podmgr.demo.throwaway import Pod, throw_away_pod
 from podmgr.kernel import cgroup_life, cgroups
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 
 

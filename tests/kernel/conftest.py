@@ -25,9 +25,8 @@ from podmgr.reconcile.observe import Observed, observe
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

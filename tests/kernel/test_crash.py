@@ -13,8 +13,7 @@ from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.reconcile import ledger, transaction
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.killing import is_killed, kill_everywhere

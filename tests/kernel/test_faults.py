@@ -20,8 +20,7 @@ from podmgr.kernel import cgroup_life, cgroups
 from podmgr.proc import Completed
 from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 from tests.kernel.conftest import (
     PASS_PROGRAM,

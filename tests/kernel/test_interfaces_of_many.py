@@ -26,9 +26,8 @@ from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 from tests.kernel.conftest import Cli, applied, assert_nothing_left, assert_unloaded, attached, run
 from tests.kernel.network import Place, namespace_number, programs, tc_state, waits_until

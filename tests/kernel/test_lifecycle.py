@@ -16,9 +16,8 @@ from podmgr.kernel import cgroup_life
 from podmgr.reconcile.outcome import Action
 from podmgr.reconcile.transaction import apply
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
-from podmgr.rules.source import CLI
+from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
 from tests.documents import TEXTS
 from tests.kernel.conftest import EXAMPLES, Cli, assert_nothing_left, assert_unloaded, attached, run

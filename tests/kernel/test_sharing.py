@@ -18,9 +18,8 @@ from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules import kinds
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import CollisionKey, Macros, Rule
-from podmgr.rules.source import CLI, POD
+from podmgr.rules.source import CLI, POD, SourcedRule
 from podmgr.rules.words import Words
 from podmgr.settings import Settings
 

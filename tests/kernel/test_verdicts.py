@@ -18,9 +18,8 @@ from podmgr.reconcile.observe import Observed, observe
 from podmgr.reconcile.outcome import Action
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction
-from podmgr.rules.source import POD, parse_source
+from podmgr.rules.source import POD, SourcedRule, parse_source
 from podmgr.settings import Settings
 from tests.kernel.conftest import applied, assert_nothing_left, counters, run, under
 from tests.kernel.network import Place, datagrams, programs

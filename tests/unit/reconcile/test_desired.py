@@ -17,9 +17,8 @@ from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.desired import Desiring
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook
-from podmgr.rules.precedence import SourcedRule
 from podmgr.rules.rule import Direction, Hook, Rule
-from podmgr.rules.source import Layer, Source, parse_source
+from podmgr.rules.source import Layer, Source, SourcedRule, parse_source
 from podmgr.settings import Settings
 from tests.unit.samples import attachment, parsed
 
