@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from podmgr.cli.render import Format, attachments_document, columns, document, state_of
+from podmgr.cli.render import Format, attachments_document, columns, document
 from podmgr.errors import printable
 from podmgr.reconcile.observe import Observed, observe
 from podmgr.settings import Settings
@@ -57,7 +57,7 @@ def _table(before: Sequence[Observed], now: Sequence[Observed], seconds: float) 
     for item in now:
         row, counters = item.attachment, item.counters
         previous = old.get(row.identity)
-        cells = [row.target, str(row.rule), state_of(item)]
+        cells = [row.target, str(row.rule), item.state]
         if counters is None or previous is None or previous.counters is None:
             cells += ["-"] * 5
         else:

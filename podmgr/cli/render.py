@@ -70,7 +70,7 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             if counters
             else ["-"] * 4
         )
-        cells = [row.target, row.rule, row.hook, row.source, state_of(item), *counts[:2]]
+        cells = [row.target, row.rule, row.hook, row.source, item.state, *counts[:2]]
         if in_cluster:
             cells.insert(0, row.pod.namespace if row.pod else "-")
         if wide:
@@ -97,7 +97,7 @@ def _attachment(item: Observed) -> dict[str, Any]:
         "direction": row.direction.value,
         "hook": row.hook,
         "program_id": row.program_id,
-        "state": state_of(item),
+        "state": item.state,
         "counters": counters
         and {
             "passed_packets": counters.passed_packets,
@@ -110,11 +110,6 @@ def _attachment(item: Observed) -> dict[str, Any]:
 
 def _pod(pod: PodRef | None) -> dict[str, str] | None:
     return None if pod is None else {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
-
-
-def state_of(item: Observed) -> str:
-    """What `state` is called in every format."""
-    return item.state
 
 
 def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:

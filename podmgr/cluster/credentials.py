@@ -1,7 +1,6 @@
 """Who podmgr is to an API server, as a kubeconfig's user says: token, password, certificate, impersonation.
 
-A part of `kubeconfig`, which alone uses it: that knows which user is meant. What a user's plugin
-says is `exec_plugin`'s.
+What a user's plugin says is `exec_plugin`'s.
 
 Apart from `kubeconfig`, which alone uses it: that knows which user is meant, and this what a user is.
 """

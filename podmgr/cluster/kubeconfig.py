@@ -1,7 +1,7 @@
 """Kubeconfigs as client-go takes them: several files made one, a context, and the server that it means.
 
-Who we are there is `credentials`' to say. `access` alone uses it, having found the files. The
-official Python client knows neither impersonation nor a plugin's hint, writes keys into temporary
+Who we are there is `credentials`' to say, where the files are, `access`'. The official Python client
+knows neither impersonation nor a plugin's hint, writes keys into temporary
 files, and takes 350 ms to import.
 
 Apart from `access`, which alone uses it: a pod has no kubeconfig, and its service account needs none of this.

@@ -41,10 +41,10 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
         sight = Sight(settings, namespaces)
         desiring = Desiring(settings, Networks(namespaces), decided)
         desired = desiring.desired(rows)
+        desiring.require_fq(desired)
         store = ObjectStore(settings.state_dir)
         hooks = {digest: stored.hook for digest in desired.specs if (stored := store.find(digest))}
         desired = desiring.settled(desired, hooks)
-        desiring.require_fq(desired)
         _require_none_lifted(desired, decided)
         gone = set(_without_cgroup(rows))
         actual = _actual(decided, sight, [row for row in rows if row not in gone])
