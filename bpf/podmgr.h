@@ -17,6 +17,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -33,6 +34,14 @@
 #endif
 #ifndef PODMGR_TC
 #define PODMGR_TC 0
+#endif
+
+/*
+ * A program that keeps numbers of what it has done, beside how many packets passed, sets how many before
+ * this header is read. What each means, the file of its kind says (podmgr/rules/kinds).
+ */
+#ifndef PODMGR_FIGURES
+#define PODMGR_FIGURES 0
 #endif
 
 /* A program that acts for several rules sets, before this header is read, how many. */
@@ -270,6 +279,33 @@ static __always_inline int is_ip(struct __sk_buff *skb)
 }
 #endif
 
+#if PODMGR_TC
+/*
+ * Packets that podmgr sends anew pass the chain from its beginning, and have no socket any more: those that
+ * freeing.h has taken off theirs, and the copies of duplicate.bpf.c. What they are stands in cb, of which
+ * nothing is believed of a packet that has a socket.
+ */
+#define SENT_ANEW 0x706d6721
+enum { CB_SENT_ANEW, CB_SCOPE, CB_IS_COPY };
+
+static __always_inline int is_sent_anew(struct __sk_buff *skb)
+{
+	return !skb->sk && skb->cb[CB_SENT_ANEW] == SENT_ANEW;
+}
+
+/* The copy of a packet: it was judged already by all that stands before what copies. */
+static __always_inline int is_copy(struct __sk_buff *skb)
+{
+	return is_sent_anew(skb) && skb->cb[CB_IS_COPY];
+}
+#else
+static __always_inline int is_copy(struct __sk_buff *skb)
+{
+	(void)skb;
+	return 0;
+}
+#endif
+
 #if PODMGR_TC && PODMGR_SCOPED
 /* Whose packets a rule is about, on interfaces that others use too; podmgr fills it in. */
 struct podmgr_scope {
@@ -293,9 +329,27 @@ static __always_inline int is_in_scope(struct __sk_buff *skb)
 	__u32 key = 0;
 	struct podmgr_scope *scope = bpf_map_lookup_elem(&podmgr_scope, &key);
 
-	return scope && bpf_skb_ancestor_cgroup_id(skb, scope->level) == scope->cgroup_id;
+	if (!scope)
+		return 0;
+	if (is_sent_anew(skb))
+		return skb->cb[CB_SCOPE] == (__u32)scope->cgroup_id;
+	return bpf_skb_ancestor_cgroup_id(skb, scope->level) == scope->cgroup_id;
+}
+
+/* What stands in cb for it: nobody else's packets get there, and half of the number will do. */
+static __always_inline __u32 scope_mark(void)
+{
+	__u32 key = 0;
+	struct podmgr_scope *scope = bpf_map_lookup_elem(&podmgr_scope, &key);
+
+	return scope ? scope->cgroup_id : 0;
 }
 #else
+static __always_inline __u32 scope_mark(void)
+{
+	return 0;
+}
+
 static __always_inline int is_in_scope(struct __sk_buff *skb)
 {
 	(void)skb;
@@ -311,6 +365,31 @@ static __always_inline int is_exempt(struct __sk_buff *skb)
 #else
 	return !PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX;
 #endif
+}
+
+#if PODMGR_FIGURES
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PODMGR_FIGURES);
+	__type(key, __u32);
+	__type(value, __u64);
+} podmgr_figures SEC(".maps");
+
+/* At tc alone, where nothing comes in between. */
+static __always_inline void add_to_figure(__u32 figure, __u64 value)
+{
+	__u64 *sum = bpf_map_lookup_elem(&podmgr_figures, &figure);
+
+	if (sum)
+		*sum += value;
+}
+#endif
+
+/* fq sends what is urgent to the kernel (TC_PRIO_CONTROL) at once, whatever its departure time. */
+static __always_inline void wait_in_fq(struct __sk_buff *skb)
+{
+	if ((skb->priority & TC_PRIO_MAX) == TC_PRIO_CONTROL)
+		skb->priority ^= TC_PRIO_CONTROL ^ TC_PRIO_INTERACTIVE;
 }
 
 /*

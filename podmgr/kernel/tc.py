@@ -36,7 +36,7 @@ _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _RTN_UNICAST, _RT_TABLE_MAIN = 1, 254
 
 _TCA_KIND, _TCA_OPTIONS = 1, 2
-_TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 6, 7, 8, 11
+_TCA_BPF_CLASSID, _TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 3, 6, 7, 8, 11
 _BPF_DIRECT_ACTION = 1
 _TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT = 1, 2
 
@@ -136,9 +136,12 @@ class TrafficControl:
                 )
         return found
 
-    def add_filter(self, index: int, side: Direction, priority: int, handle: int, pin: Path) -> None:
+    def add_filter(
+        self, index: int, side: Direction, priority: int, handle: int, pin: Path, class_id: int = 0
+    ) -> None:
         """A pinned program that gives the verdict itself. Never takes the place of another filter.
 
+        The program finds `class_id`, a number of the filter's own, in `skb->tc_classid`.
         Raises RefusedError; PodmgrError if nothing is pinned there.
         """
         fd = bpf_syscall.open_pin(pin)
@@ -147,6 +150,7 @@ class TrafficControl:
                 attribute(_TCA_BPF_FD, struct.pack("=I", fd))
                 + attribute(_TCA_BPF_NAME, os.fsencode(pin.name) + b"\0")
                 + attribute(_TCA_BPF_FLAGS, struct.pack("=I", _BPF_DIRECT_ACTION))
+                + (attribute(_TCA_BPF_CLASSID, struct.pack("=I", class_id)) if class_id else b"")
             )
             self._route.create(
                 _NEWTFILTER, _filter(index, side, priority, handle) + attribute(_TCA_OPTIONS, options)

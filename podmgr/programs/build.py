@@ -12,9 +12,10 @@ from podmgr.errors import PodmgrError
 from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
 from podmgr.programs import clang, elf, verdicts, vmlinux
-from podmgr.programs.find import find_source, require_system
+from podmgr.programs.find import find_source, find_table, require_system
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.programs.store import ObjectStore, StoredObject
+from podmgr.rules.distributions import quantiles_macro
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
 
@@ -65,6 +66,8 @@ class SpecMaker:
             hook=hook,
             is_scoped=is_scoped,
         )
+        if rules[0].table:
+            spec = replace(spec, table=(quantiles_macro(find_table(rules[0].table, self._settings)),))
         if not (source.is_object or source.is_own):
             spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
         self._specs[wanted] = spec

@@ -15,6 +15,7 @@ from pathlib import Path
 from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
 from podmgr.programs import csource, vetting
 from podmgr.programs.spec import ProgramSource
+from podmgr.rules import distributions
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.programs import is_program_name
 from podmgr.settings import Settings
@@ -65,6 +66,28 @@ def find_source(
         f"there is no program {name}" + (f": {problem}" if problem else ""),
         tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; known: {known}",
     )
+
+
+def find_table(name: str, settings: Settings) -> tuple[int, ...]:
+    """The distribution in NAME.dist of the program folder.
+
+    Raises PodmgrError if there is none, if others could have written it, or if it is malformed.
+    """
+    path = settings.program_dir / f"{name}.dist"
+    content = _read(path, _trusted_users(settings), f"distribution {name}")
+    if content is None:
+        known = ", ".join(("uniform", *distributions.BUILT_IN))
+        raise PodmgrError(
+            f"there is no distribution {name}: {_no_folder(settings.program_dir) or 'no ' + str(path)}",
+            tip=f"put a table in netem's format there, or use one of {known}",
+        )
+    try:
+        return distributions.read_table(content.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise PodmgrError(
+            f"{path} is no distribution: {error}",
+            tip="netem's format: whole numbers, in 8192ths of the standard deviation, # for comments",
+        ) from error
 
 
 def require_folder(settings: Settings) -> None:

@@ -47,7 +47,8 @@ class ProgramSpec:
 
     `hook` None: the program's own section says it. `text` is a custom source as it came out of the
     preprocessor, with all that it includes. `counts_loopback` is true where the target has
-    no network namespace of its own, `is_scoped` where it shares its interfaces with others.
+    no network namespace of its own, `is_scoped` where it shares its interfaces with others. `table` is
+    the distribution of the user's own that the program draws from, as a macro.
     """
 
     rules: tuple[Rule, ...]
@@ -57,6 +58,7 @@ class ProgramSpec:
     hook: Hook | None = None
     is_scoped: bool = False
     text: bytes = b""
+    table: Macros = ()
 
     @property
     def direction(self) -> Direction:
@@ -73,7 +75,7 @@ class ProgramSpec:
         )
         if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
-        return own + type(self.rules[0]).macros_of(self.rules)
+        return own + type(self.rules[0]).macros_of(self.rules) + self.table
 
     @cached_property
     def digest(self) -> str:

@@ -13,7 +13,7 @@ from podmgr.kernel import bpf_syscall, cgroups, pins
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.tc import Filter, Traffic
-from podmgr.reconcile import ledger
+from podmgr.reconcile import chain, ledger
 from podmgr.rules.rule import Direction, Hook
 from podmgr.rules.source import UNKNOWN
 from podmgr.settings import Settings
@@ -191,8 +191,11 @@ class Sight:
     def _has(self, row: Attachment, on_cgroups: Collection[_OnCgroup]) -> bool:
         if not row.links:
             return (row.cgroup_id, row.direction, row.program_id) in on_cgroups
-        held = {link for link, _ in self.filters_of(row)}
-        return bool(held) and all(link in held or self._is_gone(link) for link in row.links)
+        held = {(link, item.priority) for link, item in self.filters_of(row)}
+        if row.rule is None:  # as it was found
+            return bool(held)
+        meant = [(link, number) for link, number, _ in chain.places(row)]
+        return bool(held) and all(place in held or self._is_gone(place[0]) for place in meant)
 
     def _is_gone(self, link: Link) -> bool:
         """Whether the interface is not there any more."""

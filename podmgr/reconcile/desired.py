@@ -16,8 +16,8 @@ from podmgr.errors import PodmgrError
 from podmgr.programs.build import SpecMaker
 from podmgr.programs.spec import ProgramSpec
 from podmgr.reconcile import ledger, qdiscs
+from podmgr.reconcile.chain import priority
 from podmgr.reconcile.decided import Decided
-from podmgr.reconcile.filters import priority
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of

@@ -1,7 +1,7 @@
 """Programs on interfaces: filters of clsact, with the qdiscs that they need.
 
-A filter's priority is podmgr's own and says its place in the chain; its handle is the number of
-its program, so that two never stand in each other's way.
+A filter's place in the chain is said by `chain`; its handle is the number of its program, so that two
+never stand in each other's way.
 """
 
 from __future__ import annotations
@@ -19,34 +19,14 @@ from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Filter, Qdisc, TrafficControl
 from podmgr.proc import uninterrupted
-from podmgr.reconcile import qdiscs
+from podmgr.reconcile import chain, qdiscs
 from podmgr.reconcile.actual import Sight, pin_of
 from podmgr.rules.hooks import at_cgroup
 from podmgr.rules.kinds import template_of
-from podmgr.rules.rule import Direction, Rule, Stage
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 
-# Behind filters that were given a small number to be first, before those that the kernel numbers.
-# What is enforced comes before all else; but what delays is last of all, so that nobody behind it
-# takes its departure times back.
-_ENFORCED, _OTHERS = 50, 100
-_MOST_CUSTOM = 46  # further ones share the last place
-_DELAYING_PRIORITIES = {False: 148, True: 149}  # by whether it is enforced
-_PRIORITIES = range(_ENFORCED, 150)
-
 Complaints = dict[Attachment, PodmgrError]
-
-
-def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
-    """Where in the chain a rule's program stands; `position` is that among its target's custom programs."""
-    stage = template_of(rule).stage
-    if stage is Stage.DELAY:
-        return _DELAYING_PRIORITIES[is_enforced]
-    base = _ENFORCED if is_enforced else _OTHERS
-    if stage < Stage.CUSTOM:
-        return base + stage
-    custom = min(position, _MOST_CUSTOM - 1) if stage is Stage.CUSTOM else _MOST_CUSTOM
-    return base + Stage.CUSTOM + custom
 
 
 class Filters(NamedTuple):
@@ -83,7 +63,8 @@ class Filters(NamedTuple):
                 continue
             pin = Path(pin_of(self.settings, row).program)
             try:
-                control.add_filter(link.index, link.side, _priority(row), row.program_id or 0, pin)
+                for _, number, class_id in chain.places(row._replace(links=(link,))):
+                    control.add_filter(link.index, link.side, number, row.program_id or 0, pin, class_id)
             except PodmgrError as error:
                 complaints[row] = _refused(row, error)
         return complaints
@@ -180,12 +161,8 @@ def _unmake(marks: Sequence[Mark], control: TrafficControl) -> set[Mark]:
 
 def _is_of_podmgr(item: Filter, kind: str) -> bool:
     """Whether a filter is one of podmgr's that needs a qdisc of that kind."""
-    priorities = _DELAYING_PRIORITIES.values() if kind == qdiscs.FQ else _PRIORITIES
+    priorities = chain.DEPARTURES if kind == qdiscs.FQ else chain.PRIORITIES
     return item.priority in priorities and item.handle == item.program_id
-
-
-def _priority(row: Attachment) -> int:
-    return row.priority or (priority(row.rule) if row.rule else _OTHERS)
 
 
 def _needs_fq(row: Attachment) -> bool:

@@ -125,17 +125,18 @@ class Networks:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
                 "whose it is",
-                f"limit ingress with {without_fq(rule)}" if delays_ingress else "use the cgroup hook",
+                _instead(rule),
             )
         if not network.namespaces:
             raise _CannotBeHadError(
                 "acts on interfaces, and which they are is not known before a process lives there",
                 "apply again when it runs",
             )
+        other = at_cgroup(rule) or without_fq(rule)
         if network.is_scoped and not cgroups.has_true_root():
             raise _CannotBeHadError(
                 "needs the cgroup's level below the true root, which is not seen from here",
-                f"run podmgr outside of a cgroup namespace, or use {at_cgroup(rule) or without_fq(rule)}",
+                "run podmgr outside of a cgroup namespace" + (f", or use {other}" if other else ""),
             )
         links: list[Link] = []
         for namespace in network.namespaces:
@@ -237,7 +238,8 @@ class Networks:
         ]
         if not left:
             other = at_cgroup(rule) or without_fq(rule)
-            raise _CannotBeHadError("finds no interface that takes clsact", f"use {other}")
+            tip = f"use {other}" if other else "tc qdisc show: the ingress qdisc stands in clsact's place"
+            raise _CannotBeHadError("finds no interface that takes clsact", tip)
         return left
 
     def _host_side(self, rule: Rule, item: Interface, namespace: int) -> Link:
@@ -246,7 +248,7 @@ class Networks:
         if found is None:
             raise _CannotBeHadError(
                 f"delays on the node's side of a veth, and the other end of {item.name} is not there",
-                f"limit ingress with {without_fq(rule)}",
+                _instead(rule),
             )
         return found
 
@@ -290,6 +292,14 @@ def _that_see_sockets_once(found: Sequence[Interface]) -> Sequence[Interface]:
         return item.peer_index in there or item.kind == "vrf" or item.kind in _TUNNELS - _WITHOUT_SOCKET
 
     return [item for item in found if not is_above(item)]
+
+
+def _instead(rule: Rule) -> str:
+    """What to do about a rule for what arrives, where it cannot be had."""
+    if not template_of(rule).needs_fq:
+        return "use the cgroup hook"
+    other = without_fq(rule)
+    return f"limit ingress with {other}" if other else f"use {rule.key} on egress, where it can be had"
 
 
 def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:

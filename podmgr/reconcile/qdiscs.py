@@ -37,7 +37,7 @@ class NoFqError(PodmgrError):
         """The same, said of a rule, with what does without."""
         return PodmgrError(
             f"'{rule}' delays packets through the fq qdisc, {self.reason}",
-            tip=f"{self.remedy}, or use {without_fq(rule)}",
+            tip=self.remedy + (f", or use {without_fq(rule)}" if rule.without_fq else ""),
             detail=self.detail,
         )
 

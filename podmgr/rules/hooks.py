@@ -34,12 +34,12 @@ def require_possible(rule: Rule, hook: Hook) -> None:
     if template_of(rule).needs_fq and rule.direction is Direction.INGRESS:
         raise PodmgrError(
             f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
-            tip=f"limit ingress with {without_fq(rule)}",
+            tip=f"limit ingress with {without_fq(rule)}" if rule.without_fq else "hook=tc can",
         )
 
 
 def without_fq(rule: Rule) -> str:
-    """What to write for a rule that does the like and needs no fq."""
+    """What to write for a rule that does the like and needs no fq; "" if nothing does."""
     return rule.without_fq.replace("DIRECTION", rule.direction)
 
 

@@ -30,12 +30,18 @@ class Hook(StrEnum):
 
 
 class Stage(IntEnum):
-    """Where several programs of one hook see a packet. What delays comes behind all that drops."""
+    """Where several programs of one hook see a packet. Departure times come behind all that drops: that of a
+    rate first, to which a delay adds, and then what is late beyond it.
+    """
 
     LOSS = 0
     CUSTOM = 1
-    RATE = 2
-    DELAY = 3
+    CORRUPT = 2
+    DUPLICATE = 3
+    RATE = 4
+    DEPARTURE = 5
+    DELAY = 6
+    REORDER = 7
 
 
 class Place(NamedTuple):
@@ -70,7 +76,8 @@ class DefaultHook(NamedTuple):
 class Template(NamedTuple):
     """A program of podmgr's own: `name`.bpf.c in bpf/.
 
-    `second_choice` is the hook that will do where the default one cannot be had.
+    `second_choice` is the hook that will do where the default one cannot be had. One that `frees` packets
+    from their socket, as what waits long must, also stands before all others: bpf/freeing.h.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Template(NamedTuple):
     hooks: Mapping[Direction, DefaultHook] = {}
     needs_fq: bool = False
     second_choice: Hook | None = None
+    frees: bool = False
 
 
 class CollisionKey(NamedTuple):
@@ -96,7 +104,9 @@ class Rule(ABC):
     brings_program: ClassVar[bool] = False  # of the user's own, which may look at some packets only
     shares_program: ClassVar[bool] = False  # with rules of its kind, direction and layer: see `macros_of`
     without_fq: ClassVar[str] = ""  # what to write for a rule that does the like and needs no fq
-    at_cgroup: ClassVar[str] = "hook=cgroup"  # what to write for the same at the cgroup hook
+    at_cgroup: ClassVar[str] = (
+        "hook=cgroup"  # what to write for the same at the cgroup hook; "": cannot be had
+    )
 
     direction: Direction
     place: Place = field(default=ANYWHERE, kw_only=True)
@@ -115,6 +125,16 @@ class Rule(ABC):
     @abstractmethod
     def macros(self) -> Macros:
         """What makes the program this rule's."""
+
+    @property
+    def table(self) -> str:
+        """The name of a table of the program folder, NAME.dist, that the program draws from; "" for none."""
+        return ""
+
+    @property
+    def on_egress_alone(self) -> Rule | None:
+        """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
+        return self
 
     @classmethod
     def macros_of(cls, rules: Sequence[Self]) -> Macros:

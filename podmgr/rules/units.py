@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
 SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
+TIME_UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}  # in nanoseconds
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _MAX_NUMBER_CHARACTERS = 40
@@ -147,6 +148,11 @@ def format_rate(rate_bits_per_second: int) -> str:
 def format_size(size_bytes: int) -> str:
     """`64kb`: the largest unit that leaves a number of at least 1. Reading it back is exact."""
     return _format(size_bytes, SIZE_UNITS, separator="")
+
+
+def format_time(time_ns: int) -> str:
+    """`100ms`: the largest unit that leaves a number of at least 1. Reading it back is exact."""
+    return _format(time_ns, TIME_UNITS, separator="")
 
 
 def _format(amount: int, units: dict[str, int], *, separator: str) -> str:

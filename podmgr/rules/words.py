@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -121,13 +121,23 @@ class Words:
         word = self.choice([*Direction, _BOTH], "direction")
         return tuple(Direction) if word == _BOTH else (Direction(word),)
 
-    def options(self, own: Mapping[str, Reader]) -> tuple[dict[str, Any], Common]:
-        """The `name=value` words that end a rule: the kind's own, by their readers, and the common ones."""
+    def options(
+        self, own: Mapping[str, Reader], *, hooks: Sequence[Hook] = tuple(Hook)
+    ) -> tuple[dict[str, Any], Common]:
+        """The `name=value` words that end a rule: the kind's own, by their readers, and the common ones.
+
+        `hooks` are those at which such a rule can act.
+        """
         values: dict[str, Any] = {}
         common = CommonReader()
         while not self.done():
             word = self.take("an option")
             if common.read(word, self):
+                hook = common.found.place.hook
+                if hook is not None and hook not in hooks:
+                    raise self.fail(
+                        f"such a rule cannot act at the {hook} hook", f"hook={hooks[0]}, or without hook="
+                    )
                 continue
             name, equals, text = word.partition("=")
             name = name.lower()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.programs import clang, elf
+from podmgr.rules.distributions import quantiles
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.rule import Direction
 
@@ -24,6 +25,20 @@ EXTREMES = {
     "edt": (
         {"RATE": "8000ULL", "HORIZON": "8000000000ULL"},
         {"RATE": "400000000000ULL", "HORIZON": "50000000ULL"},
+    ),
+    "delay": (
+        {"TIME": "1000ULL", "MOST_BYTES": "16777216ULL"},
+        {
+            "TIME": "2000000000ULL",
+            "JITTER": "2000000000ULL",
+            "LEAST": "0ULL",
+            "MOST": "10000000000ULL",
+            "MOST_BYTES": "256000000ULL",
+            "CORRELATION": "4294967295ULL",
+            "SLOT_SHIFT": "35",
+            "QUANTILES": ",".join(map(str, quantiles("paretonormal"))),
+        },
+        {"TIME": "5000000000ULL", "JITTER": "5000000000ULL", "IS_ORDERED": "0", "CORRELATION": "1ULL"},
     ),
     "dropper": ({"PROTOCOL": "IPPROTO_UDP", "PORT": "53", "DROP": "0"},),
 }
@@ -53,7 +68,7 @@ def _compile(source: Path, *words: str) -> bytes:
 @pytest.mark.parametrize(
     ("source", "macros"),
     CASES,
-    ids=[f"{source.name}-{'-'.join(macros.values())}" for source, macros in CASES],
+    ids=[f"{source.name}-{'-'.join(value[:20] for value in macros.values())}" for source, macros in CASES],
 )
 def test_programs_compile_without_a_warning(
     source: Path, macros: dict[str, str], direction: Direction
@@ -65,17 +80,28 @@ def test_programs_compile_without_a_warning(
     }
     content = _compile(source, *(f"-D{name}={value}" for name, value in (own | macros).items()))
     info = elf.inspect(content, name=source.name)
-    assert (info.hook, info.direction, info.licence) == ("cgroup", direction, "GPL")
+    is_tc = ONLY_TC in source.read_text()
+    assert (info.hook, info.direction, info.licence) == (
+        ("tc", None, "GPL") if is_tc else ("cgroup", direction, "GPL")
+    )
     assert "podmgr_counters" in {item.name for item in info.maps}
 
 
+ONLY_TC = "#define PODMGR_TC 1"
 BUILT_IN = [source for source in SOURCES if source.parent.name == "bpf"]
 
 
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("is_scoped", [True, False])
-@pytest.mark.parametrize("is_tc", [True, False])
-@pytest.mark.parametrize("source", BUILT_IN, ids=lambda source: str(source.name))
+@pytest.mark.parametrize(
+    ("source", "is_tc"),
+    [
+        pytest.param(source, is_tc, id=f"{source.name}-{'tc' if is_tc else 'cgroup'}")
+        for source in BUILT_IN
+        for is_tc in (True, False)
+        if is_tc or ONLY_TC not in source.read_text()
+    ],
+)
 def test_built_in_programs_compile_for_either_hook(
     source: Path, is_tc: bool, is_scoped: bool, direction: Direction
 ) -> None:
@@ -127,7 +153,8 @@ def test_program_of_ones_own_at_tc_finds_the_header_for_it(
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.name))
 def test_programs_compile_by_hand(source: Path) -> None:
-    assert elf.inspect(_compile(source), name=source.name).direction is Direction.EGRESS
+    direction = None if ONLY_TC in source.read_text() else Direction.EGRESS
+    assert elf.inspect(_compile(source), name=source.name).direction is direction
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.name))

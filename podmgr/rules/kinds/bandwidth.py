@@ -67,7 +67,7 @@ _TBF = Template(
 )
 _EDT = Template(
     "edt",
-    Stage.DELAY,
+    Stage.DEPARTURE,
     {
         Direction.EGRESS: DefaultHook(
             Hook.TC, Hook.CGROUP, "the fq qdisc of the interface holds each packet until its departure time"

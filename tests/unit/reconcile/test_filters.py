@@ -15,7 +15,8 @@ from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.pins import Mark
 from podmgr.kernel.tc import Filter, Qdisc
 from podmgr.reconcile.actual import Sight
-from podmgr.reconcile.filters import Filters, priority
+from podmgr.reconcile.chain import priority
+from podmgr.reconcile.filters import Filters
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
@@ -120,7 +121,7 @@ def test_chain_is_loss_custom_bandwidth_and_what_delays_last(
     ]
     assert filters.attach(rows[::-1] if is_reversed else rows) == {}
     assert sorted(on(machine, ETH0), key=lambda item: item.priority) == [
-        *(Filter(100, 5, 5), Filter(101, 6, 6), Filter(147, 7, 7), Filter(148, 8, 8))
+        *(Filter(100, 5, 5), Filter(101, 6, 6), Filter(143, 7, 7), Filter(144, 8, 8))
     ]
 
 
@@ -131,16 +132,16 @@ def test_what_is_enforced_comes_first_but_no_departure_time_is_taken_back() -> N
     custom = "ebpf-limit=dropper egress"
     chain = [
         place(LOSS, is_enforced=True),
-        *(place(custom, is_enforced=True, position=number) for number in range(46)),
+        *(place(custom, is_enforced=True, position=number) for number in range(40)),
         place(SLOW, is_enforced=True),
         place(LOSS),
-        *(place(custom, position=number) for number in range(46)),
+        *(place(custom, position=number) for number in range(40)),
         place(SLOW),
         place(DELAY),
         place(DELAY, is_enforced=True),
     ]
     assert chain == sorted(set(chain))
-    assert place(custom, position=99) == place(custom, position=45)
+    assert place(custom, position=99) == place(custom, position=39)
 
 
 def test_old_and_new_program_of_a_rule_stand_side_by_side(

@@ -1,0 +1,42 @@
+"""The order of programs on an interface: at which priorities the filters of a rule stand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from podmgr.attachment import Attachment, Link
+from podmgr.rules.kinds import template_of
+from podmgr.rules.rule import Rule, Stage
+
+# Behind filters that were given a small number to be first, before those that the kernel numbers.
+# What frees packets from their socket comes before all else, since all before it sees them twice; then
+# what is enforced. What delays is last of all, so that nobody behind it takes its departure times back.
+_FREEING = 50
+_ENFORCED, _OTHERS = 51, 100
+_MOST_CUSTOM = 40  # further ones share the last place
+_DEPARTURE = 144  # for each stage two: what is enforced, and before it the others
+
+PRIORITIES = range(_FREEING, 150)
+DEPARTURES = range(_DEPARTURE, 150)  # of what needs fq
+FREES = 1  # the number of the filter whose program is to free, see bpf/freeing.h
+
+
+def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
+    """Where in the chain a rule's program stands; `position` is that among its target's custom programs."""
+    stage = template_of(rule).stage
+    if stage >= Stage.DEPARTURE:
+        return _DEPARTURE + 2 * (stage - Stage.DEPARTURE) + is_enforced
+    base = _ENFORCED if is_enforced else _OTHERS
+    if stage < Stage.CUSTOM:
+        return base + stage
+    custom = min(position, _MOST_CUSTOM - 1) if stage is Stage.CUSTOM else _MOST_CUSTOM - 1
+    return base + stage + custom
+
+
+def places(row: Attachment) -> Iterator[tuple[Link, int, int]]:
+    """Where the row's program hangs: interface, priority, and the number by which the program knows it."""
+    own = row.priority or (priority(row.rule) if row.rule else _OTHERS)
+    for link in row.links:
+        if row.rule is not None and template_of(row.rule).frees:
+            yield link, _FREEING, FREES
+        yield link, own, 0

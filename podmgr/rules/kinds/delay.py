@@ -1,0 +1,352 @@
+"""`delay`: every packet leaves so much later. The program is bpf/delay.bpf.c, with the `fq` qdisc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from math import ceil, floor
+from typing import ClassVar
+
+from podmgr.rules import distributions
+from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.programs import is_program_name
+from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.units import (
+    TIME_UNITS,
+    format_count,
+    format_duration,
+    format_number,
+    format_size,
+    format_time,
+    parse_number,
+    scaled,
+)
+from podmgr.rules.words import NUMBER_AND_UNIT, Fail, Words, closest
+
+NS_PER_SECOND = 10**9
+MIN_DELAY_NS = 1_000
+MAX_DELAY_NS = 10 * NS_PER_SECOND  # of the longest draw
+
+_UNIFORM = "uniform"
+_RTT = "rtt"
+_DRAWS = 2**32
+# A slot of a delay that keeps order: long enough to be one draw, short enough that many make a distribution.
+# What comes right after a longer delay waits: the mean grows by about jitter^2 / 6 slots.
+_LEAST_SLOT_NS = 100_000_000
+_JITTERS_PER_SLOT = 10  # more than the draws lie apart
+# What waits is nobody's: so much as 10 Gbit/s bring meanwhile, but memory has an end.
+_NOMINAL_BITS_PER_SECOND = 10 * 10**9
+_LEAST_WAITING_BYTES, _MOST_WAITING_BYTES = 16 * 2**20, 256 * 10**6
+_BUCKETS = 256  # of the delays given; the same is in the program
+
+_HOLDS = "the fq qdisc of the interface holds each packet until its departure time"
+_DELAY = Template(
+    "delay",
+    Stage.DELAY,
+    {
+        Direction.EGRESS: DefaultHook(Hook.TC, Hook.TC, _HOLDS),
+        Direction.INGRESS: DefaultHook(
+            Hook.TC,
+            Hook.TC,
+            "what arrives can be held before the pod alone: on the host's side of its veth",
+        ),
+    },
+    needs_fq=True,
+    frees=True,
+)
+
+
+class Order(StrEnum):
+    """Whether packets with different delays may overtake each other."""
+
+    KEEP = "keep"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True)
+class Delay(Rule):
+    """Every packet leaves `time_ns` later (1000 to 1e10), on average, by `distribution` and `jitter_ns`.
+
+    `round_trip_ns` and its jitter are those of `rtt`, of which this rule is a half; 0 for none.
+    """
+
+    key: ClassVar[str] = "delay"
+    kind: ClassVar[str] = "delay"
+    at_cgroup: ClassVar[str] = ""
+    time_ns: int
+    jitter_ns: int = 0
+    distribution: str = _UNIFORM
+    correlation_percent: Decimal = Decimal(0)
+    order: Order = Order.KEEP
+    round_trip_ns: int = field(default=0, compare=False)
+    round_trip_jitter_ns: int = field(default=0, compare=False)
+
+    @property
+    def words(self) -> list[str]:
+        words = [format_time(self.time_ns), self.direction.value]
+        if self.jitter_ns:
+            words.append(f"jitter={format_time(self.jitter_ns)}")
+        if self.distribution != _UNIFORM:
+            words.append(f"distribution={self.distribution}")
+        if self.correlation_percent:
+            words.append(f"correlation={format_number(self.correlation_percent)}%")
+        if self.order is not Order.KEEP:
+            words.append(f"order={self.order}")
+        return words
+
+    @property
+    def program(self) -> str:
+        return _DELAY.name
+
+    @property
+    def table(self) -> str:
+        is_own = self.distribution not in (_UNIFORM, *distributions.BUILT_IN)
+        return self.distribution if self.jitter_ns and is_own else ""
+
+    @property
+    def macros(self) -> Macros:
+        macros = [("TIME", f"{self.time_ns}ULL"), ("MOST_BYTES", f"{waiting_bytes(self)}ULL")]
+        if self.jitter_ns:
+            macros += [
+                ("JITTER", f"{self.jitter_ns}ULL"),
+                ("LEAST", f"{least_ns(self)}ULL"),
+                ("MOST", f"{most_ns(self)}ULL"),
+                ("CORRELATION", f"{round(Fraction(self.correlation_percent) / 100 * _DRAWS)}ULL"),
+                ("IS_ORDERED", str(int(self.order is Order.KEEP))),
+                ("SLOT_SHIFT", str(slot_ns(self).bit_length() - 1)),
+            ]
+        if self.jitter_ns and self.distribution in distributions.BUILT_IN:
+            macros.append(distributions.quantiles_macro(distributions.quantiles(self.distribution)))
+        return tuple(sorted(macros))
+
+    @property
+    def on_egress_alone(self) -> Rule | None:
+        if not self.round_trip_ns:
+            return self
+        if self.direction is not Direction.EGRESS:
+            return None
+        return Delay(
+            self.direction,
+            self.round_trip_ns,
+            self.round_trip_jitter_ns,
+            self.distribution,
+            self.correlation_percent,
+            self.order,
+            place=self.place,
+        )
+
+    def explain(self) -> list[tuple[str, str]]:
+        rows = [("one way", _spread(self)), ("round trip", f"{_time(self.time_ns)} more, of this direction")]
+        if self.jitter_ns:
+            rows += [("percentiles", _percentiles(self)), ("order", _order(self))]
+        if self.correlation_percent:
+            of_what = "slots" if self.order is Order.KEEP else "packets"
+            rows.append(
+                (
+                    "correlation",
+                    f"{format_number(self.correlation_percent)}% of {of_what} have the draw before",
+                )
+            )
+        reach = ", ".join(
+            f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, self.time_ns * 10**6))} Mbit/s"
+            for name, size in (("64 KiB", 2**16), ("6 MiB", 6 * 2**20))
+        )
+        waiting = waiting_bytes(self)
+        return [
+            *rows,
+            ("TCP carries", f"a window for each round trip: of {reach} at most"),
+            (
+                "may wait",
+                f"{format_size(waiting)} on the wire, in memory up to twice that; what is more is dropped",
+            ),
+        ]
+
+
+def least_ns(rule: Delay) -> int:
+    """The shortest delay that is drawn: never less than none."""
+    return max(0, rule.time_ns + floor(_ends(rule.distribution)[0] * rule.jitter_ns))
+
+
+def most_ns(rule: Delay) -> int:
+    """The longest delay that is drawn."""
+    return rule.time_ns + ceil(_ends(rule.distribution)[1] * rule.jitter_ns)
+
+
+def _ends(distribution: str) -> tuple[float, float]:
+    """The least and the most that is drawn, in jitters."""
+    if distribution == _UNIFORM:
+        return -1, 1
+    if distribution in distributions.BUILT_IN:
+        return distributions.ends(distributions.quantiles(distribution))
+    return distributions.FILE_ENDS
+
+
+def slot_ns(rule: Delay) -> int:
+    """How long one draw holds, where order is kept: a power of two."""
+    least = max(_LEAST_SLOT_NS, _JITTERS_PER_SLOT * rule.jitter_ns)
+    return 1 << (least - 1).bit_length()
+
+
+def waiting_bytes(rule: Delay) -> int:
+    """How many bytes may wait at once: what 10 Gbit/s bring in the longest delay, 16 MiB to 256 MB."""
+    nominal = most_ns(rule) * _NOMINAL_BITS_PER_SECOND // (8 * NS_PER_SECOND)
+    return max(_LEAST_WAITING_BYTES, min(nominal, _MOST_WAITING_BYTES))
+
+
+def _time(time_ns: float) -> str:
+    return format_duration(Fraction(time_ns) / NS_PER_SECOND)
+
+
+def _spread(rule: Delay) -> str:
+    if not rule.jitter_ns:
+        return _time(rule.time_ns)
+    if rule.distribution == _UNIFORM:
+        return f"{_time(rule.time_ns)} ± {_time(rule.jitter_ns)}, uniform"
+    cut = ", none less than 0" if least_ns(rule) == 0 else ""
+    return f"{_time(rule.time_ns)}, standard deviation {_time(rule.jitter_ns)}, {rule.distribution}{cut}"
+
+
+def _percentiles(rule: Delay) -> str:
+    if rule.table:
+        return f"as {rule.distribution}.dist of the program folder says"
+    shown = []
+    for percent in (1, 50, 99):
+        if rule.distribution == _UNIFORM:
+            away = 2 * percent / 100 - 1
+        else:
+            away = distributions.quantile(distributions.quantiles(rule.distribution), percent / 100)
+        shown.append(f"{percent}%: {_time(max(0, rule.time_ns + away * rule.jitter_ns))}")
+    return ", ".join(shown)
+
+
+def _order(rule: Delay) -> str:
+    if rule.order is Order.FREE:
+        return "a draw for each packet: they overtake each other"
+    return f"kept: a draw for each {_time(slot_ns(rule))}, the same for all flows; none overtakes"
+
+
+def _parse(words: Words) -> tuple[Rule, ...]:
+    time_ns = _time_of(words)
+    direction = words.choice([*Direction, "both", _RTT], "direction")
+    own, common = words.options(
+        {"jitter": _jitter, "distribution": _distribution, "correlation": _correlation, "order": _order_of},
+        hooks=(Hook.TC,),
+    )
+    jitter_ns = own.pop("jitter", 0)
+    for name in own:
+        if not jitter_ns:
+            raise words.fail(f"{name} belongs to a jitter", f"jitter=TIME {name}=...", option=name)
+    distribution = own.get("distribution", _UNIFORM)
+    drawn = (own.get("correlation", Decimal(0)), own.get("order", Order.KEEP))
+    if jitter_ns > time_ns:
+        raise words.fail(
+            f"a jitter of {format_time(jitter_ns)} is larger than the delay",
+            f"a jitter up to {format_time(time_ns)}: no packet leaves before it was sent",
+            option="jitter",
+        )
+    whole = Delay(Direction.EGRESS, time_ns, jitter_ns, distribution)
+    if most_ns(whole) > MAX_DELAY_NS:
+        expected = f"{format_time(MAX_DELAY_NS)} at most, with all jitter: fq holds no packet longer"
+        raise words.fail(f"the longest delay is {_time(most_ns(whole))}", expected)
+    if direction != _RTT:
+        return tuple(
+            Delay(way, time_ns, jitter_ns, distribution, *drawn, **common._asdict())
+            for way in (Direction if direction == "both" else (Direction(direction),))
+        )
+    half = time_ns // 2
+    # Of independent halves the deviations add up by their squares; the widths of uniform ones as they are.
+    jitter_half = round(jitter_ns / 2 if distribution == _UNIFORM else jitter_ns / 2**0.5)
+    jitter_half = min(jitter_half, half)
+    if half < MIN_DELAY_NS:
+        raise words.fail("less than 2us for both ways", "a round trip of 2us or more")
+    return tuple(
+        Delay(
+            way,
+            time,
+            jitter_half,
+            distribution,
+            *drawn,
+            round_trip_ns=time_ns,
+            round_trip_jitter_ns=jitter_ns,
+            **common._asdict(),
+        )
+        for way, time in ((Direction.EGRESS, time_ns - half), (Direction.INGRESS, half))
+    )
+
+
+def _time_of(words: Words) -> int:
+    words.split_number()
+    amount = words.number("the time")
+    word = "" if words.done() else words.take("the unit")
+    unit = word.lower()
+    if unit not in TIME_UNITS:
+        guess = closest(unit, TIME_UNITS) if word else None
+        hint = f"did you mean {guess!r}? " if guess else ""
+        is_missing = unit in ("", *Direction, "both", _RTT)
+        raise words.error(
+            f"{format_number(amount)} has no unit" if is_missing else f"unknown unit {word!r}",
+            expected=f"{hint}a time such as {format_number(amount)}ms: units are {', '.join(TIME_UNITS)}",
+            back=1 if word else 0,
+        )
+    time_ns = scaled(amount, TIME_UNITS[unit])
+    if not MIN_DELAY_NS <= time_ns <= MAX_DELAY_NS:
+        raise words.error(
+            f"{format_number(amount)}{unit} is out of range",
+            expected=f"a time from {format_time(MIN_DELAY_NS)} to {format_time(MAX_DELAY_NS)}",
+            back=2,
+        )
+    return time_ns
+
+
+def _jitter(text: str, fail: Fail) -> int:
+    expected = f"jitter=TIME, such as jitter=10ms; units are {', '.join(TIME_UNITS)}"
+    match = NUMBER_AND_UNIT.fullmatch(text)
+    if not match or match[2].lower() not in TIME_UNITS:
+        raise fail(f"{text[:40]!r} is not a time", expected)
+    try:
+        jitter_ns = scaled(parse_number(match[1]), TIME_UNITS[match[2].lower()])
+    except ValueError as error:
+        raise fail(f"the jitter is wrong: {error}", expected) from error
+    return jitter_ns
+
+
+def _distribution(text: str, fail: Fail) -> str:
+    known = (_UNIFORM, *distributions.BUILT_IN)
+    if text.lower() in known:
+        return text.lower()
+    if not is_program_name(text):
+        raise fail(f"unknown distribution {text[:40]!r}", f"{', '.join(known)}, or NAME of a file NAME.dist")
+    if guess := closest(text.lower(), known):
+        raise fail(f"unknown distribution {text!r}", f"did you mean {guess!r}? {', '.join(known)}, or NAME")
+    return text
+
+
+def _correlation(text: str, fail: Fail) -> Decimal:
+    expected = "correlation=P%, from 0% to less than 100%"
+    try:
+        percent = parse_number(text.removesuffix("%"))
+    except ValueError as error:
+        raise fail(f"the correlation is wrong: {error}", expected) from error
+    if not text.endswith("%") or percent >= 100:
+        raise fail(f"{text[:40]!r} is no correlation", expected)
+    return percent
+
+
+def _order_of(text: str, fail: Fail) -> Order:
+    try:
+        return Order(text.lower())
+    except ValueError:
+        raise fail(f"unknown order {text[:40]!r}", "keep or free") from None
+
+
+KIND = Kind(
+    key=Delay.key,
+    form='TIME DIRECTION, such as "100ms egress jitter=10ms" or "80ms rtt"',
+    meaning="Every packet leaves TIME later; rtt: half of it in each direction. Options: jitter=TIME, "
+    "distribution=uniform|normal|pareto|paretonormal|NAME, correlation=P%, order=keep|free.",
+    example="delay=100ms egress",
+    parse=_parse,
+    templates=(_DELAY,),
+)
