@@ -154,7 +154,8 @@ class Desiring:
                 continue
             try:
                 placed = self._placed(wish.target, sourced)
-                programs.setdefault(placed.program, []).append(placed)
+                if placed is not None:
+                    programs.setdefault(placed.program, []).append(placed)
             except PodmgrError as error:
                 self._decided.fail(wish.target.cgroup.id, sourced.rule, error)
         positions = _positions(rules)
@@ -166,11 +167,19 @@ class Desiring:
                     self._decided.fail(wish.target.cgroup.id, placed.sourced.rule, error)
         return sorted(found, key=lambda pair: template_of(pair[0].rule).stage)
 
-    def _placed(self, target: Target, sourced: SourcedRule) -> _Placed:
-        """A custom program's place is known when it is compiled."""
+    def _placed(self, target: Target, sourced: SourcedRule) -> _Placed | None:
+        """A custom program's place is known when it is compiled. None: another rule does it on egress."""
         if chosen_hook(sourced.rule, is_shared=False) is None:
             return _Placed(sourced, None)
-        return _Placed(sourced, self._place(target, sourced.rule, is_enforced=sourced.is_enforced))
+        rule = sourced.rule
+        if rule.on_egress_alone != rule and self._networks.are_shared(target):
+            whole = rule.on_egress_alone
+            if whole is None:
+                return None
+            place = self._place(target, whole, is_enforced=sourced.is_enforced)
+            note = f"stands for '{rule.key}=... rtt': here only what leaves can be delayed, by the whole time"
+            return _Placed(sourced._replace(rule=whole), place._replace(note=note))
+        return _Placed(sourced, self._place(target, rule, is_enforced=sourced.is_enforced))
 
     def _wanted(
         self, target: Target, sharing: Sequence[_Placed], position: int

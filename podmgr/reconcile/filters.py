@@ -2,6 +2,8 @@
 
 A filter's place in the chain is said by `chain`; its handle is the number of its program, so that two
 never stand in each other's way.
+
+Apart from `actuator`, which alone uses it: interfaces are reached otherwise than cgroups.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from podmgr.attachment import Cgroup, Link
+from podmgr.attachment import Cgroup, Link, Target
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import cgroups
 from podmgr.kernel.netns import Namespaces
@@ -75,9 +75,7 @@ class Networks:
         """
 
         def network() -> _Network:
-            if cgroup.id not in self._networks:
-                self._networks[cgroup.id] = self._look(cgroup, counts_loopback, starts_here)
-            return self._networks[cgroup.id]
+            return self._network(cgroup, counts_loopback, starts_here)
 
         try:
             if (hook or _default_hook(rule, network)) is Hook.CGROUP:
@@ -98,6 +96,15 @@ class Networks:
             if not _has_second_choice(rule):
                 raise
             return Placement(Hook.CGROUP, note=f"would act on interfaces, but podmgr is {error.message}")
+
+    def are_shared(self, target: Target) -> bool:
+        """Whether the target's interfaces are also others'. Raises PermissionDeniedError, as `place` does."""
+        return self._network(target.cgroup, target.counts_loopback, target.starts_here).is_scoped
+
+    def _network(self, cgroup: Cgroup, counts_loopback: bool, starts_here: bool) -> _Network:
+        if cgroup.id not in self._networks:
+            self._networks[cgroup.id] = self._look(cgroup, counts_loopback, starts_here)
+        return self._networks[cgroup.id]
 
     def without_fq(self, cgroup: Cgroup) -> dict[str, str]:
         """Interface to its root qdisc, for those that the cgroup's processes send through without fq.

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from podmgr.errors import RuleError, printable
 from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place
-from podmgr.rules.units import parse_number
+from podmgr.rules.units import TIME_UNITS, format_number, format_time, parse_number, scaled
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _BOTH = "both"
+_WAYS = (*Direction, _BOTH, "rtt")
 
 Fail = Callable[[str, str], RuleError]
 Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
@@ -106,6 +107,32 @@ class Words:
         except ValueError as error:
             raise self.error(f"{what} is wrong: {error}", back=1) from error
 
+    def time_ns(self, least_ns: int, most_ns: int) -> int:
+        """A time with its unit, in nanoseconds."""
+        self.split_number()
+        amount = self.number("the time")
+        word = "" if self.done() else self.take("the unit")
+        factor = TIME_UNITS.get(word.lower())
+        if factor is None:
+            shown = format_number(amount)
+            guess = closest(word.lower(), TIME_UNITS) if word else None
+            hint = f"did you mean {guess!r}? " if guess else ""
+            raise self.error(
+                f"unknown unit {word!r}"
+                if word and not closest(word.lower(), _WAYS)
+                else f"{shown} has no unit",
+                expected=f"{hint}a time such as {shown}ms: units are {', '.join(TIME_UNITS)}",
+                back=1 if word else 0,
+            )
+        time_ns = scaled(amount, factor)
+        if not least_ns <= time_ns <= most_ns:
+            raise self.error(
+                f"{format_number(amount)}{word.lower()} is out of range",
+                expected=f"a time from {format_time(least_ns)} to {format_time(most_ns)}",
+                back=2,
+            )
+        return time_ns
+
     def choice(self, choices: Iterable[str], what: str) -> str:
         """The next word, which must be one of `choices` in any case."""
         word = self.take(f"the {what}")
@@ -163,6 +190,18 @@ def _interface(found: Common, text: str, fail: Fail) -> Common:
 
 
 _COMMON: Mapping[str, Callable[[Common, str, Fail], Common]] = {"hook": _hook, "interface": _interface}
+
+
+def read_time_ns(text: str, fail: Fail) -> int:
+    """The time of an option like `jitter=10ms`, in nanoseconds."""
+    match = NUMBER_AND_UNIT.fullmatch(text)
+    factor = TIME_UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise fail(f"{text[:40]!r} is not a time", f"a time such as 10ms: units are {', '.join(TIME_UNITS)}")
+    try:
+        return scaled(parse_number(match[1]), factor)
+    except ValueError as error:
+        raise fail(f"the time is wrong: {error}", "a time such as 10ms") from error
 
 
 class CommonReader:

@@ -70,8 +70,10 @@ class Control(TrafficControl):
     def filters(self, index: int, side: Direction) -> list[Filter]:
         return list(self._devices[index].filters.get(side, ())) if index in self._devices else []
 
-    def add_filter(self, index: int, side: Direction, priority: int, handle: int, pin: Path) -> None:
-        place = f"{side} prio {priority} handle {handle}"
+    def add_filter(
+        self, index: int, side: Direction, priority: int, handle: int, pin: Path, class_id: int = 0
+    ) -> None:
+        place = f"{side} prio {priority} handle {handle}" + (f" class {class_id}" if class_id else "")
         device = self._changed("filter add", index, f"{place} {pin.parent.name}/{pin.name}")
         there = device.filters.setdefault(side, [])
         if not any(item.kind == "clsact" for item in device.qdiscs):

@@ -14,6 +14,7 @@ from podmgr import proc
 from podmgr.attachment import Attachment, Link, PodRef
 from podmgr.proc import Completed, Limits
 from podmgr.programs import clang
+from podmgr.rules import distributions
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import (
     MAX_BURST_BYTES,
@@ -24,6 +25,7 @@ from podmgr.rules.kinds.bandwidth import (
     Bandwidth,
 )
 from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.delay import MIN_DELAY_NS, Delay, Order
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
@@ -62,6 +64,23 @@ bandwidths = st.one_of(
 )
 uniform_losses = st.builds(UniformLoss, directions, percents, place=places)
 exponential_losses = st.builds(ExponentialLoss, directions, thresholds, place=places)
+wholes = st.integers(MIN_DELAY_NS, 10**9)
+
+
+@st.composite
+def _delays(draw: st.DrawFn) -> Delay:
+    time_ns = draw(wholes)
+    place = draw(places.filter(lambda place: place.hook is not Hook.CGROUP))
+    jitter_ns = draw(st.just(0) | st.integers(1, time_ns))
+    if not jitter_ns:
+        return Delay(draw(directions), time_ns, place=place)
+    distribution = draw(st.sampled_from(["uniform", *distributions.BUILT_IN, "Own-1"]))
+    correlation = draw(percents.filter(lambda percent: percent < 100))
+    order = draw(st.sampled_from(Order))
+    return Delay(draw(directions), time_ns, jitter_ns, distribution, correlation, order, place=place)
+
+
+delays = _delays()
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -76,7 +95,7 @@ customs = st.builds(
     macro_tuples,
     place=st.builds(Place, st.none(), interfaces),
 )
-rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, customs)
+rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, delays, uniform_losses, exponential_losses, customs)
 
 
 def parsed(text: str) -> Rule:

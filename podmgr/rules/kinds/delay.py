@@ -14,16 +14,14 @@ from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
 from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
-    TIME_UNITS,
     format_count,
     format_duration,
     format_number,
     format_size,
     format_time,
     parse_number,
-    scaled,
 )
-from podmgr.rules.words import NUMBER_AND_UNIT, Fail, Words, closest
+from podmgr.rules.words import Fail, Words, closest, read_time_ns
 
 NS_PER_SECOND = 10**9
 MIN_DELAY_NS = 1_000
@@ -228,10 +226,15 @@ def _order(rule: Delay) -> str:
 
 
 def _parse(words: Words) -> tuple[Rule, ...]:
-    time_ns = _time_of(words)
+    time_ns = words.time_ns(MIN_DELAY_NS, MAX_DELAY_NS)
     direction = words.choice([*Direction, "both", _RTT], "direction")
     own, common = words.options(
-        {"jitter": _jitter, "distribution": _distribution, "correlation": _correlation, "order": _order_of},
+        {
+            "jitter": read_time_ns,
+            "distribution": _distribution,
+            "correlation": _correlation,
+            "order": _order_of,
+        },
         hooks=(Hook.TC,),
     )
     jitter_ns = own.pop("jitter", 0)
@@ -274,42 +277,6 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         )
         for way, time in ((Direction.EGRESS, time_ns - half), (Direction.INGRESS, half))
     )
-
-
-def _time_of(words: Words) -> int:
-    words.split_number()
-    amount = words.number("the time")
-    word = "" if words.done() else words.take("the unit")
-    unit = word.lower()
-    if unit not in TIME_UNITS:
-        guess = closest(unit, TIME_UNITS) if word else None
-        hint = f"did you mean {guess!r}? " if guess else ""
-        is_missing = unit in ("", *Direction, "both", _RTT)
-        raise words.error(
-            f"{format_number(amount)} has no unit" if is_missing else f"unknown unit {word!r}",
-            expected=f"{hint}a time such as {format_number(amount)}ms: units are {', '.join(TIME_UNITS)}",
-            back=1 if word else 0,
-        )
-    time_ns = scaled(amount, TIME_UNITS[unit])
-    if not MIN_DELAY_NS <= time_ns <= MAX_DELAY_NS:
-        raise words.error(
-            f"{format_number(amount)}{unit} is out of range",
-            expected=f"a time from {format_time(MIN_DELAY_NS)} to {format_time(MAX_DELAY_NS)}",
-            back=2,
-        )
-    return time_ns
-
-
-def _jitter(text: str, fail: Fail) -> int:
-    expected = f"jitter=TIME, such as jitter=10ms; units are {', '.join(TIME_UNITS)}"
-    match = NUMBER_AND_UNIT.fullmatch(text)
-    if not match or match[2].lower() not in TIME_UNITS:
-        raise fail(f"{text[:40]!r} is not a time", expected)
-    try:
-        jitter_ns = scaled(parse_number(match[1]), TIME_UNITS[match[2].lower()])
-    except ValueError as error:
-        raise fail(f"the jitter is wrong: {error}", expected) from error
-    return jitter_ns
 
 
 def _distribution(text: str, fail: Fail) -> str:

@@ -308,7 +308,7 @@ def test_filter_that_is_refused_is_its_rows_alone(
     complaints = filters.attach([loss, slow])
     assert complaints.keys() == {loss}
     assert complaints[loss].detail == "Cannot allocate memory"
-    assert on(machine, ETH0) == [Filter(147, 6, 6)]
+    assert on(machine, ETH0) == [Filter(143, 6, 6)]
     assert not filters.sight.attached([loss])
 
 
@@ -342,7 +342,7 @@ def test_our_filters_are_taken_off_and_no_others(
     machine.namespaces[POD][3].filters["egress"] = [Filter(100, 5, 997)]
     machine.changes.clear()
     filters.detach(rows[:1])
-    assert on(machine, ETH0) == [Filter(147, 6, 6), *foreign]
+    assert on(machine, ETH0) == [Filter(143, 6, 6), *foreign]
     assert (on(machine, HOST_SIDE), on(machine, NET1)) == ([], [Filter(100, 5, 997)])
     delete = "filter del {} egress prio 100 handle 5"
     assert sorted(machine.changes) == [(OWN, delete.format("cali1")), (POD, delete.format("eth0"))]

@@ -208,7 +208,7 @@ def test_value_of_an_option_may_hold_equals_signs() -> None:
 # Keys
 
 
-@pytest.mark.parametrize("key", ["delay", "", "podmgr.io/", "Bandwidth"])
+@pytest.mark.parametrize("key", ["speed", "", "podmgr.io/", "Bandwidth"])
 def test_parsing_the_value_of_a_foreign_key_is_a_programming_error(key: str) -> None:
     with pytest.raises(ValueError, match="not a podmgr key"):
         parse_value(key, "10 mbps egress")
@@ -405,13 +405,21 @@ def test_first_bad_rule_of_a_value_is_named() -> None:
 @pytest.mark.parametrize(
     ("option", "message", "tip"),
     [
-        ("delay=10ms egress", "unknown rule key 'delay'", "keys are bandwidth, loss, ebpf-limit"),
+        ("speed=10ms egress", "unknown rule key 'speed'", "keys are bandwidth, delay, loss, ebpf-limit"),
         ("bandwith=10 mbps egress", "unknown rule key 'bandwith'", "did you mean 'bandwidth'?"),
         ("podmgr.io/los=x", "unknown rule key 'podmgr.io/los'", "did you mean 'loss'?"),
-        ("other.io/loss=x", "unknown rule key 'other.io/loss'", "keys are bandwidth, loss, ebpf-limit"),
-        ("=10 mbps egress", "unknown rule key ''", "keys are bandwidth, loss, ebpf-limit"),
-        ("10 mbps egress", "'10 mbps egress' is not KEY=VALUE", "keys are bandwidth, loss, ebpf-limit"),
-        ("", "'' is not KEY=VALUE", "keys are bandwidth, loss, ebpf-limit"),
+        (
+            "other.io/loss=x",
+            "unknown rule key 'other.io/loss'",
+            "keys are bandwidth, delay, loss, ebpf-limit",
+        ),
+        ("=10 mbps egress", "unknown rule key ''", "keys are bandwidth, delay, loss, ebpf-limit"),
+        (
+            "10 mbps egress",
+            "'10 mbps egress' is not KEY=VALUE",
+            "keys are bandwidth, delay, loss, ebpf-limit",
+        ),
+        ("", "'' is not KEY=VALUE", "keys are bandwidth, delay, loss, ebpf-limit"),
         ("bandwidth", "bandwidth has no value", "RATE UNIT DIRECTION"),
         ("podmgr.io/loss", "podmgr.io/loss has no value", "write 'loss=...'"),
     ],

@@ -16,7 +16,7 @@ from podmgr.rules.keys import annotation_values, bare_key
         ("podmgr.io/ebpf-limit", "ebpf-limit"),
         ("podmgr.io/podmgr.io/loss", None),
         ("kubernetes.io/ingress-bandwidth", None),
-        ("delay", None),
+        ("speed", None),
         ("", None),
     ],
 )

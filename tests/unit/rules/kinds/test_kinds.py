@@ -24,7 +24,7 @@ from podmgr.rules.kinds.bandwidth import (
 )
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
-from podmgr.rules.rule import Direction, Hook, Rule
+from podmgr.rules.rule import Direction, Hook, Rule, Stage
 from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
 
 
@@ -167,9 +167,11 @@ def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: d
 
 def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
     options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
-    options += ["bandwidth=10 mbps egress algorithm=edt"]
-    assert [template_of(rule(option)).stage for option in options] == [0, 1, 2, 3]
-    assert template_of(rule("ebpf-limit=edt egress -DRATE=1000000")).stage == 3
+    options += ["bandwidth=10 mbps egress algorithm=edt", "delay=10ms egress"]
+    stages = [template_of(rule(option)).stage for option in options]
+    assert stages == [Stage.LOSS, Stage.CUSTOM, Stage.RATE, Stage.DEPARTURE, Stage.DELAY]
+    assert stages == sorted(stages)
+    assert template_of(rule("ebpf-limit=edt egress -DRATE=1000000")).stage is Stage.DEPARTURE
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,7 @@ def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> N
         ("bandwidth=10 mbps egress", False),
         ("bandwidth=10 mbps egress algorithm=edt", True),
         ("ebpf-limit=edt egress -DRATE=1000000", True),
+        ("delay=10ms egress", True),
         ("ebpf-limit=dropper egress", False),
         ("loss=uniform egress 2%", False),
     ],
