@@ -63,7 +63,8 @@ class Journeys:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.arrived)} of {self.sent}: mean {self.mean * 1e3:.4f} ms, sd {self.deviation * 1e6:.1f} us, "
+            f"{len(self.arrived)} of {self.sent}: mean {self.mean * 1e3:.4f} ms, "
+            f"sd {self.deviation * 1e6:.1f} us, "
             f"lost {self.lost}, copies {self.copies}, overtaken {self.overtaken}, errors {self.errors}"
         )
 
@@ -83,7 +84,7 @@ def journeys(
     receive = made.in_pod if ingress else made.in_world
     host = POD if ingress else WORLD
     me = [sys.executable, "-m", "tests.oneway"]
-    receiver = receive([*me, "receive", host, str(port), str(count), str(quiet_seconds)])
+    receiver = receive([*me, "receive", host, str(port), str(quiet_seconds)])
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
     sender = start([*me, "send", host, str(port), str(count), str(apart_seconds), str(payload_bytes)])
@@ -108,7 +109,7 @@ def _send(host: str, port: int, count: int, apart_seconds: float, payload_bytes:
     print(errors)
 
 
-def _receive(host: str, port: int, count: int, quiet_seconds: float) -> None:
+def _receive(host: str, port: int, quiet_seconds: float) -> None:
     receiving = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     receiving.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
@@ -134,4 +135,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "send":
         _send(words[0], int(words[1]), int(words[2]), float(words[3]), int(words[4]))
     else:
-        _receive(words[0], int(words[1]), int(words[2]), float(words[3]))
+        _receive(words[0], int(words[1]), float(words[2]))
