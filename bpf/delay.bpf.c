@@ -15,7 +15,7 @@
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */
 #endif
-#define PODMGR_FIGURES (1 + BUCKETS) /* the sum of all delays in ns, and how many were how long */
+#define PODMGR_FIGURES (2 + BUCKETS) /* how many delays, their sum in ns, and how many were how long */
 #define BUCKETS 256
 #include "freeing.h"
 
@@ -96,9 +96,10 @@ static __always_inline void count_delay(__u64 delay_ns)
 {
 	__u64 bucket = (delay_ns - LEAST) >> BUCKET_SHIFT;
 
-	add_to_figure(0, delay_ns);
+	add_to_figure(0, 1);
+	add_to_figure(1, delay_ns);
 	if (JITTER && delay_ns >= LEAST && bucket < BUCKETS)
-		add_to_figure(1 + bucket, 1);
+		add_to_figure(2 + bucket, 1);
 }
 
 /* The finalizer of splitmix64: all bits depend on all bits. */

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # `podmgr --help` shall not load what attaches programs
     from podmgr.attachment import PodRef
     from podmgr.reconcile.observe import Observed
     from podmgr.reconcile.outcome import Outcome
+    from podmgr.rules.rule import Figure
 
 
 RED, GREEN, YELLOW, CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
@@ -61,7 +62,7 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
     if in_cluster:
         heading.insert(0, "NAMESPACE")
     if wide:
-        heading += ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES"]
+        heading += ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES", "FIGURES"]
     rows = [heading]
     for item in observed:
         row, counters = item.attachment, item.counters
@@ -77,8 +78,21 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
             names = ",".join(dict.fromkeys(printable(link.name) for link in row.links)) or "-"
             cells += [*counts[2:], row.program_id, pod_uid, row.cgroup_path, names]
+            cells.append(", ".join(map(_figure, item.figures)) or "-")
         rows.append([printable(str(cell)) for cell in cells])
     return columns(rows)
+
+
+def _figure(figure: Figure) -> str:
+    from fractions import Fraction  # as below: only for -o wide
+
+    from podmgr.rules.units import format_count, format_duration
+
+    if figure.unit == "seconds":
+        return f"{figure.name} {format_duration(Fraction(figure.value))}"
+    return f"{figure.name} {format_count(Fraction(figure.value))}" + (
+        f" {figure.unit}" if figure.unit else ""
+    )
 
 
 def attachments_document(observed: Sequence[Observed]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ _ATTR_BYTES = 64
 _Attr = ctypes.c_char * _ATTR_BYTES
 _PROG_INFO_BYTES = 8  # struct bpf_prog_info begins with u32 type, u32 id
 _PROG_NAME = slice(64, 80)
+_FIGURE = struct.Struct("=Q")
 _MAP_INFO_BYTES = 24  # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags
 _BPF_MAP_TYPE_PERCPU_ARRAY = 6
 _COUNTERS = struct.Struct("=4Q")
@@ -165,16 +166,35 @@ def pinned_counters(pin: str | Path, position: int = 0) -> Counters | None:
         row = {layout.size: layout for layout in (_ROW, _COUNTERS)}.get(value_size)
         if row is None or (kind, key_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4) or position >= entries:
             return None
-        key = ctypes.c_uint32(position)
-        values = ctypes.create_string_buffer(row.size * possible_cpus())
-        attr = bytearray(_ATTR_BYTES)
-        struct.pack_into("=IxxxxQQ", attr, 0, fd, ctypes.addressof(key), ctypes.addressof(values))
-        _bpf(_MAP_LOOKUP_ELEM, attr, "read a counter map")
-        sums = [sum(column) for column in zip(*row.iter_unpack(values.raw), strict=True)]
+        sums = _sums(fd, position, row)
         count = len(Counters._fields)
         return Counters(*(sum(sums[number::count]) for number in range(count)))
     finally:
         os.close(fd)
+
+
+def pinned_figures(pin: str | Path) -> list[int]:
+    """The numbers of a pinned map of figures, each of all CPUs together; none if there is no such map."""
+    fd = _open_pin(pin)
+    if fd is None:
+        return []
+    try:
+        kind, _, key_size, value_size, entries, *_ = struct.unpack("=6I", _info(fd, _MAP_INFO_BYTES))
+        if (kind, key_size, value_size) != (_BPF_MAP_TYPE_PERCPU_ARRAY, 4, _FIGURE.size):
+            return []
+        return [_sums(fd, index, _FIGURE)[0] for index in range(entries)]
+    finally:
+        os.close(fd)
+
+
+def _sums(fd: int, index: int, row: struct.Struct) -> list[int]:
+    """An entry of a per-CPU array: each number of the row, of all CPUs together."""
+    key = ctypes.c_uint32(index)
+    values = ctypes.create_string_buffer(row.size * possible_cpus())
+    attr = bytearray(_ATTR_BYTES)
+    struct.pack_into("=IxxxxQQ", attr, 0, fd, ctypes.addressof(key), ctypes.addressof(values))
+    _bpf(_MAP_LOOKUP_ELEM, attr, "read a counter map")
+    return [sum(column) for column in zip(*row.iter_unpack(values.raw), strict=True)]
 
 
 @functools.cache

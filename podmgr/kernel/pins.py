@@ -21,6 +21,7 @@ from podmgr.refusals import failed
 _DEFAULT_MOUNT = Path("/sys/fs/bpf")
 _MAPS_SUFFIX = "-maps"
 _COUNTERS_MAP = "podmgr_counters"
+_FIGURES_MAP = "podmgr_figures"
 SCOPE_MAP = "podmgr_scope"
 _MARKS = "qdiscs"
 _MARK = re.compile(r"(\d+)-(\d+)-([a-z]+)", re.ASCII)
@@ -45,6 +46,11 @@ class Pin(NamedTuple):
     @property
     def counters(self) -> str:
         return f"{self.maps}/{_COUNTERS_MAP}"
+
+    @property
+    def figures(self) -> str:
+        """There if the program keeps numbers beside its counters."""
+        return f"{self.maps}/{_FIGURES_MAP}"
 
     @property
     def scope(self) -> str:

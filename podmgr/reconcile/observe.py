@@ -17,6 +17,7 @@ from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
 from podmgr.reconcile.actual import Sight, pin_of, recorded, sees_all, unknown_pins
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.rule import Figure
 from podmgr.settings import Settings
 
 # Of so many packets a program which counts them all must have seen one in so many; a few, such as
@@ -33,6 +34,7 @@ class Observed(NamedTuple):
     counters: Counters | None
     traffic: Traffic | None = None
     is_bypassed: bool = False
+    figures: tuple[Figure, ...] = ()
 
     @property
     def state(self) -> str:
@@ -62,6 +64,18 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown
+
+
+def with_figures(settings: Settings, observed: Iterable[Observed]) -> list[Observed]:
+    """The same with the numbers that their programs keep: some hundred look-ups each."""
+    result = []
+    for item in observed:
+        row = item.attachment
+        if row.rule is not None and item.is_active:
+            counted = bpf_syscall.pinned_figures(pin_of(settings, row).figures)
+            item = item._replace(figures=tuple(row.rule.figures(counted) if counted else ()))
+        result.append(item)
+    return result
 
 
 def since(before: Iterable[Observed], now: Iterable[Observed]) -> list[Observed]:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from podmgr.attachment import Cgroup, Link, Target
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroups, tc
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Interface, TrafficControl
+from podmgr.reconcile import qdiscs
 from podmgr.rules.hooks import at_cgroup, chosen_hook, require_possible, without_fq
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Rule
@@ -170,6 +171,8 @@ class Networks:
             return [known[name] for name in rule.place.interfaces]
         if is_scoped:  # what a process sends passes the bridge or the bond itself
             up = [item for item in there if item.is_up and not item.is_port]
+            if template_of(rule).needs_fq:
+                up = self._that_have_fq(rule, namespace, up)
             return _that_see_sockets_once(
                 self._that_take_clsact(
                     rule, namespace, [item for item in up if counts_loopback or not item.is_loopback]
@@ -248,6 +251,14 @@ class Networks:
             tip = f"use {other}" if other else "tc qdisc show: the ingress qdisc stands in clsact's place"
             raise _CannotBeHadError("finds no interface that takes clsact", tip)
         return left
+
+    def _that_have_fq(self, rule: Rule, namespace: int, found: Sequence[Interface]) -> list[Interface]:
+        """Those of others that somebody has given an fq: all that default routes lead through must be."""
+        control = self._control(namespace)
+        if lacking := control.without_fq():
+            raise qdiscs.not_root(lacking).of(rule)
+        there = control.qdiscs()
+        return [item for item in found if tc.root_kind(there.get(item.index, ())) == qdiscs.FQ]
 
     def _host_side(self, rule: Rule, item: Interface, namespace: int) -> Link:
         """The other end of a pod's veth, which leads to it from the node's namespace."""

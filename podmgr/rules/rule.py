@@ -88,6 +88,14 @@ class Template(NamedTuple):
     frees: bool = False
 
 
+class Figure(NamedTuple):
+    """A number that a program keeps of what it has done: what `list -o wide` and the metrics tell."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+
 class CollisionKey(NamedTuple):
     """What two rules have in common that cannot both hold on one pod."""
 
@@ -150,6 +158,10 @@ class Rule(ABC):
 
     def caveats(self, hook: Hook) -> list[str]:  # noqa: ARG002
         """What the rule's effect at that hook is not, one line each: what a user would otherwise believe."""
+        return []
+
+    def figures(self, counted: Sequence[int]) -> list[Figure]:  # noqa: ARG002
+        """What the numbers of the program's PODMGR_FIGURES mean."""
         return []
 
     @property

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from podmgr import __version__
 from podmgr.errors import PodmgrError, printable
-from podmgr.reconcile.observe import observe
+from podmgr.reconcile.observe import observe, with_figures
 from podmgr.settings import Settings
 
 if TYPE_CHECKING:
@@ -113,19 +113,26 @@ class _Attachments(Collector):
             for name in _COUNTERS
         }
         try:
-            observed = observe(self._settings)[0]
+            observed = with_figures(self._settings, observe(self._settings)[0])
         except PodmgrError:
             return  # no figure rather than a wrong one
         counts = Counter((item.attachment.kind, item.state) for item in observed)
         for labels, count in counts.items():
             attachments.add_metric(labels, count)
+        figures: dict[str, GaugeMetricFamily] = {}
         for item in observed:
             row = item.attachment
             if item.counters is None:
                 continue
             namespace, pod = (row.pod.namespace, row.pod.name) if row.pod else ("", row.target)
+            texts = [printable(text) for text in (namespace, pod, row.direction, str(row.rule))]
             for name, family in families.items():
-                texts = [printable(text) for text in (namespace, pod, row.direction, str(row.rule))]
                 family.add_metric(texts, getattr(item.counters, name))
+            for figure in item.figures:
+                name = "_".join(["podmgr", *figure.name.split(), *([figure.unit] if figure.unit else [])])
+                text = f"{figure.name.capitalize()} of what the rule did."
+                gauge = figures.setdefault(name, GaugeMetricFamily(name, text, labels=_LABELS))
+                gauge.add_metric(texts, figure.value)
         yield attachments
         yield from families.values()
+        yield from figures.values()

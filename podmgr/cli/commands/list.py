@@ -46,7 +46,7 @@ def command(
     cgroup_root: CgroupRoot = None,
 ) -> int:
     """Show what podmgr has attached, read back from the kernel at this moment."""
-    from podmgr.reconcile.observe import settled
+    from podmgr.reconcile.observe import settled, with_figures
     from podmgr.targets.names import Scope
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root)
@@ -70,6 +70,8 @@ def command(
     if output in (Format.JSON, Format.YAML):
         print(document(attachments_document(observed), output), end="")
     elif observed:
+        if output is Format.WIDE:
+            observed = with_figures(settings, observed)
         print(attachments_table(observed, wide=output is Format.WIDE), end="")
     elif not failed:
         say("nothing is attached")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import ClassVar
 from podmgr.rules import distributions
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
-from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     format_count,
     format_duration,
@@ -160,6 +161,22 @@ class Delay(Rule):
                 f"{format_size(waiting)} on the wire, in memory up to twice that; what is more is dropped",
             ),
         ]
+
+    def figures(self, counted: Sequence[int]) -> list[Figure]:
+        count, sum_ns, *buckets = counted
+        if not count:
+            return []
+        mean = Figure("mean delay", sum_ns / count / NS_PER_SECOND, "seconds")
+        if not self.jitter_ns:
+            return [mean]
+        # A bucket is so wide that all hold what lies between the ends; the same is in the program.
+        width_ns = 1 << ((most_ns(self) - least_ns(self)) // _BUCKETS | 1).bit_length()
+        left, place = 0.99 * sum(buckets), 0
+        while place < len(buckets) - 1 and left > buckets[place]:
+            left, place = left - buckets[place], place + 1
+        inside = left / buckets[place] if buckets[place] else 0
+        delay_ns = least_ns(self) + (place + inside) * width_ns
+        return [mean, Figure("p99 delay", delay_ns / NS_PER_SECOND, "seconds")]
 
 
 def least_ns(rule: Delay) -> int:

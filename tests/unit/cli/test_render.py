@@ -26,7 +26,7 @@ from podmgr.errors import PodmgrError, RuleError
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.reconcile.observe import Observed
 from podmgr.reconcile.outcome import Action, Outcome
-from podmgr.rules.rule import Hook
+from podmgr.rules.rule import Figure, Hook
 from podmgr.rules.source import parse_source
 from tests.unit.samples import EGRESS, INGRESS, attachment, parsed
 
@@ -89,9 +89,17 @@ def test_outcomes_of_pods_are_a_table() -> None:
 
 def test_wide_table_shows_the_rest() -> None:
     heading, pod, plain = (line.split() for line in attachments_table(SEEN, wide=True).splitlines())
-    assert heading[8:] == ["PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES"]
-    assert pod[-6:] == ["600", "3000", "12", UID, "/cgroups/7", "-"]
-    assert plain[-6:] == ["-", "-", "13", "-", "/cgroups/7", "eth0,lo"]
+    assert heading[8:] == [
+        *("PASSED-BYTES", "DROPPED-BYTES", "PROGRAM", "POD-UID", "CGROUP", "INTERFACES", "FIGURES")
+    ]
+    assert pod[-7:] == ["600", "3000", "12", UID, "/cgroups/7", "-", "-"]
+    assert plain[-7:] == ["-", "-", "13", "-", "/cgroups/7", "eth0,lo", "-"]
+
+
+def test_wide_table_tells_what_programs_count_beside_packets() -> None:
+    figures = (Figure("mean delay", 0.1, "seconds"), Figure("copies", 12), Figure("mean run", 2.5, "packets"))
+    (line,) = attachments_table([SEEN[0]._replace(figures=figures)], wide=True).splitlines()[1:]
+    assert line.endswith("   mean delay 100 ms, copies 12, mean run 2.5 packets")
 
 
 def test_unprintable_names_do_not_reach_the_screen() -> None:

@@ -283,6 +283,37 @@ BAD_LOSSES = [
     ("exponential egress 400%", 23, "options of this rule are hook=... and interface=..."),
     ("uniform egress 1%;exponential egress 400", 19, "one loss rule per direction"),
 ]
+A_DELAY = "TIME DIRECTION"
+BAD_DELAYS = [
+    ("", 1, A_DELAY),
+    ("100 egress", 5, "a time such as 100ms: units are us, ms, s"),
+    ("100", 4, "a time such as 100ms"),
+    ("100xs egress", 4, "units are us, ms, s"),
+    ("0ms egress", 1, "a time from 1us to 10s"),
+    ("-5ms egress", 1, A_DELAY),
+    ("10.1s egress", 1, "a time from 1us to 10s"),
+    ("egress 100ms", 1, A_DELAY),
+    ("100ms", 6, A_DELAY),
+    ("100ms up", 7, "directions are egress, ingress, both, rtt"),
+    ("1us rtt", 5, "a round trip of 2us or more"),
+    ("100ms egress jitter=200ms", 14, "a jitter up to 100ms"),
+    ("100ms egress jitter=5", 14, "a time such as 10ms"),
+    ("100ms egress jitter=-5ms", 14, "a time such as 10ms"),
+    ("9s egress jitter=2s", 11, "10s at most, with all jitter"),
+    ("4s egress jitter=1s distribution=pareto", 21, "10s at most"),
+    ("100ms egress distribution=normal", 14, "jitter=TIME distribution=..."),
+    ("100ms egress order=free", 14, "jitter=TIME order=..."),
+    ("100ms egress jitter=5ms distribution=norml", 25, "did you mean 'normal'?"),
+    ("100ms egress jitter=5ms distribution=../x", 25, "NAME of a file NAME.dist"),
+    ("100ms egress jitter=5ms correlation=100%", 25, "less than 100%"),
+    ("100ms egress jitter=5ms correlation=5", 25, "from 0% to less than 100%"),
+    ("100ms egress jitter=5ms correlation=-5%", 25, "from 0% to less than 100%"),
+    ("100ms egress jitter=5ms order=strict", 25, "keep or free"),
+    ("100ms egress hook=cgroup", 14, "hook=tc, or without hook="),
+    ("100ms egress loss=2%", 14, "options of this rule are jitter=..."),
+    ("100ms egress; 50ms egress", 15, "one delay rule per direction"),
+    ("100ms rtt; 40ms ingress", 12, "one delay rule per direction"),
+]
 A_NAME = "letters, digits, - and _, at most 63, no path"
 A_MACRO = "-DNAME or -DNAME=VALUE, VALUE of letters, digits and _ or an IP address"
 BAD_CUSTOMS = [
@@ -370,6 +401,7 @@ BAD = [
     *(("bandwidth", *row) for row in BAD_BANDWIDTHS),
     *(("podmgr.io/bandwidth", *row) for row in BAD_BANDWIDTHS[:3]),
     *(("loss", *row) for row in BAD_LOSSES),
+    *(("delay", *row) for row in BAD_DELAYS),
     *(("ebpf-limit", *row) for row in BAD_CUSTOMS),
 ]
 

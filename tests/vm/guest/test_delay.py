@@ -1,0 +1,94 @@
+"""delay through fq: as long as it was asked for, in order, and TCP over it carries what it can.
+
+Short runs, of what holds on a busy machine too. The figures are the benchmark's, `link`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from podmgr.kernel import bpf_syscall
+from tests.lab import Lab, lab, tcp
+from tests.oneway import journeys
+
+COUNT = 500
+SEVERAL_CPUS = 0.02
+"""What they reorder behind fq, each with a backlog of its own, on a busy machine; one reorders none."""
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Lab]:
+    with lab() as made:
+        yield made
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_every_datagram_is_so_much_later_and_none_is_lost(made: Lab, direction: str) -> None:
+    with made.under(f"delay=20ms {direction}"):
+        found = journeys(made, COUNT, apart_seconds=0.002, ingress=direction == "ingress", quiet_seconds=1)
+        assert made.counters().passed_packets == COUNT
+    print(found)
+    assert (found.lost, found.copies, found.errors) == (0, 0, 0)
+    assert found.overtaken <= SEVERAL_CPUS * COUNT
+    assert min(found.delays) >= 0.02
+    assert sorted(found.delays)[COUNT // 2] == pytest.approx(0.02, rel=0.15)
+
+
+def test_jitter_keeps_order_and_list_tells_of_it(made: Lab) -> None:
+    with made.under("delay=100ms egress jitter=50ms"):
+        found = journeys(made, 2000, apart_seconds=0.002, quiet_seconds=1)
+        shown = made.podmgr("list", "-o", "wide")
+    print(found, shown)
+    assert found.lost == 0
+    assert found.overtaken <= SEVERAL_CPUS * 2000
+    assert min(found.delays) >= 0.05
+    assert sorted(found.delays)[-20] <= 0.16
+    assert found.deviation > 0.005
+    mean = re.search(r"mean delay ([\d.]+) ms, p99 delay ([\d.]+) ms", shown)
+    assert mean is not None, shown
+    assert float(mean[1]) <= found.mean * 1e3 * 1.02
+    assert float(mean[2]) <= max(found.delays) * 1e3 * 1.02
+
+
+def test_free_jitter_lets_packets_overtake(made: Lab) -> None:
+    with made.under("delay=50ms egress jitter=20ms distribution=normal order=free"):
+        found = journeys(made, COUNT, apart_seconds=0.002, quiet_seconds=1)
+    print(found)
+    assert found.lost == 0
+    assert found.overtaken > COUNT / 4
+    assert found.deviation > 0.01
+
+
+def test_tcp_waits_on_nobodys_account(made: Lab) -> None:
+    """With a stamp alone TCP carries half a megabit per second over 100 ms."""
+    with made.under("delay=50ms both"):
+        carried = tcp(made, 4).bits_per_second
+    print(carried)
+    assert carried > 10e6
+
+
+def test_rate_and_delay_are_one_departure_time(made: Lab) -> None:
+    with made.under("delay=20ms egress", "bandwidth=10 mbps egress algorithm=edt"):
+        carried = tcp(made, 4).bits_per_second
+        found = journeys(made, 200, apart_seconds=0.01, quiet_seconds=1)
+    print(carried, found)
+    assert 7e6 < carried < 10e6
+    assert min(found.delays) >= 0.02
+
+
+def test_a_change_of_one_rule_leaves_the_others_state(made: Lab) -> None:
+    loss = "loss=uniform egress 0%"
+    with made.under(loss, "delay=10ms egress"):
+        journeys(made, 100, apart_seconds=0.001, quiet_seconds=1)
+        made.podmgr("apply", made.target, "--rule", loss, "--rule", "delay=30ms egress")
+        found = journeys(made, 100, apart_seconds=0.001, quiet_seconds=1)
+        counted = [
+            counters.passed_packets
+            for path in (made.bpffs / str(made.cgroup.id)).glob("*-maps/podmgr_counters")
+            if (counters := bpf_syscall.pinned_counters(path))
+        ]
+    assert min(found.delays) >= 0.03
+    assert sorted(counted) == [100, 200]
