@@ -73,6 +73,10 @@ class Lab:
         joining = ["sh", "-c", 'echo 0 > "$0" && exec "$@"', str(self.cgroup.path / "cgroup.procs")]
         return subprocess.Popen([*joining, *inside(self.pod, argv)], stdout=subprocess.PIPE, text=True)
 
+    def beside_pod(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """A command in the pod's namespace that is none of its cgroup's."""
+        return subprocess.Popen(inside(self.pod, argv), stdout=subprocess.PIPE, text=True)
+
     def in_world(self, argv: Sequence[str]) -> subprocess.Popen[str]:
         dying = ["setpriv", "--pdeathsig", "KILL", *argv]  # with us, also where nobody reaps it
         return subprocess.Popen(inside(self.world, dying), stdout=subprocess.PIPE, text=True)

@@ -78,9 +78,13 @@ def journeys(
     payload_bytes: int = 100,
     port: int = PORT,
     quiet_seconds: float = _QUIET_SECONDS,
+    from_outside: bool = False,
 ) -> Journeys:
-    """Datagrams from the pod to the world, or the other way, each so long after the one before."""
-    start = made.in_world if ingress else made.in_pod
+    """Datagrams from the pod to the world, or the other way, each so long after the one before.
+
+    `from_outside`: the sender is in the pod's network, and not in its cgroup.
+    """
+    start = made.in_world if ingress else made.beside_pod if from_outside else made.in_pod
     receive = made.in_pod if ingress else made.in_world
     host = POD if ingress else WORLD
     me = [sys.executable, "-m", "tests.oneway"]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from podmgr.demo.intervals import binomial_interval
 from podmgr.kernel import bpf_syscall
 from tests.lab import Lab, lab, tcp
 from tests.oneway import journeys
@@ -92,3 +94,35 @@ def test_a_change_of_one_rule_leaves_the_others_state(made: Lab) -> None:
         ]
     assert min(found.delays) >= 0.03
     assert sorted(counted) == [100, 200]
+
+
+def test_on_a_network_that_others_use_too_only_the_cgroups_packets_are_delayed(made: Lab) -> None:
+    """What is freed from its socket still belongs to its cgroup; and loss before it acts once."""
+    with beside(made):
+        made.sh(made.pod, "tc qdisc add dev eth0 root handle 7: fq limit 20000 flow_limit 20000")
+        try:
+            with made.under("delay=20ms rtt", "loss=uniform egress 30%"):
+                theirs = journeys(made, 200, apart_seconds=0.002, quiet_seconds=1, from_outside=True)
+                ours = journeys(made, 2 * COUNT, apart_seconds=0.002, quiet_seconds=1)
+                shown = made.podmgr("list")
+        finally:
+            made.sh(made.pod, "tc qdisc del dev eth0 root")
+    print(theirs, ours, shown)
+    assert theirs.lost == 0
+    assert sorted(theirs.delays)[100] < 0.01
+    assert min(ours.delays) >= 0.02
+    low, high = binomial_interval(2 * COUNT, 0.3)
+    assert low <= ours.lost <= high
+    assert "delay=20ms egress" in shown
+    assert "ingress" not in shown
+
+
+@contextmanager
+def beside(made: Lab) -> Iterator[None]:
+    """Somebody else lives in the pod's network."""
+    other = made.beside_pod(["sleep", "1000"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
