@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Cgroup
@@ -78,19 +78,32 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
 
 def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:
     """Send from the pod to the world: how many were sent, refused by sendto(), and received."""
-    probe = list(PROBE)
-    receiver = pod.start_outside([*probe, "receive", str(port)], streams=proc.PIPE)
+    sent, received = _probed(pod, ["receive", str(port)], ["send", host, str(port), str(count)])
+    return sent["sent"], sent["errors"], received["received"]
+
+
+def time_datagrams(pod: Pod, port: int, count: int, gap_ms: int) -> list[tuple[int, float]]:
+    """Send such from the pod to the world: of each that arrived, in that order, its number and its delay in
+    milliseconds.
+    """
+    words = ["stamp", WORLD_ADDRESS, str(port), str(count), str(gap_ms)]
+    _, received = _probed(pod, ["time", str(port)], words)
+    return [(number, delay_ms) for number, delay_ms in received["arrivals"]]
+
+
+def _probed(pod: Pod, receiving: Sequence[str], sending: Sequence[str]) -> tuple[Any, Any]:
+    """What the probe prints in the pod, and what it prints outside."""
+    receiver = pod.start_outside([*PROBE, *receiving], streams=proc.PIPE)
     assert receiver.stdin is not None and receiver.stdout is not None
     try:
         receiver.stdout.readline()
-        sent = json.loads(pod.run([*probe, "send", host, str(port), str(count)]))
+        sent = json.loads(pod.run([*PROBE, *sending]))
         receiver.stdin.close()
-        received = json.loads(receiver.stdout.readline())
+        return sent, json.loads(receiver.stdout.readline())
     finally:
         receiver.kill()
         receiver.wait()
         receiver.stdout.close()
-    return sent["sent"], sent["errors"], received["received"]
 
 
 def throughput(pod: Pod, seconds: int) -> float:
