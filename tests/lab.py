@@ -203,14 +203,17 @@ def start_tcp(
     ingress: bool = False,
     settling_seconds: float = 0,
     host: str = WORLD,
+    port: int = 5201,
+    pacing_bits_per_second: float = 0,
 ) -> Callable[[], Transfer]:
     """The same of several flows, or the other way; the call that comes back waits for the end.
 
-    What is carried in the seconds of settling does not count.
+    What is carried in the seconds of settling does not count. Each flow may pace itself (SO_MAX_PACING_RATE).
     """
     words = ["-R"] if ingress else []
+    words += ["--fq-rate", f"{pacing_bits_per_second:.0f}"] if pacing_bits_per_second else []
     return _iperf(
-        made, ["-t", f"{seconds:g}", "-O", f"{settling_seconds:g}", "-P", str(flows), *words], host, 5201
+        made, ["-t", f"{seconds:g}", "-O", f"{settling_seconds:g}", "-P", str(flows), *words], host, port
     )
 
 

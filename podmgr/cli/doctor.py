@@ -42,7 +42,11 @@ _TOOLS = (
 )
 _LOOPBACK_INDEX = 1  # in each namespace
 _QDISCS = (
-    ("fq", "algorithm=edt needs it (kernel module sch_fq); algorithm=tbf does not"),
+    (
+        "fq",
+        "without it delay, reorder and bandwidth algorithm=edt are refused (kernel module sch_fq); "
+        "bandwidth algorithm=tbf needs none",
+    ),
     ("netem", "nothing needs it yet (kernel module sch_netem)"),
 )
 

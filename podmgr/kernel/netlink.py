@@ -84,6 +84,10 @@ class RouteSocket:
         """Make something that is not there yet. Raises RefusedError."""
         list(self._answers(kind, _ACK | _CREATE | _EXCLUSIVE, body))
 
+    def change(self, kind: int, body: bytes) -> None:
+        """Change something that is there. Raises RefusedError."""
+        list(self._answers(kind, _ACK, body))
+
     def delete(self, kind: int, body: bytes) -> None:
         """Remove something. Raises RefusedError."""
         list(self._answers(kind, _ACK, body))

@@ -96,6 +96,16 @@ class Figure(NamedTuple):
     unit: str = ""
 
 
+class FqNeeds(NamedTuple):
+    """What a rule needs of an fq: room for so many packets, of one flow alone too, for so long.
+
+    0 packets where the senders hold themselves back.
+    """
+
+    flow_packets: int
+    horizon_ns: int
+
+
 class CollisionKey(NamedTuple):
     """What two rules have in common that cannot both hold on one pod."""
 
@@ -138,6 +148,11 @@ class Rule(ABC):
     def table(self) -> str:
         """The name of a table of the program folder, NAME.dist, that the program draws from; "" for none."""
         return ""
+
+    @property
+    def fq_needs(self) -> FqNeeds | None:
+        """What the fq that holds its packets must be able to; None if none does."""
+        return None
 
     @property
     def on_egress_alone(self) -> Rule | None:

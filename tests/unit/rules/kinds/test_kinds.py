@@ -24,7 +24,7 @@ from podmgr.rules.kinds.bandwidth import (
 )
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
-from podmgr.rules.rule import Direction, Hook, Rule, Stage
+from podmgr.rules.rule import Direction, FqNeeds, Hook, Rule, Stage
 from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
 
 
@@ -187,6 +187,23 @@ def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> N
 )
 def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
     assert template_of(rule(option)).needs_fq is needs_fq
+
+
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [
+        ("loss=2% egress", None),
+        ("bandwidth=10 mbps egress", None),
+        ("ebpf-limit=edt egress", None),
+        ("bandwidth=10 mbps egress algorithm=edt", FqNeeds(0, 1_677_721_600)),
+        ("bandwidth=8 kbps ingress algorithm=edt", FqNeeds(0, 8 * 10**9)),
+        ("delay=100ms egress", FqNeeds(1_000, 10**8)),
+        ("delay=1s ingress jitter=200ms", FqNeeds(10_000, 1_200_000_000)),
+        ("delay=10s egress", FqNeeds(83_334, 10**10)),
+    ],
+)
+def test_what_an_fq_must_hold_follows_from_the_rule(option: str, needs: FqNeeds | None) -> None:
+    assert rule(option).fq_needs == needs
 
 
 @given(rules.filter(lambda rule: not isinstance(rule, Custom)))
