@@ -95,6 +95,14 @@ class CollisionKey(NamedTuple):
     direction: Direction
 
 
+class Figure(NamedTuple):
+    """A number that a program keeps of what it has done: what `list -o wide` and the metrics tell."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule(ABC):
     """What every kind has. `key` is that of its annotation, `kind` what it is called."""
@@ -150,6 +158,10 @@ class Rule(ABC):
 
     def caveats(self, hook: Hook) -> list[str]:  # noqa: ARG002
         """What the rule's effect at that hook is not, one line each: what a user would otherwise believe."""
+        return []
+
+    def figures(self, counted: Sequence[int]) -> list[Figure]:  # noqa: ARG002
+        """What the numbers mean that the rule's program keeps: `podmgr_figures` of bpf/podmgr.h."""
         return []
 
     @property
