@@ -11,11 +11,13 @@
  * Gilbert-Elliott's, 1 and 4 are the good state, 2 and 3 the bad one, each without and with a loss. A GSO packet
  * is one packet, as with netem.
  *
- * The state is one word for all CPUs, without a lock, read once and stored once, and only if it changes. CPUs
- * that judge at the same moment go on from the same state, and of what they store the last stays: each of these
- * packets is lost as probably as its state says, but what the others made of the chain is forgotten. So the mean
- * loss stays, and a run may be a packet longer or shorter, and counted twice as begun. On one CPU, or where
- * packets come one after another, nothing is forgotten.
+ * The state is one word for all CPUs, without a lock, read once and stored once. CPUs that judge at the same
+ * moment go on from the same state, and of what they store the last stays: each of these packets is lost as
+ * probably as that state says, but what the others made of the chain is forgotten. So the mean loss stays, and a
+ * run may be a packet longer or shorter, and be counted as begun twice: two CPUs in a tight loop count runs of
+ * 5.06 packets instead of 5. For the mean it matters that a state is stored also where it stays the same: else
+ * only steps that stay would be forgotten, and of lost ones alone, whose count changes: 10.18 % instead of 10.
+ * Where packets come one after another, on whatever CPUs, nothing is forgotten.
  */
 #define LONGEST 16
 #define PODMGR_FIGURES (1 + LONGEST + 1) /* see below */
@@ -128,8 +130,7 @@ int podmgr_burst(struct __sk_buff *skb)
 		count_run(run);
 		run = 0;
 	}
-	if ((run << STATE_BITS | state) != seen)
-		*(volatile __u64 *)&chain->place = run << STATE_BITS | state;
+	*(volatile __u64 *)&chain->place = run << STATE_BITS | state;
 	return count(wire_of(skb), state >= FIRST_LOST ? VERDICT_DROP : VERDICT_PASS);
 }
 
