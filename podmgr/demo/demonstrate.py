@@ -29,10 +29,11 @@ from podmgr.programs.find import shipped_folder
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Outcome, Report
 from podmgr.reconcile.transaction import apply, clean
+from podmgr.rules.chains import DRAWS
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.rules.kinds.delay import Delay, least_ns, most_ns
-from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.rule import Rule
 from podmgr.rules.units import format_rate
 from podmgr.settings import Settings

@@ -113,7 +113,6 @@ class CollisionKey(NamedTuple):
     direction: Direction
 
 
-@dataclass(frozen=True, slots=True)
 class Rule(ABC):
     """What every kind has. `key` is that of its annotation, `kind` what it is called."""
 
@@ -176,7 +175,7 @@ class Rule(ABC):
         return []
 
     def figures(self, counted: Sequence[int]) -> list[Figure]:  # noqa: ARG002
-        """What the numbers of the program's PODMGR_FIGURES mean."""
+        """What the numbers mean that the rule's program keeps: `podmgr_figures` of bpf/podmgr.h."""
         return []
 
     @property
