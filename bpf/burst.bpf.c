@@ -14,7 +14,7 @@
  * The state is one word for all CPUs, without a lock, read once and stored once. CPUs that judge at the same
  * moment go on from the same state, and of what they store the last stays: each of these packets is lost as
  * probably as that state says, but what the others made of the chain is forgotten. So the mean loss stays, and a
- * run may be a packet longer or shorter, and be counted as begun twice: two CPUs in a tight loop count runs of
+ * run may be a packet longer or shorter, and be counted as begun twice: two CPUs in a tight loop count runs of up to
  * 5.06 packets instead of 5. For the mean it matters that a state is stored also where it stays the same: else
  * only steps that stay would be forgotten, and of lost ones alone, whose count changes: 10.18 % instead of 10.
  * Where packets come one after another, on whatever CPUs, nothing is forgotten.
