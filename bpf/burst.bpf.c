@@ -6,18 +6,18 @@
  *   2  received, in a burst      4  lost, in a gap: an isolated loss
  *
  * Each packet first moves the chain on, by one uniform 32-bit draw, and is then lost or not as the new state
- * says, as in netem's four states. PIJ of 2^32 draws lead from state I to state J, and the rest leaves it where
- * it is. The chain begins in state 1, as netem's does. Gilbert's model is states 1 and 3 alone. Of
- * Gilbert-Elliott's, 1 and 4 are the good state, 2 and 3 the bad one, each without and with a loss. A GSO packet
- * is one packet, as with netem.
+ * says, as in netem's four states. PIJ of 2^32 draws lead from state I to state J, and the rest leaves it
+ * where it is. The chain begins in state 1, as netem's does. Gilbert's model is states 1 and 3 alone. Of
+ * Gilbert-Elliott's, 1 and 4 are the good state, 2 and 3 the bad one, each without and with a loss. A GSO
+ * packet is one packet, as with netem.
  *
  * The state is one word for all CPUs, without a lock, read once and stored once. CPUs that judge at the same
  * moment go on from the same state, and of what they store the last stays: each of these packets is lost as
- * probably as that state says, but what the others made of the chain is forgotten. So the mean loss stays, and a
- * run may be a packet longer or shorter, and be counted as begun twice: two CPUs in a tight loop count runs of
- * 5.06 packets instead of 5. For the mean it matters that a state is stored also where it stays the same: else
- * only steps that stay would be forgotten, and of lost ones alone, whose count changes: 10.18 % instead of 10.
- * Where packets come one after another, on whatever CPUs, nothing is forgotten.
+ * probably as that state says, but what the others made of the chain is forgotten. So the mean loss stays,
+ * and a run may be a packet longer or shorter, and be counted as begun twice: two CPUs in a tight loop count
+ * runs of up to 5.06 packets instead of 5. For the mean it matters that a state is stored also where it
+ * stays the same: else only steps that stay would be forgotten, and of lost ones alone, whose count changes:
+ * 10.18 % instead of 10. Where packets come one after another, on whatever CPUs, nothing is forgotten.
  */
 #define LONGEST 16
 #define PODMGR_FIGURES (1 + LONGEST + 1) /* see below */
