@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.attachment import Cgroup
-from podmgr.demo.throwaway import hold_namespace, inside, wait_for_listener
+from podmgr.demo.throwaway import inside, wait_for_listener
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
 from podmgr.kernel.bpf_syscall import Counters
+from podmgr.kernel.netns_life import hold_namespace
 from tests.capture import Arrivals
 
 POD, WORLD = "198.18.0.2", "198.18.1.2"

@@ -39,6 +39,7 @@ _TOOLS = (
     ("prlimit", True, "install util-linux"),
     ("nsenter", False, "install util-linux; the demo needs it"),
     ("iperf3", False, "install iperf3; the demo needs it"),
+    ("nft", False, "install nftables; run --net needs it to lead beyond this machine"),
 )
 _LOOPBACK_INDEX = 1  # in each namespace
 _QDISCS = (

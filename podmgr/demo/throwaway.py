@@ -8,7 +8,6 @@ nothing has a name that a crash could leave behind, but the cgroup, which `clean
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, scratch
+from podmgr.kernel.netns_life import hold_namespace, release
 
 POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
 POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
@@ -70,8 +70,7 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
         yield Pod(cgroup, pod, world)
     finally:
         for holder in holders:
-            holder.kill()
-            holder.wait()
+            release(holder)
         cgroup_life.kill(cgroup)
         cgroup_life.remove(cgroup)
 
@@ -145,27 +144,6 @@ def _ip(pid: int, command: str) -> None:
 def inside(pid: int, argv: Sequence[str]) -> list[str]:
     """The command, run in the network namespace of a process."""
     return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
-
-
-def hold_namespace() -> proc.Process:
-    """A process in a network namespace of its own, which ends with us. Raises PodmgrError."""
-    argv = ["unshare", "--net", "sleep", "infinity"]
-    holder = proc.start(argv, prepare=_outlive_an_interrupt, streams=proc.DEVNULL)
-    ours = os.stat("/proc/self/ns/net").st_ino
-    deadline = time.monotonic() + _READY_SECONDS
-    while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
-        if holder.poll() is not None or time.monotonic() > deadline:
-            holder.kill()
-            holder.wait()
-            raise PodmgrError("cannot make a network namespace", tip="run as root (sudo podmgr demo)")
-        time.sleep(0.005)
-    return holder
-
-
-def _outlive_an_interrupt() -> None:
-    """Ctrl-C reaches us alone: what we put in order after it needs the namespace."""
-    os.setsid()
-    proc.die_with_parent()
 
 
 def wait_for_listener(pid: int, port: int) -> None:

@@ -113,6 +113,7 @@ class CollisionKey(NamedTuple):
     direction: Direction
 
 
+@dataclass(frozen=True, slots=True)
 class Rule(ABC):
     """What every kind has. `key` is that of its annotation, `kind` what it is called."""
 
