@@ -76,8 +76,10 @@ class DefaultHook(NamedTuple):
 class Template(NamedTuple):
     """A program of podmgr's own: `name`.bpf.c in bpf/.
 
-    `second_choice` is the hook that will do where the default one cannot be had. One that `frees` packets
-    from their socket, as what waits long must, also stands before all others: bpf/freeing.h.
+    `second_choice` is the hook that will do where the default one cannot be had. One that `sends`, as what
+    `needs_fq` does, acts where packets are sent: on what arrives, at the node's side of the pod's veth. One
+    that `frees` packets from their socket, as what waits long must, also stands before all others:
+    bpf/freeing.h.
     """
 
     name: str
@@ -86,6 +88,20 @@ class Template(NamedTuple):
     needs_fq: bool = False
     second_choice: Hook | None = None
     frees: bool = False
+    sends: bool = False
+
+    @property
+    def is_on_sending_side(self) -> bool:
+        """Whether its program must stand where packets are sent."""
+        return self.needs_fq or self.sends
+
+
+class Figure(NamedTuple):
+    """A number that a program keeps of what it has done: what `list -o wide` and the metrics tell."""
+
+    name: str
+    value: float
+    unit: str = ""
 
 
 class CollisionKey(NamedTuple):
@@ -150,6 +166,10 @@ class Rule(ABC):
 
     def caveats(self, hook: Hook) -> list[str]:  # noqa: ARG002
         """What the rule's effect at that hook is not, one line each: what a user would otherwise believe."""
+        return []
+
+    def figures(self, counted: Sequence[int]) -> list[Figure]:  # noqa: ARG002
+        """What the numbers that the rule's program keeps mean, see PODMGR_FIGURES in bpf/podmgr.h."""
         return []
 
     @property

@@ -18,16 +18,14 @@ from podmgr.rules.units import (
     format_count,
     format_duration,
     format_number,
-    format_size,
     format_time,
     parse_number,
     scaled,
 )
-from podmgr.rules.words import NUMBER_AND_UNIT, Fail, Words, closest
+from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS, NS_PER_SECOND, explained, waiting_bytes
+from podmgr.rules.words import Fail, Words, closest, time_option
 
-NS_PER_SECOND = 10**9
-MIN_DELAY_NS = 1_000
-MAX_DELAY_NS = 10 * NS_PER_SECOND  # of the longest draw
+MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 
 _UNIFORM = "uniform"
 _RTT = "rtt"
@@ -36,9 +34,6 @@ _DRAWS = 2**32
 # What comes right after a longer delay waits: the mean grows by about jitter^2 / 6 slots.
 _LEAST_SLOT_NS = 100_000_000
 _JITTERS_PER_SLOT = 10  # more than the draws lie apart
-# What waits is nobody's: so much as 10 Gbit/s bring meanwhile, but memory has an end.
-_NOMINAL_BITS_PER_SECOND = 10 * 10**9
-_LEAST_WAITING_BYTES, _MOST_WAITING_BYTES = 16 * 2**20, 256 * 10**6
 _BUCKETS = 256  # of the delays given; the same is in the program
 
 _HOLDS = "the fq qdisc of the interface holds each packet until its departure time"
@@ -107,7 +102,7 @@ class Delay(Rule):
 
     @property
     def macros(self) -> Macros:
-        macros = [("TIME", f"{self.time_ns}ULL"), ("MOST_BYTES", f"{waiting_bytes(self)}ULL")]
+        macros = [("TIME", f"{self.time_ns}ULL"), ("MOST_BYTES", f"{waiting_bytes(most_ns(self))}ULL")]
         if self.jitter_ns:
             macros += [
                 ("JITTER", f"{self.jitter_ns}ULL"),
@@ -153,14 +148,10 @@ class Delay(Rule):
             f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, self.time_ns * 10**6))} Mbit/s"
             for name, size in (("64 KiB", 2**16), ("6 MiB", 6 * 2**20))
         )
-        waiting = waiting_bytes(self)
         return [
             *rows,
             ("TCP carries", f"a window for each round trip: of {reach} at most"),
-            (
-                "may wait",
-                f"{format_size(waiting)} on the wire, in memory up to twice that; what is more is dropped",
-            ),
+            explained(most_ns(self), "dropped"),
         ]
 
 
@@ -187,12 +178,6 @@ def slot_ns(rule: Delay) -> int:
     """How long one draw holds, where order is kept: a power of two."""
     least = max(_LEAST_SLOT_NS, _JITTERS_PER_SLOT * rule.jitter_ns)
     return 1 << (least - 1).bit_length()
-
-
-def waiting_bytes(rule: Delay) -> int:
-    """How many bytes may wait at once: what 10 Gbit/s bring in the longest delay, 16 MiB to 256 MB."""
-    nominal = most_ns(rule) * _NOMINAL_BITS_PER_SECOND // (8 * NS_PER_SECOND)
-    return max(_LEAST_WAITING_BYTES, min(nominal, _MOST_WAITING_BYTES))
 
 
 def _time(time_ns: float) -> str:
@@ -231,7 +216,12 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     time_ns = _time_of(words)
     direction = words.choice([*Direction, "both", _RTT], "direction")
     own, common = words.options(
-        {"jitter": _jitter, "distribution": _distribution, "correlation": _correlation, "order": _order_of},
+        {
+            "jitter": time_option("jitter"),
+            "distribution": _distribution,
+            "correlation": _correlation,
+            "order": _order_of,
+        },
         hooks=(Hook.TC,),
     )
     jitter_ns = own.pop("jitter", 0)
@@ -298,18 +288,6 @@ def _time_of(words: Words) -> int:
             back=2,
         )
     return time_ns
-
-
-def _jitter(text: str, fail: Fail) -> int:
-    expected = f"jitter=TIME, such as jitter=10ms; units are {', '.join(TIME_UNITS)}"
-    match = NUMBER_AND_UNIT.fullmatch(text)
-    if not match or match[2].lower() not in TIME_UNITS:
-        raise fail(f"{text[:40]!r} is not a time", expected)
-    try:
-        jitter_ns = scaled(parse_number(match[1]), TIME_UNITS[match[2].lower()])
-    except ValueError as error:
-        raise fail(f"the jitter is wrong: {error}", expected) from error
-    return jitter_ns
 
 
 def _distribution(text: str, fail: Fail) -> str:

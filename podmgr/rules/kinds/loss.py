@@ -18,7 +18,6 @@ DRAWS = 2**32  # values of a uniform 32-bit draw
 MAX_EXPONENTIAL = 1_000
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9].*", re.ASCII)
-_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
 
 _LOSS = Template(
     "loss",
@@ -119,7 +118,7 @@ class ExponentialLoss(_Loss):
 
 def _parse(words: Words) -> tuple[Rule, ...]:
     if words.next_like(_LIKE_A_NUMBER):  # the short form
-        percent = _percent(words)
+        percent = words.percent("the probability")
         directions, (_, common) = words.directions(), words.options({})
         return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
     distribution = words.choice(("uniform", "exponential"), "distribution")
@@ -128,7 +127,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         threshold = _threshold(words)
         _, common = words.options({})
         return tuple(ExponentialLoss(direction, threshold, **common._asdict()) for direction in directions)
-    percent = _percent(words)
+    percent = words.percent("the probability")
     _, common = words.options({})
     return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
 
@@ -141,24 +140,6 @@ def _threshold(words: Words) -> Decimal:
             f"T = {format_number(threshold)} is out of range", "T from 0 (drops all) to 1000 (drops 2 %)"
         )
     return threshold
-
-
-def _percent(words: Words) -> Decimal:
-    """A probability in percent, 0 to 100."""
-    words.split_number()
-    percent = words.number("the probability")
-    unit = "" if words.done() or words.next_like(_BEHIND_A_PERCENTAGE) else words.take("the percent sign")
-    if unit != "%":
-        raise words.error(
-            f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
-            expected=f'a percentage, such as "{format_number(percent if percent <= 100 else Decimal(2))}%"',
-            back=1 if unit else 0,
-        )
-    if percent > 100:
-        raise words.error(
-            f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
-        )
-    return percent
 
 
 KIND = Kind(
