@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Sending a clone of a packet: it leaves through the same interface, and so passes the whole chain anew, within
- * the call that sends it. How the program finds it there is a flag of this CPU, which no other program can clear;
- * what it is stands in cb from there on.
+ * Sending a clone of a packet: it leaves through the same interface, and so passes the whole chain anew,
+ * within the call that sends it. How the program finds it there is a flag of this CPU, which no other
+ * program can clear; what it is stands in cb from there on.
  */
 #include "podmgr.h"
 

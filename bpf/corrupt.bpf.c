@@ -2,19 +2,19 @@
 /*
  * corrupt: one random bit of a packet is wrong with the same probability, independently of all others.
  *
- * A uniform 32-bit draw below THRESHOLD makes it so, P(corrupt) = THRESHOLD / 2^32, exactly. A GSO packet is one
- * draw. The bit is one of the payload, so that the packet finds its way to the receiver. TCP, UDP, ICMP and ICMPv6
- * are corrupted; other protocols, IPv6 with extension headers (fragments among them), and neighbour discovery are
- * left alone.
+ * A uniform 32-bit draw below THRESHOLD makes it so, P(corrupt) = THRESHOLD / 2^32, exactly. A GSO packet
+ * is one draw. The bit is one of the payload, so that the packet finds its way to the receiver. TCP, UDP,
+ * ICMP and ICMPv6 are corrupted; other protocols, IPv6 with extension headers (fragments among them), and
+ * neighbour discovery are left alone.
  *
- * Without REACHES_APPLICATION the receiver's checksum finds it, and the packet is discarded, as on a wire. Since
- * that is computed behind us, or between veths not at all, it is computed here: finish_checksum(). Without payload
- * the bit is one of the checksum itself. A GSO packet is corrupted whole: its first segment arrives, wrong, and the
- * others do not, since a kernel that makes segments of a packet mends their checksums. Any fragment of IPv4 is
- * corrupted, which spoils its datagram.
+ * Without REACHES_APPLICATION the receiver's checksum finds it, and the packet is discarded, as on a wire.
+ * Since that is computed behind us, or between veths not at all, it is computed here: finish_checksum().
+ * Without payload the bit is one of the checksum itself. A GSO packet is corrupted whole: its first segment
+ * arrives, wrong, and the others do not, since a kernel that makes segments of a packet mends their
+ * checksums. Any fragment of IPv4 is corrupted, which spoils its datagram.
  *
- * With REACHES_APPLICATION the checksum is mended. Packets without payload are left alone, and so are all fragments
- * but the first, which has the checksum. One bit of a GSO packet is wrong.
+ * With REACHES_APPLICATION the checksum is mended. Packets without payload are left alone, and so are all
+ * fragments but the first, which has the checksum. One bit of a GSO packet is wrong.
  */
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */
@@ -117,7 +117,9 @@ static __always_inline int look(struct __sk_buff *skb, struct layout *at)
 		transport_bytes = 0;
 	}
 	at->payload = at->transport + transport_bytes;
-	return at->payload < at->end || (!REACHES_APPLICATION && at->checksum && at->payload == at->end);
+	if (REACHES_APPLICATION)
+		return at->checksum && at->payload < at->end;
+	return at->payload < at->end || (at->checksum && at->payload == at->end);
 }
 
 /* A random one among `count` bits. */
@@ -170,8 +172,9 @@ static __always_inline long cut(struct __sk_buff *skb, struct layout *at)
 }
 
 /*
- * The kernel forgets that a checksum is still to be computed, or was found right, once the place where its sum
- * begins has been taken out of the packet: that is taken out, and put back. A short packet is longer meanwhile.
+ * The kernel forgets that a checksum is still to be computed, or was found right, once the place where its
+ * sum begins has been taken out of the packet: that is taken out, and put back. A short packet is longer
+ * meanwhile.
  */
 #define TAKEN_BYTES 80 /* an Ethernet header and the longest of IP: farther than any sum begins */
 

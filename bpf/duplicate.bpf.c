@@ -2,12 +2,12 @@
 /*
  * duplicate: of each packet there is a second copy with the same probability, independently of all others.
  *
- * A uniform 32-bit draw below THRESHOLD makes it, so P(copy) = THRESHOLD / 2^32, exactly. A GSO packet is one
- * draw and one copy, as with netem.
+ * A uniform 32-bit draw below THRESHOLD makes it, so P(copy) = THRESHOLD / 2^32, exactly. A GSO packet is
+ * one draw and one copy, as with netem.
  *
  * The copy leaves just before the packet. It passes the chain anew, in which everything behind this program
- * judges it by itself, so that each is delayed on its own; loss and corrupt, which stand before, pass it. So does
- * this program: nothing is copied twice. It has no socket, the packet keeps its own.
+ * judges it by itself, so that each is delayed on its own; loss and corrupt, which stand before, pass it.
+ * So does this program: nothing is copied twice. It has no socket, the packet keeps its own.
  */
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */

@@ -2,12 +2,12 @@
 /*
  * reorder: some packets are late, and so are overtaken, through the `fq` qdisc of the interface.
  *
- * A uniform 32-bit draw below THRESHOLD makes a packet late, so P(late) = THRESHOLD / 2^32, exactly. It departs
- * TIME after the moment at which it would have left: now, or when a rate, a delay or its socket lets it go. A GSO
- * packet is one draw and late as a whole.
+ * A uniform 32-bit draw below THRESHOLD makes a packet late, so P(late) = THRESHOLD / 2^32, exactly. It
+ * departs TIME after the moment at which it would have left: now, or when a rate, a delay or its socket
+ * lets it go. A GSO packet is one draw and late as a whole.
  *
- * fq lets nothing overtake within a flow, so what is late is one of its own. What waits is bounded by MOST_BYTES;
- * what is more is not late, since nothing shall be lost.
+ * fq lets nothing overtake within a flow, so what is late is one of its own. What waits is bounded by
+ * MOST_BYTES; what is more is not late, since nothing shall be lost.
  */
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */

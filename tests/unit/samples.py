@@ -23,11 +23,15 @@ from podmgr.rules.kinds.bandwidth import (
     Algorithm,
     Bandwidth,
 )
+from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.duplicate import Duplicate
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.reorder import Reorder
 from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
 from podmgr.rules.source import CLI
+from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 
@@ -54,6 +58,7 @@ places = st.one_of(
     st.just(Place(Hook.CGROUP)),
     st.builds(Place, st.sampled_from([None, Hook.TC]), interfaces),
 )
+tc_places = st.builds(Place, st.sampled_from([None, Hook.TC]), interfaces)
 
 bursts = st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)
 bandwidths = st.one_of(
@@ -62,6 +67,10 @@ bandwidths = st.one_of(
 )
 uniform_losses = st.builds(UniformLoss, directions, percents, place=places)
 exponential_losses = st.builds(ExponentialLoss, directions, thresholds, place=places)
+duplicates = st.builds(Duplicate, directions, percents, place=tc_places)
+corruptions = st.builds(Corrupt, directions, percents, st.sampled_from(As), place=tc_places)
+reorders = st.builds(Reorder, directions, percents, st.integers(MIN_WAIT_NS, MAX_WAIT_NS), place=tc_places)
+by_chance = st.one_of(duplicates, corruptions, reorders)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -76,7 +85,7 @@ customs = st.builds(
     macro_tuples,
     place=st.builds(Place, st.none(), interfaces),
 )
-rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, customs)
+rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, uniform_losses, exponential_losses, by_chance, customs)
 
 
 def parsed(text: str) -> Rule:
