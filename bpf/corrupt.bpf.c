@@ -201,7 +201,7 @@ static __always_inline long finish_checksum(struct __sk_buff *skb, struct layout
 {
 	__be32 chunk[CHUNK_BYTES / 4] = { bpf_htonl(at->end - at->transport), bpf_htonl(at->protocol) };
 	__u16 checksum = 0;
-	__u32 offset = at->transport, rest;
+	__u32 offset = at->transport;
 	__s64 sum = 0;
 
 	if (at->is_ipv6) {
@@ -218,10 +218,13 @@ static __always_inline long finish_checksum(struct __sk_buff *skb, struct layout
 		sum = bpf_csum_diff(0, 0, chunk, CHUNK_BYTES, sum);
 		offset += CHUNK_BYTES;
 	}
-	rest = (at->end - offset) & (CHUNK_BYTES - 1);
 	__builtin_memset(chunk, 0, CHUNK_BYTES);
-	if (rest)
-		bpf_skb_load_bytes(skb, offset, chunk, rest);
+	if (offset < at->end) {
+		__u32 less_one = (at->end - offset - 1) & (CHUNK_BYTES - 1);
+
+		barrier_var(less_one); /* the verifier shall see that it is 1 byte at least, CHUNK_BYTES at most */
+		bpf_skb_load_bytes(skb, offset, chunk, less_one + 1);
+	}
 	sum = bpf_csum_diff(0, 0, chunk, CHUNK_BYTES, sum);
 	sum = ((__u32)sum >> 16) + (sum & 0xffff);
 	checksum = ~(__u16)((sum >> 16) + sum);

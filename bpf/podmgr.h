@@ -298,6 +298,13 @@ static __always_inline int is_copy(struct __sk_buff *skb)
 {
 	return is_sent_anew(skb) && skb->cb[CB_IS_COPY];
 }
+#else
+static __always_inline int is_copy(struct __sk_buff *skb)
+{
+	(void)skb;
+	return 0;
+}
+#endif
 
 /*
  * What stands before what copies has judged a copy already, as the packet that it is of. What arrives was
@@ -307,13 +314,6 @@ static __always_inline int is_judged(struct __sk_buff *skb)
 {
 	return DIRECTION_EGRESS && is_copy(skb);
 }
-#else
-static __always_inline int is_judged(struct __sk_buff *skb)
-{
-	(void)skb;
-	return 0;
-}
-#endif
 
 #if PODMGR_TC && PODMGR_SCOPED
 /* Whose packets a rule is about, on interfaces that others use too; podmgr fills it in. */

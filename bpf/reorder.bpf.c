@@ -44,13 +44,25 @@ static __always_inline void leave_flow(struct __sk_buff *skb)
 	bpf_set_hash(skb, bpf_get_hash_recalc(skb) + 1 + bpf_get_prandom_u32() % (FQ_BUCKETS - 1));
 }
 
+/* Late, if there is room for it to wait. */
+static __always_inline void make_late(struct __sk_buff *skb, struct clock *clock, struct wire wire)
+{
+	__u64 now_ns = bpf_ktime_get_ns();
+
+	if (!may_wait(clock, wire, now_ns, MOST_BYTES, TIME))
+		return;
+	skb->tstamp = (skb->tstamp > now_ns ? skb->tstamp : now_ns) + TIME;
+	leave_flow(skb);
+	wait_in_fq(skb);
+	add_to_figure(0, wire.packets);
+}
+
 SEC(PODMGR_SECTION)
 int podmgr_reorder_packets(struct __sk_buff *skb)
 {
 	__u32 key = 0;
 	struct clock *clock;
 	struct wire wire;
-	__u64 now_ns;
 
 	if (is_to_free(skb))
 		return free_from_socket(skb);
@@ -58,13 +70,8 @@ int podmgr_reorder_packets(struct __sk_buff *skb)
 	if (!clock || is_exempt(skb))
 		return VERDICT_PASS;
 	wire = wire_of(skb);
-	now_ns = bpf_ktime_get_ns();
-	if ((__u64)bpf_get_prandom_u32() < THRESHOLD && may_wait(clock, wire, now_ns, MOST_BYTES, TIME)) {
-		skb->tstamp = (skb->tstamp > now_ns ? skb->tstamp : now_ns) + TIME;
-		leave_flow(skb);
-		wait_in_fq(skb);
-		add_to_figure(0, wire.packets);
-	}
+	if ((__u64)bpf_get_prandom_u32() < THRESHOLD)
+		make_late(skb, clock, wire);
 	return count(wire, VERDICT_PASS);
 }
 
