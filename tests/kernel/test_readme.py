@@ -95,7 +95,7 @@ def test_the_demo_is_right_and_prints_what_the_readme_shows(podmgr: Cli) -> None
     (session,) = (session for how, session in SESSIONS["README.md"] if how == "demo")
     done = podmgr("demo")
     assert _without_numbers(done.stdout.splitlines()) == _without_numbers(session.splitlines()[1:])
-    assert done.stdout.count("right\n") == 8
+    assert done.stdout.count("right\n") == 9
 
 
 def test_the_demo_ends_the_command_that_the_readme_names() -> None:
