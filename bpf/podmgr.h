@@ -375,13 +375,18 @@ struct {
 	__type(value, __u64);
 } podmgr_figures SEC(".maps");
 
-/* At tc alone, where nothing comes in between. */
+/* A figure is one CPU's alone; at the cgroup hook another packet may come in between, see count_for(). */
 static __always_inline void add_to_figure(__u32 figure, __u64 value)
 {
 	__u64 *sum = bpf_map_lookup_elem(&podmgr_figures, &figure);
 
-	if (sum)
-		*sum += value;
+	if (!sum)
+		return;
+#if PODMGR_TC
+	*sum += value;
+#else
+	add_atomically(sum, value);
+#endif
 }
 #endif
 

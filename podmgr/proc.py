@@ -44,6 +44,7 @@ _PACKAGES = {
     "bpftool": "bpftool (on older Ubuntu: linux-tools-common and linux-tools-$(uname -r))",
     "ip": "iproute2",
     "iperf3": "iperf3",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "prlimit": "util-linux",
 }

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from podmgr.attachment import Cgroup
-from podmgr.demo.throwaway import hold_namespace, inside, wait_for_listener
+from podmgr.demo.throwaway import inside, wait_for_listener
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
 from podmgr.kernel.bpf_syscall import Counters
+from podmgr.kernel.netns_life import hold_namespace
 from tests.capture import Arrivals
 
 POD, WORLD = "198.18.0.2", "198.18.1.2"
@@ -218,14 +219,17 @@ def start_tcp(
     ingress: bool = False,
     settling_seconds: float = 0,
     host: str = WORLD,
+    port: int = 5201,
+    pacing_bits_per_second: float = 0,
 ) -> Callable[[], Transfer]:
     """The same of several flows, or the other way; the call that comes back waits for the end.
 
-    What is carried in the seconds of settling does not count.
+    What is carried in the seconds of settling does not count. Each flow may pace itself (SO_MAX_PACING_RATE).
     """
     words = ["-R"] if ingress else []
+    words += ["--fq-rate", f"{pacing_bits_per_second:.0f}"] if pacing_bits_per_second else []
     return _iperf(
-        made, ["-t", f"{seconds:g}", "-O", f"{settling_seconds:g}", "-P", str(flows), *words], host, 5201
+        made, ["-t", f"{seconds:g}", "-O", f"{settling_seconds:g}", "-P", str(flows), *words], host, port
     )
 
 

@@ -39,10 +39,15 @@ _TOOLS = (
     ("prlimit", True, "install util-linux"),
     ("nsenter", False, "install util-linux; the demo needs it"),
     ("iperf3", False, "install iperf3; the demo needs it"),
+    ("nft", False, "install nftables; run --net needs it to lead beyond this machine"),
 )
 _LOOPBACK_INDEX = 1  # in each namespace
 _QDISCS = (
-    ("fq", "algorithm=edt needs it (kernel module sch_fq); algorithm=tbf does not"),
+    (
+        "fq",
+        "without it delay, reorder and bandwidth algorithm=edt are refused (kernel module sch_fq); "
+        "bandwidth algorithm=tbf needs none",
+    ),
     ("netem", "nothing needs it yet (kernel module sch_netem)"),
 )
 

@@ -12,14 +12,15 @@ import pwd
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.errors import UsageError, printable
-from podmgr.kernel import cgroup_life, cgroups, scratch
+from podmgr.kernel import cgroup_life, cgroups, leftovers, scratch
+from podmgr.kernel.private_network import PrivateNetwork, private_network
 from podmgr.proc import Runner
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Action, Report, remarks
@@ -98,43 +99,69 @@ def run(
     report: Report,
     user: User | None,
     is_quiet: bool = False,
+    has_own_network: bool = False,
 ) -> int:
     """Run the command to its end under the rules; its exit code.
 
-    Raises PodmgrError if the rules cannot be applied; nothing has been started then.
+    What an earlier run that was killed has left beside it is removed first. Raises PodmgrError if the
+    rules cannot be applied, or there is no network for it; nothing has been started then.
     """
     root = cgroups.find_root(settings.cgroup_root)
-    cgroup = scratch.create(root, "run")
-    target = Target(cgroups.display_name(root, cgroup), cgroup, starts_here=True)
-    try:
-        wish = Wish(target, tuple(SourcedRule(rule, CLI) for rule in rules))
-        outcomes = apply([wish], settings, runner=runner, report=report)
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        for line in remarks(outcomes):
-            report(f"note: {line}")
-        with _forwarding_signals() as adopt:
-            code = _run(command, cgroup, user, adopt, report)
-            if not is_quiet:
-                _summarise(cgroup, settings, report)
-            _tidy(target, settings, runner, report)
-        return code
-    finally:
-        if cgroup.path.exists():  # not after a command that ran: it was tidied up already
-            with _forwarding_signals():
-                _tidy(target, settings, runner, report)
+    for what in leftovers.remove(cgroups.own(root), runner=runner):
+        report(f"removed {what}, left by a crash")
+    with ExitStack() as stack:
+        network: PrivateNetwork | None = None
+        if has_own_network:
+            network = stack.enter_context(private_network(runner=runner, report=report))
+        cgroup = scratch.create(root, "run")
+        # With a network of its own it is as a pod: who lives in the cgroup says which it is.
+        name, is_alone = cgroups.display_name(root, cgroup), network is not None
+        target = Target(name, cgroup, counts_loopback=not is_alone, starts_here=not is_alone)
+        place = _Place(target, network)
+        try:
+            if network is not None:
+                cgroup_life.join(cgroup, network.holder.pid)
+            wish = Wish(target, tuple(SourcedRule(rule, CLI) for rule in rules))
+            outcomes = apply([wish], settings, runner=runner, report=report)
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    raise outcome.error
+            for line in remarks(outcomes):
+                report(f"note: {line}")
+            with _forwarding_signals() as adopt:
+                code = _run(command, place, user, adopt, report)
+                if not is_quiet:
+                    _summarise(cgroup, settings, report)
+                _tidy(place, settings, runner, report)
+            return code
+        finally:
+            if cgroup.path.exists():  # not after a command that ran: it was tidied up already
+                with _forwarding_signals():
+                    _tidy(place, settings, runner, report)
+
+
+class _Place(NamedTuple):
+    """Where the command runs: in its cgroup, and in a network of its own if it has one."""
+
+    target: Target
+    network: PrivateNetwork | None
+
+    def enter(self) -> None:
+        """Called in the command's process, which is still podmgr's user."""
+        cgroup_life.join(self.target.cgroup)
+        if self.network:
+            self.network.enter()
 
 
 def _run(
     command: Sequence[str],
-    cgroup: Cgroup,
+    place: _Place,
     user: User | None,
     adopt: Callable[[proc.Process], None],
     report: Report,
 ) -> int:
     def prepare() -> None:
-        cgroup_life.join(cgroup)
+        place.enter()
         if user is not None:
             os.setgroups(user.groups)
             os.setgid(user.gid)
@@ -142,6 +169,7 @@ def _run(
         proc.die_with_parent()
 
     environment = dict(os.environ) | (user.environment if user else {})
+    environment |= place.network.environment if place.network else {}
     try:
         process = proc.start(command, prepare=prepare, env=environment)
     except FileNotFoundError:
@@ -151,7 +179,7 @@ def _run(
         report(f"{printable(command[0])}: {error.strerror}")
         return EXIT_NOT_EXECUTABLE
     except proc.NotPreparedError:
-        report("the command could not be put into its cgroup, or its user cannot be had")
+        report("the command could not be put into its cgroup or network, or its user cannot be had")
         return EXIT_PODMGR_FAILED
     adopt(process)
     code = process.wait()
@@ -208,14 +236,19 @@ def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
             report(f"{item.attachment.rule}: {passed} packets passed, {dropped} dropped")
 
 
-def _tidy(target: Target, settings: Settings, runner: Runner, report: Report) -> None:
-    killed = cgroup_life.kill(target.cgroup)
+def _tidy(place: _Place, settings: Settings, runner: Runner, report: Report) -> None:
+    target, network = place
+    killed = cgroup_life.kill(target.cgroup, spared=network.holder.pid if network else None)
     if killed:
         report(f"killed {killed} processes that the command left behind")
     for outcome in clean(target.selection, settings, runner=runner, report=report):
         if outcome.action is Action.FAILED and outcome.error is not None:
             raise outcome.error
-    cgroup_life.remove(target.cgroup)
+    try:
+        if network:
+            network.close()
+    finally:
+        cgroup_life.remove(target.cgroup)
 
 
 def _user_of_uid(uid: int) -> User:

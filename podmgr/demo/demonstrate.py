@@ -9,20 +9,31 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Target
 from podmgr.demo.intervals import binomial_interval
-from podmgr.demo.throwaway import Pod, checked, send_datagrams, throughput, throw_away_pod
+from podmgr.demo.throwaway import (
+    Pod,
+    checked,
+    inside,
+    send_datagrams,
+    throughput,
+    throw_away_pod,
+    time_datagrams,
+)
 from podmgr.kernel import cgroups, pins
 from podmgr.programs.find import shipped_folder
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Outcome, Report
 from podmgr.reconcile.transaction import apply, clean
+from podmgr.rules.chains import DRAWS
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth
-from podmgr.rules.kinds.loss import DRAWS, ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.delay import Delay, least_ns, most_ns
+from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.rule import Rule
 from podmgr.rules.units import format_rate
 from podmgr.settings import Settings
@@ -31,6 +42,8 @@ from podmgr.targets.wishes import from_manifests
 BANDWIDTH_SECONDS = 10
 BANDWIDTH_TOLERANCE = 0.03
 DATAGRAMS = 100_000
+TIMED, TIMED_GAP_MS = 2_500, 2
+DELAY_TOLERANCE_MS = 1.0
 _UDP_PORT, _DROPPED_PORT = 4444, 5353
 _FREED_SECONDS = 5.0  # the kernel frees programs some time after they are let go
 
@@ -87,6 +100,13 @@ def demonstrate(settings: Settings, *, show: Callable[[Row], None], report: Repo
             with under(example) as rule:
                 report(f"{rule}: {DATAGRAMS:,} UDP packets")
                 add(_loss_row(rule, pod, settings))
+        if _has_fq(pod):
+            for example in ("delay", "jitter"):
+                with under(example) as rule:
+                    report(f"{rule}: {TIMED:,} UDP packets")
+                    add(_delay_row(rule, pod, settings))
+        else:
+            report("delay and jitter are left out: this kernel has no qdisc fq (modprobe sch_fq)")
         with under("dropper") as rule:
             report(f"{rule}: 1,000 UDP packets to the port, 1,000 to another")
             add(_dropper_row(rule, pod, settings))
@@ -138,6 +158,34 @@ def _loss_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
         measured,
         f"{passed:,} passed, {dropped:,} dropped",
         low <= lost <= high and dropped >= lost and not errors,
+    )
+
+
+def _has_fq(pod: Pod) -> bool:
+    """Tried on the loopback interface of the pod, where nothing passes."""
+    tried = proc.run(inside(pod.pid, ["tc", "qdisc", "add", "dev", "lo", "root", "fq"]))
+    if tried.succeeded:
+        checked(proc.run(inside(pod.pid, ["tc", "qdisc", "del", "dev", "lo", "root"])))
+    return tried.succeeded
+
+
+def _delay_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
+    """The median, and where 98 % lie: a busy machine holds single packets up."""
+    assert isinstance(rule, Delay)
+    low, middle, high = (delay_ns / 1e6 for delay_ns in (least_ns(rule), rule.time_ns, most_ns(rule)))
+    arrivals = time_datagrams(pod, _UDP_PORT, TIMED, TIMED_GAP_MS)
+    delays = sorted(delay_ms for _, delay_ms in arrivals)
+    found = [delays[len(delays) * percent // 100] for percent in (1, 50, 99)] if delays else [0.0] * 3
+    spread = "" if low == high else f", {found[0]:.1f} to {found[2]:.1f} ms"
+    overtaken = sum(earlier > later for (earlier, _), (later, _) in pairwise(arrivals))
+    passed, dropped = _counters(pod, settings)
+    is_right = low <= found[0] and found[2] <= high + DELAY_TOLERANCE_MS and len(arrivals) == TIMED
+    return Row(
+        str(rule),
+        f"{middle:g} ms" if low == high else f"{low:g} to {high:g} ms, in order",
+        f"{found[1]:.2f} ms{spread}" + (f", {overtaken} overtaken" if overtaken else ""),
+        f"{passed:,} passed, {dropped:,} dropped",
+        is_right and overtaken <= TIMED // 100,
     )
 
 

@@ -8,18 +8,18 @@ nothing has a name that a crash could leave behind, but the cgroup, which `clean
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, scratch
+from podmgr.kernel.netns_life import hold_namespace, release
 
 POD_ADDRESS, WORLD_ADDRESS = "198.18.0.1", "198.18.0.2"  # RFC 2544: networks for benchmarks
 POD_ADDRESS6, WORLD_ADDRESS6 = "fd00:db8::1", "fd00:db8::2"
@@ -70,27 +70,39 @@ def throw_away_pod(root: Path) -> Iterator[Pod]:
         yield Pod(cgroup, pod, world)
     finally:
         for holder in holders:
-            holder.kill()
-            holder.wait()
+            release(holder)
         cgroup_life.kill(cgroup)
         cgroup_life.remove(cgroup)
 
 
 def send_datagrams(pod: Pod, port: int, count: int, *, host: str = WORLD_ADDRESS) -> tuple[int, int, int]:
     """Send from the pod to the world: how many were sent, refused by sendto(), and received."""
-    probe = list(PROBE)
-    receiver = pod.start_outside([*probe, "receive", str(port)], streams=proc.PIPE)
+    sent, received = _probed(pod, ["receive", str(port)], ["send", host, str(port), str(count)])
+    return sent["sent"], sent["errors"], received["received"]
+
+
+def time_datagrams(pod: Pod, port: int, count: int, gap_ms: int) -> list[tuple[int, float]]:
+    """Send such from the pod to the world: of each that arrived, in that order, its number and its delay in
+    milliseconds.
+    """
+    words = ["stamp", WORLD_ADDRESS, str(port), str(count), str(gap_ms)]
+    _, received = _probed(pod, ["time", str(port)], words)
+    return [(number, delay_ms) for number, delay_ms in received["arrivals"]]
+
+
+def _probed(pod: Pod, receiving: Sequence[str], sending: Sequence[str]) -> tuple[Any, Any]:
+    """What the probe prints in the pod, and what it prints outside."""
+    receiver = pod.start_outside([*PROBE, *receiving], streams=proc.PIPE)
     assert receiver.stdin is not None and receiver.stdout is not None
     try:
         receiver.stdout.readline()
-        sent = json.loads(pod.run([*probe, "send", host, str(port), str(count)]))
+        sent = json.loads(pod.run([*PROBE, *sending]))
         receiver.stdin.close()
-        received = json.loads(receiver.stdout.readline())
+        return sent, json.loads(receiver.stdout.readline())
     finally:
         receiver.kill()
         receiver.wait()
         receiver.stdout.close()
-    return sent["sent"], sent["errors"], received["received"]
 
 
 def throughput(pod: Pod, seconds: int) -> float:
@@ -132,27 +144,6 @@ def _ip(pid: int, command: str) -> None:
 def inside(pid: int, argv: Sequence[str]) -> list[str]:
     """The command, run in the network namespace of a process."""
     return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
-
-
-def hold_namespace() -> proc.Process:
-    """A process in a network namespace of its own, which ends with us. Raises PodmgrError."""
-    argv = ["unshare", "--net", "sleep", "infinity"]
-    holder = proc.start(argv, prepare=_outlive_an_interrupt, streams=proc.DEVNULL)
-    ours = os.stat("/proc/self/ns/net").st_ino
-    deadline = time.monotonic() + _READY_SECONDS
-    while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == ours:
-        if holder.poll() is not None or time.monotonic() > deadline:
-            holder.kill()
-            holder.wait()
-            raise PodmgrError("cannot make a network namespace", tip="run as root (sudo podmgr demo)")
-        time.sleep(0.005)
-    return holder
-
-
-def _outlive_an_interrupt() -> None:
-    """Ctrl-C reaches us alone: what we put in order after it needs the namespace."""
-    os.setsid()
-    proc.die_with_parent()
 
 
 def wait_for_listener(pid: int, port: int) -> None:

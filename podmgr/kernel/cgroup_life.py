@@ -53,11 +53,11 @@ def join(cgroup: Cgroup, pid: int = 0) -> None:
     (cgroup.path / "cgroup.procs").write_text(str(pid))
 
 
-def kill(cgroup: Cgroup) -> int:
-    """Kill all processes in and below the cgroup; how many there were."""
+def kill(cgroup: Cgroup, *, spared: int | None = None) -> int:
+    """Kill all processes in and below the cgroup, but for one; how many there were."""
     killed: set[int] = set()
     deadline = time.monotonic() + _REMOVE_SECONDS
-    while (pids := processes(cgroup)) and time.monotonic() < deadline:
+    while (pids := set(processes(cgroup)) - {spared}) and time.monotonic() < deadline:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

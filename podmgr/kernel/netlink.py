@@ -84,6 +84,10 @@ class RouteSocket:
         """Make something that is not there yet. Raises RefusedError."""
         list(self._answers(kind, _ACK | _CREATE | _EXCLUSIVE, body))
 
+    def change(self, kind: int, body: bytes) -> None:
+        """Change something that is there. Raises RefusedError."""
+        list(self._answers(kind, _ACK, body))
+
     def delete(self, kind: int, body: bytes) -> None:
         """Remove something. Raises RefusedError."""
         list(self._answers(kind, _ACK, body))
@@ -128,6 +132,16 @@ def opened(namespace_fd: int | None) -> RouteSocket:
         ) from error
 
 
+def here() -> RouteSocket:
+    """A route socket of the namespace that we live in. Raises PodmgrError where it cannot be had."""
+    try:
+        return RouteSocket(_socket())
+    except OSError as error:
+        raise PodmgrError(
+            f"cannot ask the kernel for interfaces: {error.strerror}", tip="podmgr doctor"
+        ) from error
+
+
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, with what aligns the next."""
     length = _ATTRIBUTE.size + len(value)
@@ -151,8 +165,7 @@ def text(value: bytes) -> str:
 
 def _made_in(namespace_fd: int | None) -> socket:
     """setns(2) and unshare(2) move one thread: it is one that ends at once."""
-    from socket import AF_NETLINK, SOCK_RAW, socket  # 9 ms with threads, and few rules need them
-    from threading import Thread
+    from threading import Thread  # 9 ms with sockets, and few rules need them
 
     made: list[socket | OSError] = []
 
@@ -165,7 +178,7 @@ def _made_in(namespace_fd: int | None) -> socket:
             )
             if entered:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            made.append(socket(AF_NETLINK, SOCK_RAW, 0))
+            made.append(_socket())
         except OSError as error:
             made.append(error)
 
@@ -175,9 +188,16 @@ def _made_in(namespace_fd: int | None) -> socket:
     (result,) = made
     if isinstance(result, OSError):
         raise result
-    result.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-    result.bind((0, 0))
     return result
+
+
+def _socket() -> socket:
+    from socket import AF_NETLINK, SOCK_RAW, socket
+
+    made = socket(AF_NETLINK, SOCK_RAW, 0)
+    made.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+    made.bind((0, 0))
+    return made
 
 
 def _check(answer: int, flags: int, payload: bytes) -> None:

@@ -13,7 +13,7 @@ from podmgr.attachment import Cgroup
 from podmgr.kernel import cgroup_life, cgroups
 
 _HIDDEN = 0  # how the kernel shows a process of another PID namespace
-_NAME = re.compile(r"podmgr-[a-z]+-([0-9]+)-([0-9]+)")
+_NAME = re.compile(r"podmgr-[a-z]+-([0-9]+-[0-9]+)")
 
 
 def create(root: Path, purpose: str) -> Cgroup:
@@ -21,8 +21,18 @@ def create(root: Path, purpose: str) -> Cgroup:
 
     Raises PodmgrError if it cannot be made.
     """
-    name = f"podmgr-{purpose}-{os.getpid()}-{_start_time(os.getpid())}"
-    return cgroup_life.create(cgroups.own(root), name)
+    return cgroup_life.create(cgroups.own(root), f"podmgr-{purpose}-{maker()}")
+
+
+def maker() -> str:
+    """Names this process, also after it has ended: `PID-STARTTIME`."""
+    return f"{os.getpid()}-{_start_time(os.getpid())}"
+
+
+def is_gone(maker: str) -> bool:
+    """Whether the process of that name has ended, as far as is seen from this PID namespace."""
+    pid, _, start_time = maker.partition("-")
+    return _start_time(int(pid)) != start_time
 
 
 def sweep(root: Path) -> list[Cgroup]:
@@ -33,7 +43,7 @@ def sweep(root: Path) -> list[Cgroup]:
     swept = []
     for cgroup in list(cgroups.walk(root)):
         match = _NAME.fullmatch(cgroup.path.name)
-        if match and _start_time(int(match[1])) != match[2] and _HIDDEN not in cgroup_life.processes(cgroup):
+        if match and is_gone(match[1]) and _HIDDEN not in cgroup_life.processes(cgroup):
             cgroup_life.evict(cgroup)
             cgroup_life.remove(cgroup)
             swept.append(cgroup)

@@ -38,7 +38,9 @@ _RTN_UNICAST, _RT_TABLE_MAIN = 1, 254
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_CLASSID, _TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 3, 6, 7, 8, 11
 _BPF_DIRECT_ACTION = 1
-_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT = 1, 2
+_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT, _TCA_FQ_HORIZON = 1, 2, 14
+
+_NS_PER_US = 1_000
 
 _ROOT = 0xFFFFFFFF
 _CLSACT = 0xFFFFFFF1
@@ -68,12 +70,24 @@ class Interface(NamedTuple):
         return self.master_index is not None
 
 
+class FqLimits(NamedTuple):
+    """How many packets an fq holds, altogether and of each flow, and how far in the future they may leave.
+
+    The kernel counts the horizon in microseconds.
+    """
+
+    packets: int
+    flow_packets: int
+    horizon_ns: int
+
+
 class Qdisc(NamedTuple):
-    """`handle` "0:" is the kernel's own default."""
+    """`handle` "0:" is the kernel's own default. `limits` are those of an fq."""
 
     kind: str
     handle: str
     is_root: bool
+    limits: FqLimits | None = None
 
 
 class Filter(NamedTuple):
@@ -118,8 +132,10 @@ class TrafficControl:
         found: dict[int, list[Qdisc]] = {}
         for answer in self._route.dump(_GETQDISC, bytes(_TC.size)):
             _, index, handle, parent, _ = _TC.unpack_from(answer)
-            kind = text(attributes(answer, _TC.size).get(_TCA_KIND, b""))
-            found.setdefault(index, []).append(Qdisc(kind, f"{handle >> 16:x}:", parent == _ROOT))
+            told = attributes(answer, _TC.size)
+            kind = text(told.get(_TCA_KIND, b""))
+            limits = fq_limits(told.get(_TCA_OPTIONS, b"")) if kind == "fq" else None
+            found.setdefault(index, []).append(Qdisc(kind, f"{handle >> 16:x}:", parent == _ROOT, limits))
         return found
 
     def filters(self, index: int, side: Direction) -> list[Filter]:
@@ -172,8 +188,11 @@ class TrafficControl:
 
     def add_root(self, index: int, kind: str, handle: str, options: bytes = b"") -> None:
         """Fails where a root qdisc is that the kernel did not make by itself. Raises RefusedError."""
-        body = _qdisc(index, int(handle.rstrip(":"), 16) << 16, _ROOT, kind)
-        self._route.create(_NEWQDISC, body + (attribute(_TCA_OPTIONS, options) if options else b""))
+        self._route.create(_NEWQDISC, _root(index, kind, handle, options))
+
+    def change_root(self, index: int, kind: str, handle: str, options: bytes) -> None:
+        """Other options for the root qdisc, which keeps what waits in it. Raises RefusedError."""
+        self._route.change(_NEWQDISC, _root(index, kind, handle, options))
 
     def delete_root(self, index: int) -> None:
         """Raises RefusedError."""
@@ -203,10 +222,26 @@ class TrafficControl:
         return found
 
 
-def fq_options(*, limit_packets: int, flow_limit_packets: int) -> bytes:
-    """How many packets an fq holds, altogether and of each flow."""
-    return attribute(_TCA_FQ_LIMIT, struct.pack("=I", limit_packets)) + attribute(
-        _TCA_FQ_FLOW_LIMIT, struct.pack("=I", flow_limit_packets)
+def fq_options(limits: FqLimits) -> bytes:
+    """As options of a qdisc."""
+    packets, flow_packets, horizon_ns = limits
+    numbers = {
+        _TCA_FQ_LIMIT: packets,
+        _TCA_FQ_FLOW_LIMIT: flow_packets,
+        _TCA_FQ_HORIZON: horizon_ns // _NS_PER_US,
+    }
+    return b"".join(attribute(kind, struct.pack("=I", number)) for kind, number in numbers.items())
+
+
+def fq_limits(options: bytes) -> FqLimits | None:
+    """What the options of an fq say; None if not all of it."""
+    told = attributes(options)
+    if not {_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT, _TCA_FQ_HORIZON} <= told.keys():
+        return None
+    return FqLimits(
+        _number(told[_TCA_FQ_LIMIT]),
+        _number(told[_TCA_FQ_FLOW_LIMIT]),
+        _number(told[_TCA_FQ_HORIZON]) * _NS_PER_US,
     )
 
 
@@ -246,6 +281,11 @@ def _filter(index: int, side: Direction, priority: int, handle: int) -> bytes:
 
 def _qdisc(index: int, handle: int, parent: int, kind: str) -> bytes:
     return _TC.pack(0, index, handle, parent, 0) + attribute(_TCA_KIND, kind.encode() + b"\0")
+
+
+def _root(index: int, kind: str, handle: str, options: bytes) -> bytes:
+    body = _qdisc(index, int(handle.rstrip(":"), 16) << 16, _ROOT, kind)
+    return body + (attribute(_TCA_OPTIONS, options) if options else b"")
 
 
 def _next_hops(data: bytes) -> Iterator[int]:

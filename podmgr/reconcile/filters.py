@@ -25,7 +25,7 @@ from podmgr.reconcile import chain, qdiscs
 from podmgr.reconcile.actual import Sight, pin_of
 from podmgr.rules.hooks import at_cgroup
 from podmgr.rules.kinds import template_of
-from podmgr.rules.rule import Direction
+from podmgr.rules.rule import Direction, FqNeeds
 from podmgr.settings import Settings
 
 Complaints = dict[Attachment, PodmgrError]
@@ -84,8 +84,7 @@ class Filters(NamedTuple):
             return dict.fromkeys(rows, error)
         try:
             if delaying:
-                is_ours = not any(row.is_scoped for row in delaying)
-                self._ensure(qdiscs.lacking_fq(*place, may_make=is_ours), control)
+                self._provide_fq(link, delaying, there, control)
         except RefusedError as error:
             return {row: _without_fq(row, error) for row in delaying}
         except qdiscs.NoFqError as error:
@@ -93,6 +92,17 @@ class Filters(NamedTuple):
         except PodmgrError as error:
             return dict.fromkeys(delaying, error)
         return {}
+
+    def _provide_fq(
+        self, link: Link, delaying: Sequence[Attachment], there: Collection[Qdisc], control: TrafficControl
+    ) -> None:
+        """The fq that holds the packets of these rows. Raises NoFqError, RefusedError."""
+        mark = Mark(link.namespace, link.index, qdiscs.FQ)
+        if mark in pins.marks(self.settings.bpffs):
+            there = qdiscs.enlarged(mark, there, control)
+        may_make = not any(row.is_scoped for row in delaying)
+        place = (link.namespace, link.index, link.name, there)
+        self._ensure(qdiscs.lacking_fq(*place, may_make=may_make, needs=_fq_needs(delaying)), control)
 
     def _ensure(self, mark: Mark | None, control: TrafficControl) -> None:
         """Make a qdisc that lacks. The mark comes first: without its qdisc it does no harm."""
@@ -169,6 +179,15 @@ def _is_of_podmgr(item: Filter, kind: str) -> bool:
 
 def _needs_fq(row: Attachment) -> bool:
     return row.rule is not None and template_of(row.rule).needs_fq
+
+
+def _fq_needs(rows: Sequence[Attachment]) -> FqNeeds:
+    """What these rows need of an fq together: one adds to the departure time of another."""
+    needs = [row.rule.fq_needs for row in rows if row.rule is not None]
+    known = [item for item in needs if item is not None]
+    return FqNeeds(
+        max((item.flow_packets for item in known), default=0), sum(item.horizon_ns for item in known)
+    )
 
 
 def _vanished(places: Sequence[tuple[Attachment, Link]]) -> Complaints:

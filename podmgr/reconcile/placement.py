@@ -46,6 +46,7 @@ class _Network(NamedTuple):
 
     namespaces: tuple[int, ...]
     is_scoped: bool
+    starts_here: bool = False
 
 
 class Networks:
@@ -125,7 +126,8 @@ class Networks:
         if starts_here and not found:
             found = [self._namespaces.own()]
         is_alone = len(found) == 1 and not self._namespaces.is_ours(found[0])
-        return _Network(tuple(found), not is_alone or self._namespaces.is_shared(found[0], cgroup))
+        is_scoped = not is_alone or self._namespaces.is_shared(found[0], cgroup)
+        return _Network(tuple(found), is_scoped, starts_here)
 
     def _links(self, rule: Rule, network: _Network, counts_loopback: bool) -> tuple[Link, ...]:
         delays_ingress = template_of(rule).needs_fq and rule.direction is Direction.INGRESS
@@ -133,7 +135,7 @@ class Networks:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
                 "whose it is",
-                _instead(rule),
+                _instead(rule) + (", or podmgr run --net" if network.starts_here else ""),
             )
         if not network.namespaces:
             raise _CannotBeHadError(

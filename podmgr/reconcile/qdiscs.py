@@ -12,17 +12,20 @@ from collections.abc import Collection, Mapping
 from podmgr.errors import PodmgrError
 from podmgr.kernel import tc
 from podmgr.kernel.pins import Mark
-from podmgr.kernel.tc import Qdisc, TrafficControl
+from podmgr.kernel.tc import FqLimits, Qdisc, TrafficControl
 from podmgr.rules.hooks import without_fq
-from podmgr.rules.rule import Rule
+from podmgr.rules.rule import FqNeeds, Rule
+from podmgr.rules.units import format_time
 
 CLSACT = "clsact"
 FQ = "fq"
 
 _KERNELS_OWN = "0:"
 _FQ_HANDLE = "7ab0:"
-# The program drops what is too far in the future: fq's own limits, in packets, shall not come first.
-_MOST_PACKETS = 100_000
+# The programs drop what is too much, or too far in the future: fq's own limits shall not come first.
+_NS_PER_MS = 1_000_000
+_NO_NEEDS = FqNeeds(0, 0)
+OURS = FqLimits(packets=250_000, flow_packets=250_000, horizon_ns=30 * 10**9)
 
 
 class NoFqError(PodmgrError):
@@ -74,15 +77,27 @@ def lacking_clsact(namespace: int, index: int, name: str, there: Collection[Qdis
 
 
 def lacking_fq(
-    namespace: int, index: int, name: str, there: Collection[Qdisc], *, may_make: bool
+    namespace: int,
+    index: int,
+    name: str,
+    there: Collection[Qdisc],
+    *,
+    may_make: bool,
+    needs: FqNeeds = _NO_NEEDS,
 ) -> Mark | None:
     """The fq to be made the root qdisc of an interface; None if it is there.
 
-    Raises NoFqError if another is in its place, or none and it is not ours to make.
+    Raises NoFqError if another is in its place, or none and it is not ours to make; or if it holds less
+    than is needed, unless the kernel made it by itself and we may make our own.
     """
-    if tc.root_kind(there) == FQ:
-        return None
     root = next((qdisc for qdisc in there if qdisc.is_root), None)
+    if tc.root_kind(there) == FQ:
+        shortage = _shortage(name, there, needs)
+        is_replaceable = may_make and root is not None and root.handle == _KERNELS_OWN
+        if shortage is None:
+            return None
+        if not is_replaceable:
+            raise shortage
     if root is not None and root.handle != _KERNELS_OWN:
         raise NoFqError(
             f"but {name} has the root qdisc {root.kind} {root.handle}, which is not podmgr's to replace",
@@ -93,11 +108,57 @@ def lacking_fq(
     return Mark(namespace, index, FQ)
 
 
+def _shortage(name: str, there: Collection[Qdisc], needs: FqNeeds) -> NoFqError | None:
+    """Of the fq of an interface, or one of its fqs: which of its options does not suffice."""
+    wanted = {"limit": needs.flow_packets, "flow_limit": needs.flow_packets, "horizon": needs.horizon_ns}
+    for qdisc in there:
+        if qdisc.kind != FQ or qdisc.limits is None:
+            continue
+        for (option, needed), has in zip(wanted.items(), qdisc.limits, strict=True):
+            if has < needed:
+                return _too_small(name, there, option, has, needed)
+    return None
+
+
+def _too_small(name: str, there: Collection[Qdisc], option: str, has: int, needed: int) -> NoFqError:
+    if option == "horizon":
+        shown, wanted = format_time(has), format_time(-(-needed // _NS_PER_MS) * _NS_PER_MS)
+    else:
+        shown, wanted = str(has), str(needed)
+    # The kernel changes no qdisc that it made by itself, nor the children of one.
+    is_made = any(
+        qdisc.is_root and (qdisc.kind, qdisc.handle != _KERNELS_OWN) == (FQ, True) for qdisc in there
+    )
+    verb = "change" if is_made else "replace"
+    return NoFqError(
+        f"and that of {name} has {option} {shown}, of which {wanted} are needed",
+        f"tc qdisc {verb} dev {shlex.quote(name)} root fq {option} {wanted}",
+    )
+
+
+def enlarged(mark: Mark, there: Collection[Qdisc], control: TrafficControl) -> Collection[Qdisc]:
+    """What is there, where an fq of ours that an older release made has been given the limits of this one.
+
+    What waits in it stays. Raises RefusedError.
+    """
+    ours = next((qdisc for qdisc in there if _is_ours(qdisc)), None)
+    if ours is None or ours.limits is None:
+        return there
+    limits = FqLimits(*map(max, ours.limits, OURS))
+    if limits == ours.limits:
+        return there
+    control.change_root(mark.index, FQ, _FQ_HANDLE, tc.fq_options(limits))
+    return [qdisc._replace(limits=limits) if qdisc is ours else qdisc for qdisc in there]
+
+
+def _is_ours(qdisc: Qdisc) -> bool:
+    return qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE)
+
+
 def make(mark: Mark, control: TrafficControl) -> None:
     """Make it on the interface. Raises RefusedError, also if another has taken the place."""
     if mark.kind == FQ:
-        limits = tc.fq_options(limit_packets=_MOST_PACKETS, flow_limit_packets=_MOST_PACKETS)
-        control.add_root(mark.index, FQ, _FQ_HANDLE, limits)
+        control.add_root(mark.index, FQ, _FQ_HANDLE, tc.fq_options(OURS))
     else:
         control.add_clsact(mark.index)
 
@@ -106,6 +167,5 @@ def unmake(mark: Mark, there: Collection[Qdisc], control: TrafficControl) -> Non
     """Remove a qdisc of ours, unless it is gone or another has taken its place. Raises RefusedError."""
     if mark.kind == CLSACT and any(qdisc.kind == CLSACT for qdisc in there):
         control.delete_clsact(mark.index)
-    is_there = any(qdisc.is_root and (qdisc.kind, qdisc.handle) == (FQ, _FQ_HANDLE) for qdisc in there)
-    if mark.kind == FQ and is_there:
+    if mark.kind == FQ and any(_is_ours(qdisc) for qdisc in there):
         control.delete_root(mark.index)

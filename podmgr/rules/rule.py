@@ -96,6 +96,16 @@ class Figure(NamedTuple):
     unit: str = ""
 
 
+class FqNeeds(NamedTuple):
+    """What a rule needs of an fq: room for so many packets, of one flow alone too, for so long.
+
+    0 packets where the senders hold themselves back.
+    """
+
+    flow_packets: int
+    horizon_ns: int
+
+
 class CollisionKey(NamedTuple):
     """What two rules have in common that cannot both hold on one pod."""
 
@@ -140,6 +150,11 @@ class Rule(ABC):
         return ""
 
     @property
+    def fq_needs(self) -> FqNeeds | None:
+        """What the fq that holds its packets must be able to; None if none does."""
+        return None
+
+    @property
     def on_egress_alone(self) -> Rule | None:
         """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
         return self
@@ -161,7 +176,7 @@ class Rule(ABC):
         return []
 
     def figures(self, counted: Sequence[int]) -> list[Figure]:  # noqa: ARG002
-        """What the numbers of the program's PODMGR_FIGURES mean."""
+        """What the numbers mean that the rule's program keeps: `podmgr_figures` of bpf/podmgr.h."""
         return []
 
     @property

@@ -23,8 +23,9 @@ from statistics import median
 
 from podmgr import proc
 from podmgr.attachment import Cgroup
-from podmgr.demo.throwaway import hold_namespace, inside
+from podmgr.demo.throwaway import inside
 from podmgr.kernel import bpf_syscall, cgroup_life, cgroups
+from podmgr.kernel.netns_life import hold_namespace
 from podmgr.rules.rule import Direction
 from tests.bench.control_findings import (
     CHANGED,

@@ -38,7 +38,7 @@ from tests.bench.pods import own_settings
 
 EFFORT = Effort(rounds=30)
 RUNS = 100_000  # of a program in a round, in a row
-MOST_NS = {"loss": 25.0, "bandwidth, passes": 80.0, "bandwidth, drops": 80.0, "edt": 80.0}
+MOST_NS = {"loss": 25.0, "burst": 40.0, "bandwidth, passes": 80.0, "bandwidth, drops": 80.0, "edt": 80.0}
 
 EMPTY = "empty"
 _OWNER = "packet"  # of the pins
@@ -105,6 +105,7 @@ def _cases() -> list[Case]:
             rules = {
                 EMPTY: "",
                 "loss": "loss=uniform egress 0.001%",
+                "burst": "loss=burst egress 0.001% length=5",
                 "bandwidth, passes": f"bandwidth={rate} bps egress burst={_BURST}",
                 "bandwidth, drops": "bandwidth=8 kbps egress burst=1514b",
                 "edt": f"bandwidth={rate} bps egress algorithm=edt",

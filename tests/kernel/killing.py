@@ -29,7 +29,7 @@ def is_killed(
     """Run `work` in a child that is killed at its `number`-th outside call, or that long after it."""
     pid = os.fork()
     if pid == 0:
-        count = 0
+        count, me = 0, os.getpid()
 
         def hook(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal count
@@ -37,7 +37,9 @@ def is_killed(
             if event not in _CALLS and not (isinstance(flags, int) and flags & _WRITING):
                 return
             count += 1
-            if count != number:
+            if (
+                count != number or os.getpid() != me
+            ):  # a child, before its command: it is none of podmgr's steps
                 return
             if delay_seconds is None:
                 os.kill(os.getpid(), by)

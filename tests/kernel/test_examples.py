@@ -13,6 +13,7 @@ from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth, regained_bytes
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss_bursts import BurstLoss
 from podmgr.rules.rule import Direction, Rule
 from tests import documents
 from tests.bench.loss import datagrams_lost
@@ -21,6 +22,7 @@ from tests.lab import Lab, lab, start_tcp
 
 BANDWIDTH = "bandwidth=10 mbps egress"
 UNIFORM = "loss=uniform egress 2%"
+BURST = "loss=burst egress 1% length=5"
 EXPONENTIAL = "loss=exponential egress 400"
 DROPPER = "ebpf-limit=dropper egress -DPORT=5353"
 
@@ -29,6 +31,7 @@ RULES = {
     "bandwidth": ("pod/bandwidth", {BANDWIDTH: "pod"}),
     "loss-uniform": ("pod/loss-uniform", {UNIFORM: "pod"}),
     "loss-exponential": ("pod/loss-exponential", {EXPONENTIAL: "pod"}),
+    "burst-loss": ("pod/burst-loss", {BURST: "pod"}),
     "dropper": ("pod/dropper", {DROPPER: "pod"}),
     "service": (
         "pod/web-0",
@@ -114,6 +117,10 @@ def test_what_examples_and_documents_show_acts_on_traffic(made: Lab, texts: Sequ
                 is_ingress = rule.direction is Direction.INGRESS
                 lost = datagrams_lost(made, _probability(rule), DATAGRAMS, ingress=is_ingress)
                 assert lost.is_fair, lost
+            elif isinstance(rule, BurstLoss):  # how many and how long: test_bursts.py
+                lost = datagrams_lost(made, float(rule.percent) / 100, 10 * DATAGRAMS)
+                assert 0 < lost.lost < 3 * lost.sent * lost.probability
+                assert lost.errors == 0
             elif isinstance(rule, Custom):  # the dropper, of another port
                 assert rule.macros == (("PORT", "5353"),)
                 assert datagrams_lost(made, 0, 100).lost == 0

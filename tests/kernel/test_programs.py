@@ -88,6 +88,11 @@ UDP = ETHERNET + struct.pack("!BBHHHBBH4s4s", 0x45, 0, 48, 0, 0, 64, 17, 0, byte
         "loss=uniform {} 100%",
         "loss=uniform {} 0%",
         "loss=exponential {} 1000",
+        "loss=burst {} 50% length=1",
+        "loss=burst {} 0% length=1000000",
+        "loss=gilbert {} p=100% r=0%",
+        "loss=gilbert {} p=50% r=50% bad=50% good=50%",
+        "loss=markov {} p13=25% p31=25% p32=25% p23=25% p14=25%",
         "ebpf-limit=dropper {}",
         "ebpf-limit=edt {} -DRATE=1000000 -DHORIZON=20000000",
     ],
@@ -97,6 +102,9 @@ def test_the_verifier_takes_every_program(load: Load, text: str, direction: str,
     drop = 2 if direction == "egress" else 0
     verdicts = {"loss=uniform {} 100%": {drop}, "ebpf-limit=dropper {}": {drop}}
     verdicts["loss=exponential {} 1000"] = {drop, 1}  # one in fifty
+    verdicts["loss=burst {} 50% length=1"] = verdicts["loss=gilbert {} p=100% r=0%"] = {drop}
+    verdicts["loss=gilbert {} p=50% r=50% bad=50% good=50%"] = {drop, 1}
+    verdicts["loss=markov {} p13=25% p31=25% p32=25% p23=25% p14=25%"] = {drop, 1}
     assert program.test(UDP, tmp_path) in verdicts.get(text, {1})
     counters = program.counters()
     assert counters.passed_packets + counters.dropped_packets == 1

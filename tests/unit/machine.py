@@ -10,7 +10,7 @@ from pathlib import Path
 from podmgr.attachment import Cgroup
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.netns import Namespaces
-from podmgr.kernel.tc import Filter, Interface, Qdisc, TrafficControl
+from podmgr.kernel.tc import Filter, Interface, Qdisc, TrafficControl, fq_limits
 from podmgr.rules.rule import Direction
 
 DEFAULT = Qdisc("noqueue", "0:", True)
@@ -107,7 +107,15 @@ class Control(TrafficControl):
         if any(item.is_root and item.handle != "0:" for item in device.qdiscs):
             raise RefusedError(errno.EEXIST, "Exclusivity flag on, cannot modify")
         device.qdiscs = [item for item in device.qdiscs if not item.is_root]
-        device.qdiscs.append(Qdisc(kind, handle, True))
+        device.qdiscs.append(Qdisc(kind, handle, True, fq_limits(options)))
+
+    def change_root(self, index: int, kind: str, handle: str, options: bytes) -> None:
+        device = self._changed("qdisc change", index, f"root {handle} {kind}")
+        found = [item for item in device.qdiscs if item.is_root]
+        if [(item.kind, item.handle) for item in found] != [(kind, handle)] or handle == "0:":
+            raise RefusedError(errno.ENOENT, "No such file or directory")
+        changed = found[0]._replace(limits=fq_limits(options))
+        device.qdiscs = [changed if item.is_root else item for item in device.qdiscs]
 
     def delete_root(self, index: int) -> None:
         device = self._changed("qdisc del", index, "root")

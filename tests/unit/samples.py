@@ -27,6 +27,7 @@ from podmgr.rules.kinds.bandwidth import (
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.delay import MIN_DELAY_NS, Delay, Order
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
 from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
 from podmgr.rules.source import CLI
@@ -81,6 +82,32 @@ def _delays(draw: st.DrawFn) -> Delay:
 
 
 delays = _delays()
+
+
+@st.composite
+def _bursts(draw: st.DrawFn) -> BurstLoss:
+    """Of which no two runs meet: P is N / (N + 1) at most."""
+    percent, length = draw(percents), 1 + draw(decimals(999_999))
+    if percent * (length + 1) > 100 * length:
+        percent = Decimal(50)
+    return BurstLoss(draw(directions), percent, length, place=draw(places))
+
+
+@st.composite
+def _markovs(draw: st.DrawFn) -> MarkovLoss:
+    """Of which no state is left more often than always."""
+    (p13, p14), (p31, p32) = (
+        (one, min(other, 100 - one)) for one, other in draw(st.tuples(*[st.tuples(percents, percents)] * 2))
+    )
+    return MarkovLoss(draw(directions), p13, p31, p32, draw(percents), p14, place=draw(places))
+
+
+burst_losses = _bursts()
+gilbert_losses = st.builds(GilbertLoss, directions, percents, percents, percents, percents, place=places)
+markov_losses = _markovs()
+chained_losses: st.SearchStrategy[BurstLoss | GilbertLoss | MarkovLoss] = st.one_of(
+    burst_losses, gilbert_losses, markov_losses
+)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -95,7 +122,9 @@ customs = st.builds(
     macro_tuples,
     place=st.builds(Place, st.none(), interfaces),
 )
-rules: st.SearchStrategy[Rule] = st.one_of(bandwidths, delays, uniform_losses, exponential_losses, customs)
+rules: st.SearchStrategy[Rule] = st.one_of(
+    bandwidths, delays, uniform_losses, exponential_losses, chained_losses, customs
+)
 
 
 def parsed(text: str) -> Rule:

@@ -13,7 +13,7 @@ from tests.vm.disks import make_disk
 SUITE = "bookworm"
 PYTHON = "3.11"
 PACKAGES = (
-    *("ethtool", "iperf3", "iproute2", "iputils-ping", "kmod", "procps", "tcpdump", "util-linux"),
+    *("ethtool", "iperf3", "iproute2", "iputils-ping", "kmod", "nftables", "procps", "tcpdump", "util-linux"),
     *("bpftool", "clang", "libbpf-dev", "linux-libc-dev", "python3", "wireguard-tools"),
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

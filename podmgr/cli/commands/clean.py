@@ -48,7 +48,7 @@ def command(
     Programs of others stay.
     """
     from podmgr import proc
-    from podmgr.kernel import cgroups, scratch
+    from podmgr.kernel import cgroups, leftovers
     from podmgr.reconcile import transaction
     from podmgr.reconcile.actual import recorded
     from podmgr.reconcile.outcome import exit_code
@@ -71,8 +71,8 @@ def command(
     if selection is None or selection.cgroup_ids:
         outcomes += transaction.clean(selection, settings, runner=proc.run, report=report)
     if selection is None:
-        for cgroup in scratch.sweep(cgroups.find_root(settings.cgroup_root)):
-            report(f"removed {cgroup.path}, left by a crash")
+        for what in leftovers.remove(cgroups.find_root(settings.cgroup_root), runner=proc.run):
+            report(f"removed {what}, left by a crash")
     if not outcomes and not said:
         say("nothing of podmgr's is attached" + (" there" if selection else ""))
     print_outcomes(outcomes, output)

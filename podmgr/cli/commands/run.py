@@ -33,6 +33,14 @@ def command(
             help="Whom to run as.  [default: under sudo who called it, else who you are]",
         ),
     ] = None,
+    net: Annotated[
+        bool,
+        typer.Option(
+            "--net",
+            help="In a network of its own, where rules act on both directions; there this machine is "
+            "$PODMGR_NET_HOST.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No summary at the end.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
@@ -41,6 +49,9 @@ def command(
     max_map_bytes: MaxMapBytes = DEFAULT_MAX_MAP_BYTES,
 ) -> int:
     """Run a command under rules, in a cgroup of its own, and remove everything afterwards.
+
+    With --net the command has an interface of its own, eth0, as a pod has, which leads to this
+    machine, and beyond it where the machine forwards and has nft.
 
     The exit code is the command's; 125 if podmgr fails, 126 if the command cannot be executed,
     127 if there is no such command.
@@ -55,4 +66,13 @@ def command(
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
     require_sockets_with_cgroups(settings, runner=proc.run)
     whom = running.user_named(user) if user else running.invoking_user()
-    return running.run(parsed, command, settings, runner=proc.run, report=say, user=whom, is_quiet=quiet)
+    return running.run(
+        parsed,
+        command,
+        settings,
+        runner=proc.run,
+        report=say,
+        user=whom,
+        is_quiet=quiet,
+        has_own_network=net,
+    )

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.rule import DefaultHook, Direction, FqNeeds, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     RATE_UNITS,
     SIZE_UNITS,
@@ -120,6 +120,10 @@ class Bandwidth(Rule):
             return (("HORIZON", f"{horizon_ns(self)}ULL"), ("RATE", rate))
         burst, initial = f"{burst_bytes(self)}ULL", f"{initial_bytes(self)}ULL"
         return (("BURST", burst), ("INITIAL", initial), ("RATE", rate))
+
+    @property
+    def fq_needs(self) -> FqNeeds | None:
+        return FqNeeds(0, horizon_ns(self)) if self.algorithm is Algorithm.EDT else None
 
     def explain(self) -> list[tuple[str, str]]:
         rate = self.rate_bits_per_second

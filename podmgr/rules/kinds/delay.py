@@ -13,7 +13,7 @@ from typing import ClassVar
 from podmgr.rules import distributions
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
-from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.rule import DefaultHook, Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     format_count,
     format_duration,
@@ -38,6 +38,9 @@ _JITTERS_PER_SLOT = 10  # more than the draws lie apart
 # What waits is nobody's: so much as 10 Gbit/s bring meanwhile, but memory has an end.
 _NOMINAL_BITS_PER_SECOND = 10 * 10**9
 _LEAST_WAITING_BYTES, _MOST_WAITING_BYTES = 16 * 2**20, 256 * 10**6
+# What one flow must be able to have waiting in fq: full packets of 100 Mbit/s.
+_LEAST_FLOW_PACKETS = 1_000
+_FLOW_BITS_PER_SECOND, _PACKET_BYTES = 100 * 10**6, 1_500
 _BUCKETS = 256  # of the delays given; the same is in the program
 
 _HOLDS = "the fq qdisc of the interface holds each packet until its departure time"
@@ -119,6 +122,10 @@ class Delay(Rule):
         if self.jitter_ns and self.distribution in distributions.BUILT_IN:
             macros.append(distributions.quantiles_macro(distributions.quantiles(self.distribution)))
         return tuple(sorted(macros))
+
+    @property
+    def fq_needs(self) -> FqNeeds | None:
+        return FqNeeds(flow_packets(self), most_ns(self))
 
     @property
     def on_egress_alone(self) -> Rule | None:
@@ -208,6 +215,12 @@ def waiting_bytes(rule: Delay) -> int:
     """How many bytes may wait at once: what 10 Gbit/s bring in the longest delay, 16 MiB to 256 MB."""
     nominal = most_ns(rule) * _NOMINAL_BITS_PER_SECOND // (8 * NS_PER_SECOND)
     return max(_LEAST_WAITING_BYTES, min(nominal, _MOST_WAITING_BYTES))
+
+
+def flow_packets(rule: Delay) -> int:
+    """How many packets of one flow may wait at once: 1,500 bytes each of 100 Mbit/s, 1,000 at least."""
+    waiting_bits = Fraction(most_ns(rule) * _FLOW_BITS_PER_SECOND, NS_PER_SECOND)
+    return max(_LEAST_FLOW_PACKETS, ceil(waiting_bits / (8 * _PACKET_BYTES)))
 
 
 def _time(time_ns: float) -> str:

@@ -1,4 +1,4 @@
-"""`loss`: each packet is dropped with a probability. The program is bpf/loss.bpf.c."""
+"""`loss`: packets are dropped, each for itself (bpf/loss.bpf.c) or in runs (bpf/burst.bpf.c)."""
 
 from __future__ import annotations
 
@@ -7,45 +7,25 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import ClassVar
 
+from podmgr.rules.chains import DRAWS
+from podmgr.rules.kinds import loss_bursts
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import DefaultHook, Direction, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_word
+from podmgr.rules.rule import Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number
 from podmgr.rules.words import Words
 
-DRAWS = 2**32  # values of a uniform 32-bit draw
 MAX_EXPONENTIAL = 1_000
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9].*", re.ASCII)
-_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
 
-_LOSS = Template(
-    "loss",
-    Stage.LOSS,
-    {
-        Direction.EGRESS: DefaultHook(
-            Hook.TC,
-            Hook.TC,
-            "TCP takes a drop at the cgroup hook for congestion; at the interface it is loss",
-        ),
-        Direction.INGRESS: DefaultHook(
-            Hook.TC,
-            Hook.CGROUP,
-            "on its own interfaces a pod also loses what the kernel would answer, such as pings; what "
-            "arrives on shared ones belongs to no cgroup yet",
-        ),
-    },
-    second_choice=Hook.CGROUP,
-)
+_LOSS = Template("loss", Stage.LOSS, HOOKS, second_choice=Hook.CGROUP)
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss(Rule):
-    """What both distributions have in common: a draw below a threshold drops the packet."""
-
-    key: ClassVar[str] = "loss"
-    kind: ClassVar[str] = "loss"
+class _Independent(Loss):
+    """What both have in common whose packets are lost each for itself: a draw below a threshold drops it."""
 
     @property
     @abstractmethod
@@ -65,20 +45,12 @@ class _Loss(Rule):
         one_in = f"1 in {format_count(Fraction(DRAWS, threshold))}" if threshold else "never"
         return [
             ("drop probability", f"{threshold / DRAWS:.10g} = {threshold} / 2^32, {one_in}"),
-            ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem"),
-        ]
-
-    def caveats(self, hook: Hook) -> list[str]:
-        if self.direction is not Direction.EGRESS or hook is not Hook.CGROUP:
-            return []
-        return [
-            "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
-            "sees congestion, sends the segment again and counts no retransmit"
+            DECIDES,
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class UniformLoss(_Loss):
+class UniformLoss(_Independent):
     """Each packet is dropped with probability `percent` / 100, 0 to 100."""
 
     percent: Decimal
@@ -98,11 +70,11 @@ class UniformLoss(_Loss):
             lines.append(f"'{self}' drops nothing: the least that is not 0 is one packet in 2^32")
         if self.drop_threshold == DRAWS and self.percent < 100:
             lines.append(f"'{self}' drops all: the most that is not all leaves one packet in 2^32")
-        return lines + _Loss.caveats(self, hook)
+        return lines + Loss.caveats(self, hook)
 
 
 @dataclass(frozen=True, slots=True)
-class ExponentialLoss(_Loss):
+class ExponentialLoss(_Independent):
     """A packet whose exponential variate exceeds `threshold` (0 to 1000) is dropped."""
 
     threshold: Decimal
@@ -119,16 +91,18 @@ class ExponentialLoss(_Loss):
 
 def _parse(words: Words) -> tuple[Rule, ...]:
     if words.next_like(_LIKE_A_NUMBER):  # the short form
-        percent = _percent(words)
+        percent = percent_word(words)
         directions, (_, common) = words.directions(), words.options({})
         return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
-    distribution = words.choice(("uniform", "exponential"), "distribution")
+    distribution = words.choice(("uniform", "exponential", *loss_bursts.READERS), "distribution")
     directions = words.directions()
+    if reader := loss_bursts.READERS.get(distribution):
+        return reader(words, directions)
     if distribution == "exponential":
         threshold = _threshold(words)
         _, common = words.options({})
         return tuple(ExponentialLoss(direction, threshold, **common._asdict()) for direction in directions)
-    percent = _percent(words)
+    percent = percent_word(words)
     _, common = words.options({})
     return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
 
@@ -143,30 +117,15 @@ def _threshold(words: Words) -> Decimal:
     return threshold
 
 
-def _percent(words: Words) -> Decimal:
-    """A probability in percent, 0 to 100."""
-    words.split_number()
-    percent = words.number("the probability")
-    unit = "" if words.done() or words.next_like(_BEHIND_A_PERCENTAGE) else words.take("the percent sign")
-    if unit != "%":
-        raise words.error(
-            f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
-            expected=f'a percentage, such as "{format_number(percent if percent <= 100 else Decimal(2))}%"',
-            back=1 if unit else 0,
-        )
-    if percent > 100:
-        raise words.error(
-            f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
-        )
-    return percent
-
-
 KIND = Kind(
-    key=_Loss.key,
-    form='"uniform DIRECTION P%", in short "P% DIRECTION", or "exponential DIRECTION T"; such as "2% egress"',
+    key=Loss.key,
+    form='"uniform DIRECTION P%", in short "P% DIRECTION", "exponential DIRECTION T", '
+    '"burst DIRECTION P% length=N", "gilbert DIRECTION p=P% r=P%" or "markov DIRECTION p13=P% p31=P%"; '
+    'such as "2% egress"',
     meaning="Each packet is dropped with probability P; exponential: if its exponential variate exceeds "
-    "T, which is with probability 50^(-T/1000).",
+    "T, which is with probability 50^(-T/1000); burst: P of all, in runs of N packets on average; gilbert: "
+    "Gilbert-Elliott (also bad=P%, good=P%); markov: netem's four states (also p32=, p23=, p14=).",
     example="loss=uniform egress 2%",
     parse=_parse,
-    templates=(_LOSS,),
+    templates=(_LOSS, loss_bursts.TEMPLATE),
 )

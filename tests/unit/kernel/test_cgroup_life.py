@@ -90,3 +90,12 @@ def test_cgroup_that_cannot_be_removed_is_an_error(
     mocker.patch("podmgr.kernel.cgroup_life.os.rmdir", side_effect=OSError(number, os.strerror(number)))
     with pytest.raises(PodmgrError, match=f"cannot remove cgroup .*: {os.strerror(number)}"):
         cgroup_life.remove(at(root / "kubepods"))
+
+
+def test_one_process_may_be_spared(tmp_path: Path) -> None:
+    """It neither counts nor is waited for."""
+    with subprocess.Popen(["sleep", "60"]) as spared:
+        (tmp_path / "cgroup.procs").write_text(f"{spared.pid}\n")
+        assert cgroup_life.kill(at(tmp_path), spared=spared.pid) == 0
+        assert spared.poll() is None
+        spared.kill()

@@ -14,7 +14,7 @@ import pytest
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, netlink
 from podmgr.kernel.netlink import RefusedError, RouteSocket, attribute
-from podmgr.kernel.tc import Filter, Interface, Qdisc, TrafficControl
+from podmgr.kernel.tc import Filter, FqLimits, Interface, Qdisc, TrafficControl, fq_options
 from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, PROGRAM, bpf_object
 
 UP, LOOPBACK = 0x1, 0x8
@@ -121,6 +121,21 @@ def test_port_of_a_bridge_is_not_the_end_of_the_way_but_a_vrf_is_no_device(
 @pytest.mark.parametrize("name", ["a b", "x\x01y", "#x", 'a"b', "\udcff"])
 def test_name_may_be_whatever_the_kernel_allows(name: str) -> None:
     assert [item.name for item in answering(links=[link(2, name)]).interfaces()] == [name]
+
+
+def test_limits_of_an_fq_are_read_as_they_are_written() -> None:
+    limits = FqLimits(250_000, 1_000, 30 * 10**9)
+    row = root(2, "fq") + attribute(2, fq_options(limits) + attribute(3, number(3028)))
+    assert answering(qdiscs=[row]).qdiscs() == {2: [Qdisc("fq", "8001:", True, limits)]}
+
+
+def test_options_that_are_changed_are_those_of_the_root(namespace: int, control: TrafficControl) -> None:
+    one, limit = index_of(control, "one"), struct.pack("=I", 77)  # struct tc_fifo_qopt
+    with pytest.raises(RefusedError):
+        control.change_root(one, "pfifo", "7ab0:", limit)
+    control.add_root(one, "pfifo", "7ab0:")
+    control.change_root(one, "pfifo", "7ab0:", limit)
+    assert "limit 77p" in inside(namespace, "tc", "qdisc", "show", "dev", "one")
 
 
 def test_qdiscs_are_by_interface() -> None:

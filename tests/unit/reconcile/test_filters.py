@@ -13,10 +13,11 @@ from podmgr.errors import PermissionDeniedError
 from podmgr.kernel import pins
 from podmgr.kernel.netlink import RefusedError
 from podmgr.kernel.pins import Mark
-from podmgr.kernel.tc import Filter, Qdisc
+from podmgr.kernel.tc import Filter, FqLimits, Qdisc
 from podmgr.reconcile.actual import Sight
 from podmgr.reconcile.chain import priority
 from podmgr.reconcile.filters import Filters
+from podmgr.reconcile.qdiscs import OURS
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
@@ -28,7 +29,10 @@ ETH0, HOST_SIDE = Link(POD, 2, EGRESS, "eth0"), Link(OWN, 9, EGRESS, "cali1")
 ETH0_INGRESS, NET1 = Link(POD, 2, INGRESS, "eth0"), Link(POD, 3, EGRESS, "net1")
 LOSS, SLOW = "loss=uniform egress 1%", "bandwidth=1 mbps egress hook=tc"
 DELAY = "bandwidth=1 mbps egress algorithm=edt"
-OUR_FQ = Qdisc("fq", "7ab0:", True)
+LATE = "delay=100ms egress"
+OUR_FQ = Qdisc("fq", "7ab0:", True, OURS)
+OLD_FQ = OUR_FQ._replace(limits=FqLimits(100_000, 100_000, 10 * 10**9))
+THEIR_FQ = Qdisc("fq", "8001:", True, FqLimits(10_000, 1_000, 10 * 10**9))
 THEIR_TBF = Qdisc("tbf", "1:", True)
 THEIRS = Filter(1, 1, 999)
 UNKNOWN_KIND = RefusedError(errno.ENOENT, "Specified qdisc kind is unknown")
@@ -204,7 +208,56 @@ def test_second_attaching_makes_no_qdisc_again(
     assert [line.split()[:2] for line in changes(machine)] == [["filter", "add"]]
 
 
+def test_fq_of_ours_from_an_older_release_is_enlarged_in_place(
+    machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
+) -> None:
+    qdiscs_of(machine, ETH0)[:] = [CLSACT, OLD_FQ]
+    pins.mark(settings.bpffs, Mark(POD, 2, "fq"))
+    assert filters.attach([loaded(DELAY, 5, ETH0)]) == {}
+    assert changes(machine)[0] == "qdisc change eth0 root 7ab0: fq"
+    assert qdiscs_of(machine, ETH0) == [CLSACT, OUR_FQ]
+    machine.changes.clear()
+    assert filters.attach([loaded(DELAY, 6, ETH0)]) == {}
+    assert [line.split()[:2] for line in changes(machine)] == [["filter", "add"]]
+
+
+def test_fq_under_our_handle_that_no_mark_calls_ours_is_left(
+    machine: Machine, filters: Filters, loaded: Callable[..., Attachment]
+) -> None:
+    qdiscs_of(machine, ETH0)[:] = [CLSACT, OLD_FQ]
+    assert filters.attach([loaded(DELAY, 5, ETH0)]) == {}
+    assert qdiscs_of(machine, ETH0) == [CLSACT, OLD_FQ]
+
+
+def test_fq_of_others_that_suffices_is_used_and_left(
+    machine: Machine, filters: Filters, settings: Settings, loaded: Callable[..., Attachment]
+) -> None:
+    qdiscs_of(machine, ETH0)[:] = [THEIR_FQ]
+    assert filters.attach([loaded(DELAY, 5, ETH0), loaded(LATE, 6, ETH0)]) == {}
+    assert qdiscs_of(machine, ETH0) == [THEIR_FQ, CLSACT]
+    assert pins.marks(settings.bpffs) == [Mark(POD, 2, "clsact")]
+
+
 # What is refused
+
+
+def test_fq_of_others_whose_horizon_is_less_than_all_delays_together_is_named_and_left(
+    machine: Machine, filters: Filters, loaded: Callable[..., Attachment]
+) -> None:
+    """8 s for a link of so low a rate, and 3 s; the packets of 3 s suffice."""
+    fq = THEIR_FQ._replace(limits=FqLimits(30_000, 30_000, 10 * 10**9))
+    qdiscs_of(machine, ETH0)[:] = [fq]
+    rows = [loaded(DELAY, 5, ETH0), loaded("delay=3s egress", 6, ETH0), loaded(LOSS, 7, ETH0)]
+    complaints = filters.attach(rows)
+    assert complaints.keys() == set(rows[:2])
+    for row, error in complaints.items():
+        assert error.message == (
+            f"'{row.rule}' delays packets through the fq qdisc, and that of eth0 has horizon 10s, "
+            "of which 11s are needed"
+        )
+        assert (error.tip or "").startswith("tc qdisc change dev eth0 root fq horizon 11s")
+    assert qdiscs_of(machine, ETH0) == [fq, CLSACT]
+    assert on(machine, ETH0) == [Filter(100, 7, 7)]
 
 
 def test_foreign_root_qdisc_fails_what_delays_and_is_left_alone(

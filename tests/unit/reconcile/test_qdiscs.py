@@ -8,10 +8,11 @@ import pytest
 
 from podmgr.errors import PodmgrError
 from podmgr.kernel.pins import Mark
-from podmgr.kernel.tc import Qdisc
+from podmgr.kernel.tc import FqLimits, Qdisc
 from podmgr.reconcile import qdiscs
 from podmgr.reconcile.qdiscs import NoFqError
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.rule import FqNeeds
 from tests.unit.machine import Control, Device, Machine
 
 PLACE = (100, 2, "eth0")
@@ -59,6 +60,54 @@ def test_fq_serves_whosever_it_is(there: Sequence[Qdisc], may_make: bool) -> Non
 @pytest.mark.parametrize("there", [[], [DEFAULT], [MQ], [DEFAULT, HOOK]])
 def test_fq_is_made_in_place_of_what_the_kernel_made_by_itself(there: Sequence[Qdisc]) -> None:
     assert qdiscs.lacking_fq(*PLACE, there, may_make=True) == FQ
+
+
+NEEDS = FqNeeds(1_000, 10 * 10**9)
+ENOUGH = FqLimits(1_000, 1_000, 10 * 10**9)
+SMALL = {
+    "limit": (ENOUGH._replace(packets=999), "999", "1000"),
+    "flow_limit": (ENOUGH._replace(flow_packets=100), "100", "1000"),
+    "horizon": (ENOUGH._replace(horizon_ns=9_999_999_000), "9.999999s", "10s"),
+}
+
+
+def fq(limits: FqLimits, handle: str = "8001:", *, is_root: bool = True) -> Qdisc:
+    return Qdisc("fq", handle, is_root, limits)
+
+
+@pytest.mark.parametrize(
+    "there", [[fq(ENOUGH)], [fq(ENOUGH, "0:")], [MQ, fq(ENOUGH, "0:", is_root=False)], [THEIR_FQ]]
+)
+def test_fq_with_as_much_as_is_needed_serves(there: Sequence[Qdisc]) -> None:
+    """And one that does not say what it has."""
+    assert qdiscs.lacking_fq(*PLACE, there, may_make=True, needs=NEEDS) is None
+
+
+@pytest.mark.parametrize("option", SMALL)
+def test_fq_of_others_with_less_is_an_error_that_names_the_option(option: str) -> None:
+    limits, has, needed = SMALL[option]
+    with pytest.raises(NoFqError) as caught:
+        qdiscs.lacking_fq(*PLACE, [fq(limits)], may_make=True, needs=NEEDS)
+    assert caught.value.reason == f"and that of eth0 has {option} {has}, of which {needed} are needed"
+    assert caught.value.tip == f"tc qdisc change dev eth0 root fq {option} {needed}"
+
+
+@pytest.mark.parametrize("option", SMALL)
+def test_one_of_many_queues_with_less_is_enough_to_refuse(option: str) -> None:
+    limits, has, needed = SMALL[option]
+    children = [fq(ENOUGH, "0:", is_root=False), fq(limits, "0:", is_root=False)]
+    with pytest.raises(NoFqError, match=f"{option} {has}, of which") as caught:
+        qdiscs.lacking_fq(*PLACE, [Qdisc("mq", "1:", True), *children], may_make=True, needs=NEEDS)
+    assert caught.value.tip == f"tc qdisc replace dev eth0 root fq {option} {needed}"
+
+
+def test_fq_that_the_kernel_made_by_itself_gives_way_to_a_larger_one_where_we_may_make_it() -> None:
+    small, _, _ = SMALL["flow_limit"]
+    for there in ([fq(small, "0:")], [MQ, fq(small, "0:", is_root=False)]):
+        assert qdiscs.lacking_fq(*PLACE, there, may_make=True, needs=NEEDS) == FQ
+        with pytest.raises(NoFqError) as caught:
+            qdiscs.lacking_fq(*PLACE, there, may_make=False, needs=NEEDS)
+        assert caught.value.tip == "tc qdisc replace dev eth0 root fq flow_limit 1000"
 
 
 @pytest.mark.parametrize("may_make", [True, False])

@@ -15,8 +15,17 @@ from podmgr.rules.keys import KEYS
 from podmgr.rules.kinds.bandwidth import Algorithm, Bandwidth
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
 from podmgr.rules.rule import Hook, Place, Rule
-from tests.unit.samples import EGRESS, INGRESS, bandwidths, exponential_losses, rules, uniform_losses
+from tests.unit.samples import (
+    EGRESS,
+    INGRESS,
+    bandwidths,
+    chained_losses,
+    exponential_losses,
+    rules,
+    uniform_losses,
+)
 
 BLANKS = st.text(alphabet=" \t\n\r\v\f\u00a0", min_size=1, max_size=4)
 OUR_KEYS = st.sampled_from([prefix + key for key in KEYS for prefix in ("", "podmgr.io/")])
@@ -42,6 +51,7 @@ WORDS = st.lists(
                 "-DX=1",
             ]
         ),
+        st.sampled_from(["burst", "gilbert", "markov", "length=5", "p=1%", "r=20%", "p13=1%", "p32=100%"]),
         st.sampled_from(["dropper", "-DX", "\x1b[31m", "\ud800", "'", '"', "$(id)", "@file", "../x"]),
     ),
     max_size=8,
@@ -71,7 +81,7 @@ def test_prefixed_key_is_read_like_the_bare_key(rule: Rule) -> None:
     assert parse_value(f"podmgr.io/{rule.key}", rule.value) == parse_value(rule.key, rule.value) == (rule,)
 
 
-@given(st.one_of(bandwidths, uniform_losses, exponential_losses), st.data())
+@given(st.one_of(bandwidths, uniform_losses, exponential_losses, chained_losses), st.data())
 def test_case_does_not_matter(rule: Rule, data: st.DataObject) -> None:
     """But in the names of interfaces."""
     words, equals, names = rule.value.partition("interface=")
@@ -131,6 +141,42 @@ def test_bandwidth_is_bits_per_second_in_powers_of_1000(value: str, rule: Bandwi
 )
 def test_loss_is_uniform_or_exponential(value: str, rule: UniformLoss | ExponentialLoss) -> None:
     assert parse_value("loss", value) == (rule,)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("burst egress 1% length=5", BurstLoss(EGRESS, Decimal(1), Decimal(5))),
+        ("Burst INGRESS 1.5 % LENGTH=2.50", BurstLoss(INGRESS, Decimal("1.5"), Decimal("2.5"))),
+        ("burst egress 50% length=1", BurstLoss(EGRESS, Decimal(50), Decimal(1))),
+        ("burst egress 0% length=1000000", BurstLoss(EGRESS, Decimal(0), Decimal(10**6))),
+        ("gilbert egress p=1% r=20%", GilbertLoss(EGRESS, Decimal(1), Decimal(20))),
+        (
+            "Gilbert ingress GOOD=.5% bad=50% R=20% P=1.0%",
+            GilbertLoss(INGRESS, Decimal(1), Decimal(20), Decimal(50), Decimal("0.5")),
+        ),
+        ("markov egress p13=1%", MarkovLoss(EGRESS, Decimal(1), Decimal(99))),
+        (
+            "markov ingress p14=1% p23=50% p32=20% P31=30.5% p13=2%",
+            MarkovLoss(INGRESS, Decimal(2), Decimal("30.5"), Decimal(20), Decimal(50), Decimal(1)),
+        ),
+        ("markov egress p13=60% p14=40%", MarkovLoss(EGRESS, Decimal(60), Decimal(40), p14=Decimal(40))),
+    ],
+)
+def test_loss_in_runs_is_a_chain(value: str, rule: BurstLoss | GilbertLoss | MarkovLoss) -> None:
+    assert parse_value("loss", value) == (rule,)
+
+
+@pytest.mark.parametrize(
+    ("value", "canonical"),
+    [
+        ("burst egress 1.0% length=5.0", "burst egress 1% length=5"),
+        ("gilbert egress r=20% p=1% good=0% bad=100%", "gilbert egress p=1% r=20%"),
+        ("markov egress p13=1% p14=0% p32=0% p23=100%", "markov egress p13=1% p31=99%"),
+    ],
+)
+def test_what_is_so_anyway_is_not_written(value: str, canonical: str) -> None:
+    assert values(parse_value("loss", value)) == [canonical]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +310,7 @@ BAD_LOSSES = [
     ("2%", 3, "in short"),
     ("2 egress", 3, "a percentage"),
     ("101% egress", 1, "0% to 100%"),
-    ("normal egress 2%", 1, "distributions are uniform, exponential"),
+    ("normal egress 2%", 1, "distributions are uniform, exponential, burst, gilbert, markov"),
     ("uniform", 8, '"uniform DIRECTION P%"'),
     ("uniform 2% egress", 9, "directions are egress, ingress"),
     ("uniform egress", 15, '"uniform DIRECTION P%"'),
@@ -282,6 +328,42 @@ BAD_LOSSES = [
     ("exponential egress -1", 20, '"uniform DIRECTION P%"'),
     ("exponential egress 400%", 23, "options of this rule are hook=... and interface=..."),
     ("uniform egress 1%;exponential egress 400", 19, "one loss rule per direction"),
+    ("uniform both 1%;burst ingress 1% length=5", 17, "one loss rule per direction"),
+    ("brust egress 1% length=5", 1, "did you mean 'burst'?"),
+    ("burst egress", 13, '"burst DIRECTION P% length=N"'),
+    ("burst egress 1 length=5", 16, 'such as "1%"'),
+    ("burst egress 1%", 16, "length=N, the packets of a run on average"),
+    ("burst egress length=5", 14, '"burst DIRECTION P% length=N"'),
+    ("burst egress 1% length=0.999", 17, "1 to 1000000"),
+    ("burst egress 1% length=1000000.1", 17, "1 to 1000000"),
+    ("burst egress 1% length=-5", 17, "1 to 1000000"),
+    ("burst egress 1% length=5%", 17, "1 to 1000000"),
+    ("burst egress 1% length=", 17, "1 to 1000000"),
+    ("burst egress 1% length=5 p=1%", 26, "options of this rule are length=... and hook=..."),
+    ("burst egress 1% length=5 length=5", 26, "each option once"),
+    ("burst egress 50.1% length=1", 20, "50% at most with length=1, since a packet lies between runs"),
+    ("burst egress 90% hook=tc length=5", 26, "83.33% at most with length=5"),
+    ("burst egress 90% length=5", 18, "or length=9 and more"),
+    ("burst egress 66.67% length=2", 21, "or length=2.01 and more"),
+    ("burst egress 100% length=1000000", 19, "99.99% at most with length=1000000"),
+    ("gilbert egress", 15, "p=P%: how many packets"),
+    ("gilbert egress p=1%", 20, "r=P%: how many packets"),
+    ("gilbert egress r=1% hook=tc", 28, "p=P%: how many packets"),
+    ("gilbert egress p=1 r=20%", 16, 'such as "1%"'),
+    ("gilbert egress p=1% r=101%", 21, "from 0% to 100%"),
+    ("gilbert egress p=1% r=20% bad=-1%", 27, "from 0% to 100%"),
+    ("gilbert egress p=1% r=20% good=x%", 27, "from 0% to 100%"),
+    ("gilbert egress p=1% r=20% good=%", 27, "from 0% to 100%"),
+    ("gilbert egress p=1% r=20% p=1%", 27, "each option once"),
+    ("gilbert egress p=1% r=20% p13=1%", 27, "options of this rule are p=... and r=... and bad=..."),
+    ("gilbert egress 1% 20%", 16, "options of this rule are p=..."),
+    ("markov egress", 14, "p13=P%: how many packets"),
+    ("markov egress p31=1%", 21, "p13=P%: how many packets"),
+    ("markov egress p13=90% p14=10.5%", 23, "p14=10% at most beside p13=90%: both leave state 1"),
+    ("markov egress p14=20% p13=90%", 15, "p14=10% at most beside p13=90%"),
+    ("markov egress p13=1% p31=50% p32=51%", 30, "p32=50% at most beside p31=50%: both leave state 3"),
+    ("markov egress p32=5% p13=1%", 15, "p32=1% at most beside p31=99% (100% - p13 where it is not written)"),
+    ("markov egress p13=1% p41=1%", 22, "options of this rule are p13=..."),
 ]
 A_DELAY = "TIME DIRECTION"
 BAD_DELAYS = [
@@ -509,6 +591,9 @@ def test_arbitrary_option_gives_rules_or_a_clean_error(option: str) -> None:
         "bandwidth=10 mbps egress algorithm={}",
         "loss=uniform egress {}%",
         "loss=uniform egress 1% hook={}",
+        "loss=burst egress 1% length={}",
+        "loss=gilbert egress p={}",
+        "loss=gilbert egress p={}%",
         "loss=uniform egress 1% interface={}",
         "ebpf-limit={} egress",
         "ebpf-limit=x egress -DX={}",
@@ -578,6 +663,9 @@ def test_what_stands_in_the_place_of_the_percent_sign_is_named(value: str, unit:
         ("bandwidth=10mbps both burst=64kb", ["10 mbps egress burst=64kb", "10 mbps ingress burst=64kb"]),
         ("loss=2% Both hook=tc", ["uniform egress 2% hook=tc", "uniform ingress 2% hook=tc"]),
         ("loss=exponential both 400", ["exponential egress 400", "exponential ingress 400"]),
+        ("loss=burst both 1% length=5", ["burst egress 1% length=5", "burst ingress 1% length=5"]),
+        ("loss=gilbert both p=1% r=9%", ["gilbert egress p=1% r=9%", "gilbert ingress p=1% r=9%"]),
+        ("loss=markov both p13=1%", ["markov egress p13=1% p31=99%", "markov ingress p13=1% p31=99%"]),
         ("ebpf-limit=dropper both -DPORT=53", ["dropper egress -DPORT=53", "dropper ingress -DPORT=53"]),
     ],
 )

@@ -24,7 +24,7 @@ from podmgr.rules.kinds.bandwidth import (
 )
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
-from podmgr.rules.rule import Direction, Hook, Rule, Stage
+from podmgr.rules.rule import Direction, FqNeeds, Hook, Rule, Stage
 from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
 
 
@@ -142,6 +142,40 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
     [
         ("loss=uniform egress 2%", "loss", {"THRESHOLD": "85899346ULL"}),
         ("loss=exponential ingress 0", "loss", {"THRESHOLD": "4294967296ULL"}),
+        ("loss=burst egress 20% length=4", "burst", {"P13": "268435456ULL", "P31": "1073741824ULL"}),
+        ("loss=gilbert egress p=6.25% r=25%", "burst", {"P13": "268435456ULL", "P31": "1073741824ULL"}),
+        (
+            "loss=gilbert egress p=50% r=25% bad=50% good=25%",
+            "burst",
+            {
+                "P12": "1073741824ULL",
+                "P13": "1073741824ULL",
+                "P14": "536870912ULL",
+                "P21": "805306368ULL",
+                "P23": "1610612736ULL",
+                "P24": "268435456ULL",
+                "P31": "805306368ULL",
+                "P32": "1610612736ULL",
+                "P34": "268435456ULL",
+                "P41": "1610612736ULL",
+                "P42": "1073741824ULL",
+                "P43": "1073741824ULL",
+            },
+        ),
+        ("loss=markov egress p13=25%", "burst", {"P13": "1073741824ULL", "P31": "3221225472ULL"}),
+        (
+            "loss=markov egress p13=25% p31=50% p32=25% p23=12.5% p14=6.25%",
+            "burst",
+            {
+                "P13": "1073741824ULL",
+                "P14": "268435456ULL",
+                "P23": "536870912ULL",
+                "P31": "2147483648ULL",
+                "P32": "1073741824ULL",
+                "P41": "4294967296ULL",
+            },
+        ),
+        ("loss=burst egress 0% length=5", "burst", {}),
         (
             "bandwidth=10 mbps egress",
             "bandwidth",
@@ -189,6 +223,23 @@ def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
     assert template_of(rule(option)).needs_fq is needs_fq
 
 
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [
+        ("loss=2% egress", None),
+        ("bandwidth=10 mbps egress", None),
+        ("ebpf-limit=edt egress", None),
+        ("bandwidth=10 mbps egress algorithm=edt", FqNeeds(0, 1_677_721_600)),
+        ("bandwidth=8 kbps ingress algorithm=edt", FqNeeds(0, 8 * 10**9)),
+        ("delay=100ms egress", FqNeeds(1_000, 10**8)),
+        ("delay=1s ingress jitter=200ms", FqNeeds(10_000, 1_200_000_000)),
+        ("delay=10s egress", FqNeeds(83_334, 10**10)),
+    ],
+)
+def test_what_an_fq_must_hold_follows_from_the_rule(option: str, needs: FqNeeds | None) -> None:
+    assert rule(option).fq_needs == needs
+
+
 @given(rules.filter(lambda rule: not isinstance(rule, Custom)))
 def test_every_rule_but_custom_ones_has_a_built_in_program(wish: Rule) -> None:
     assert wish.program in BUILT_IN_PROGRAMS
@@ -210,6 +261,32 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             },
         ),
         ("loss=uniform egress 0%", {"drop probability": "0 = 0 / 2^32, never"}),
+        (
+            "loss=burst egress 1% length=5",
+            {
+                "mean loss": "1%, 1 in 100 packets",
+                "mean run": "5 packets in a row",
+                "mean gap": "495 packets between runs",
+                "run begins": "0.2020202% of packets behind one that was received",
+                "run ends": "20% of packets behind one that was lost",
+                "first packet": "as if the one before had been received, in a gap",
+                "decides": "per packet as the hook sees it; a GSO packet is one, as with netem",
+            },
+        ),
+        ("loss=burst egress 0% length=5", {"mean loss": "0%", "mean run": "none"}),
+        (
+            "loss=gilbert egress p=1% r=20% bad=50% good=0.1%",
+            {
+                "mean loss": "2.47619%, 1 in 40.3846 packets",
+                "mean run": "1.62612 packets in a row",
+                "bad": "50% of packets are lost in the bad state",
+            },
+        ),
+        ("loss=gilbert egress p=1% r=0%", {"mean loss": "100%, 1 in 1 packets", "mean run": "without end"}),
+        (
+            "loss=markov egress p13=1% p31=30% p32=40% p23=60% p14=0.5%",
+            {"mean loss": "3.614458%, 1 in 27.6667 packets", "mean run": "1.35294 packets in a row"},
+        ),
         ("loss=exponential egress 0", {"drop probability": "1 = 4294967296 / 2^32, 1 in 1"}),
         (
             "bandwidth=10 mbps egress",
@@ -288,6 +365,11 @@ def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
         ("loss=exponential egress 400", Hook.CGROUP, "not loss to TCP"),
         ("loss=0.00000001% egress", Hook.TC, "drops nothing"),
         ("loss=99.99999999% egress", Hook.TC, "drops all"),
+        ("loss=burst egress 1% length=5", Hook.CGROUP, "not loss to TCP"),
+        ("loss=burst egress 0.00000001% length=5", Hook.TC, "drops nothing"),
+        ("loss=gilbert egress p=1% r=20% bad=0.00000001%", Hook.TC, "drops nothing"),
+        ("loss=gilbert egress p=1% r=0%", Hook.TC, "ends no run of losses"),
+        ("loss=markov egress p13=1% p31=0%", Hook.TC, "ends no run of losses"),
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
@@ -302,6 +384,11 @@ def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) 
         ("loss=uniform egress 2%", Hook.TC),
         ("loss=uniform egress 0%", Hook.TC),
         ("loss=uniform egress 100%", Hook.TC),
+        ("loss=burst egress 1% length=5", Hook.TC),
+        ("loss=burst egress 0% length=5", Hook.TC),
+        ("loss=markov ingress p13=1%", Hook.CGROUP),
+        ("loss=gilbert egress p=0% r=0%", Hook.TC),
+        ("loss=gilbert egress p=1% r=20% bad=0%", Hook.TC),
         ("bandwidth=10 mbps egress", Hook.CGROUP),
         ("bandwidth=10 mbps egress burst=65550b", Hook.CGROUP),
         ("ebpf-limit=dropper egress", Hook.CGROUP),

@@ -1,0 +1,78 @@
+"""What all rules of `loss` have in common: where they act, what they say of it, and how P% is read."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import ClassVar
+
+from podmgr.rules.rule import DefaultHook, Direction, Hook, Rule
+from podmgr.rules.units import format_number, parse_number
+from podmgr.rules.words import Fail, Words
+
+DECIDES = ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem")
+HOOKS: Mapping[Direction, DefaultHook] = {
+    Direction.EGRESS: DefaultHook(
+        Hook.TC,
+        Hook.TC,
+        "TCP takes a drop at the cgroup hook for congestion; at the interface it is loss",
+    ),
+    Direction.INGRESS: DefaultHook(
+        Hook.TC,
+        Hook.CGROUP,
+        "on its own interfaces a pod also loses what the kernel would answer, such as pings; what "
+        "arrives on shared ones belongs to no cgroup yet",
+    ),
+}
+
+_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss(Rule, ABC):
+    """A rule that loses packets."""
+
+    key: ClassVar[str] = "loss"
+    kind: ClassVar[str] = "loss"
+
+    def caveats(self, hook: Hook) -> list[str]:
+        if self.direction is not Direction.EGRESS or hook is not Hook.CGROUP:
+            return []
+        return [
+            "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
+            "sees congestion, sends the segment again and counts no retransmit"
+        ]
+
+
+def percent_word(words: Words) -> Decimal:
+    """A probability in percent, 0 to 100, with or without a blank before the sign."""
+    words.split_number()
+    percent = words.number("the probability")
+    unit = "" if words.done() or words.next_like(_BEHIND_A_PERCENTAGE) else words.take("the percent sign")
+    if unit != "%":
+        raise words.error(
+            f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
+            expected=f'a percentage, such as "{format_number(percent if percent <= 100 else Decimal(2))}%"',
+            back=1 if unit else 0,
+        )
+    if percent > 100:
+        raise words.error(
+            f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
+        )
+    return percent
+
+
+def percent_option(text: str, fail: Fail) -> Decimal:
+    """The same as the text of an option."""
+    try:
+        percent = parse_number(text.removesuffix("%"))
+    except ValueError as error:
+        raise fail(f"the probability is wrong: {error}", "a percentage, from 0% to 100%") from error
+    if not text.endswith("%"):
+        raise fail("the percent sign is missing", f'a percentage, such as "{text}%"')
+    if percent > 100:
+        raise fail(f"{format_number(percent)}% is out of range", "a probability from 0% to 100%")
+    return percent
