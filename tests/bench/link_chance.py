@@ -166,7 +166,7 @@ def _findings(lost: Sequence[Lost], counted: Sequence[Counted], unknown: Sequenc
     if counted:
         tables.append(
             Table(
-                f"{counted[0].sent:,} datagrams, {_SINGLE_APART_SECONDS * 1e3:g} ms apart: copies and late ones",
+                f"{counted[0].sent:,}, {_SINGLE_APART_SECONDS * 1e3:g} ms apart: copies, and late ones",
                 ("rule", "by", "what", "count", "fair", "overtaken"),
                 tuple(
                     (
