@@ -22,7 +22,7 @@ from tests.bench.findings import Chart, Claim, Findings, Series, Table
 from tests.lab import Lab, lab
 from tests.oneway import Journeys, journeys
 
-EFFORT = Effort(rounds=40)
+EFFORT = Effort(rounds=50)  # what the receiver has no time for waits in its socket
 
 DATAGRAMS_PER_ROUND = 1_000
 PODMGR, NETEM = "podmgr", "netem"
