@@ -118,7 +118,7 @@ int podmgr_burst(struct __sk_buff *skb)
 	struct chain *chain = bpf_map_lookup_elem(&podmgr_chain, &key);
 	__u64 seen, state, run;
 
-	if (!chain || is_exempt(skb) || is_copy(skb))
+	if (!chain || is_exempt(skb) || is_judged(skb))
 		return VERDICT_PASS;
 	seen = *(volatile __u64 *)&chain->place;
 	run = seen >> STATE_BITS;

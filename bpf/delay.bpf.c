@@ -10,7 +10,7 @@
  * a longer delay waits until all before it has left. So there is no state that packets or CPUs could disagree
  * about. Without IS_ORDERED each packet has a draw, and a flow of its own in fq, which lets it overtake.
  *
- * What waits is bounded, since nobody's socket pays for it: MOST_BYTES, of which half may come at once.
+ * What waits is bounded by MOST_BYTES; what is more is dropped.
  */
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */
@@ -52,13 +52,10 @@ _Static_assert(LEAST <= TIME && MOST >= TIME && MOST <= 10 * NS_PER_SECOND,
 	       "LEAST and MOST are in nanoseconds, TIME lies between, 1e10 is the most");
 _Static_assert(MOST_BYTES >= 1 << 20, "MOST_BYTES is 1 MiB at least");
 
-#define CREDIT_TICKS ((__s64)MOST * TICKS_PER_NS)
-/* Half of MOST_BYTES at once, and the other half while the longest delay goes by. */
-#define RATE (MOST_BYTES / 2 * 8 * NS_PER_SECOND / MOST)
 #define MOST_RUN 64 /* slots that have the same draw */
 
 struct state {
-	struct clock clock; /* of RATE, see MOST_BYTES */
+	struct clock clock; /* of what waits */
 	__u64 seed;	    /* of the draws of slots: chosen once */
 	__u64 last;	    /* draw of a packet */
 };
@@ -153,7 +150,6 @@ int podmgr_delay_packets(struct __sk_buff *skb)
 	struct state *state;
 	struct wire wire;
 	__u64 moment_ns, departure_ns, now_ns;
-	__s64 seen, from;
 
 	if (is_to_free(skb))
 		return free_from_socket(skb);
@@ -162,11 +158,8 @@ int podmgr_delay_packets(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	wire = wire_of(skb);
 	now_ns = bpf_ktime_get_ns();
-	seen = taken_until(&state->clock);
-	from = (__s64)now_ns * TICKS_PER_NS - CREDIT_TICKS;
-	if (seen > from + CREDIT_TICKS)
+	if (!may_wait(&state->clock, wire, now_ns, MOST_BYTES, MOST))
 		return count(wire, VERDICT_DROP);
-	take(&state->clock, seen, seen < from ? from : seen, sending_ticks(wire, RATE));
 
 	moment_ns = skb->tstamp > now_ns ? skb->tstamp : now_ns;
 	if (!JITTER)

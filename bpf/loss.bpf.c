@@ -17,7 +17,7 @@ _Static_assert(THRESHOLD <= 1ULL << 32, "THRESHOLD is out of 2^32");
 SEC(PODMGR_SECTION)
 int podmgr_loss(struct __sk_buff *skb)
 {
-	if (is_exempt(skb) || is_copy(skb))
+	if (is_exempt(skb) || is_judged(skb))
 		return VERDICT_PASS;
 	return count(wire_of(skb),
 		     (__u64)bpf_get_prandom_u32() < THRESHOLD ? VERDICT_DROP : VERDICT_PASS);

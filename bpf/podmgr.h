@@ -281,8 +281,8 @@ static __always_inline int is_ip(struct __sk_buff *skb)
 
 #if PODMGR_TC
 /*
- * Packets that podmgr sends anew pass the chain from its beginning, and have no socket any more: those that
- * freeing.h has taken off theirs, and the copies of duplicate.bpf.c. What they are stands in cb, of which
+ * Packets that podmgr sends anew (anew.h) pass the chain from its beginning, and have no socket any more: those
+ * that freeing.h has taken off theirs, and the copies of duplicate.bpf.c. What they are stands in cb, of which
  * nothing is believed of a packet that has a socket.
  */
 #define SENT_ANEW 0x706d6721
@@ -293,7 +293,7 @@ static __always_inline int is_sent_anew(struct __sk_buff *skb)
 	return !skb->sk && skb->cb[CB_SENT_ANEW] == SENT_ANEW;
 }
 
-/* The copy of a packet: it was judged already by all that stands before what copies. */
+/* The copy of a packet, on the interface where it was made. */
 static __always_inline int is_copy(struct __sk_buff *skb)
 {
 	return is_sent_anew(skb) && skb->cb[CB_IS_COPY];
@@ -305,6 +305,15 @@ static __always_inline int is_copy(struct __sk_buff *skb)
 	return 0;
 }
 #endif
+
+/*
+ * What stands before what copies has judged a copy already, as the packet that it is of. What arrives was
+ * copied on the other side of a veth: there each is a packet like others, whatever is left in its cb.
+ */
+static __always_inline int is_judged(struct __sk_buff *skb)
+{
+	return DIRECTION_EGRESS && is_copy(skb);
+}
 
 #if PODMGR_TC && PODMGR_SCOPED
 /* Whose packets a rule is about, on interfaces that others use too; podmgr fills it in. */

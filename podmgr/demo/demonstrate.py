@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from statistics import fmean
 from typing import NamedTuple
 
 from podmgr import proc
@@ -34,6 +35,7 @@ from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.rules.kinds.delay import Delay, least_ns, most_ns
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
+from podmgr.rules.kinds.loss_bursts import BurstLoss
 from podmgr.rules.rule import Rule
 from podmgr.rules.units import format_rate
 from podmgr.settings import Settings
@@ -44,6 +46,7 @@ BANDWIDTH_TOLERANCE = 0.03
 DATAGRAMS = 100_000
 TIMED, TIMED_GAP_MS = 2_500, 2
 DELAY_TOLERANCE_MS = 1.0
+FAIR_DEVIATIONS = 4.0  # of a mean: 99.99 % of fair ones lie no farther off
 _UDP_PORT, _DROPPED_PORT = 4444, 5353
 _FREED_SECONDS = 5.0  # the kernel frees programs some time after they are let go
 
@@ -100,6 +103,9 @@ def demonstrate(settings: Settings, *, show: Callable[[Row], None], report: Repo
             with under(example) as rule:
                 report(f"{rule}: {DATAGRAMS:,} UDP packets")
                 add(_loss_row(rule, pod, settings))
+        with under("burst-loss") as rule:
+            report(f"{rule}: {DATAGRAMS:,} UDP packets")
+            add(_burst_row(rule, pod, settings))
         if _has_fq(pod):
             for example in ("delay", "jitter"):
                 with under(example) as rule:
@@ -158,6 +164,29 @@ def _loss_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
         measured,
         f"{passed:,} passed, {dropped:,} dropped",
         low <= lost <= high and dropped >= lost and not errors,
+    )
+
+
+def _burst_row(rule: Rule, pod: Pod, settings: Settings) -> Row:
+    """Packets, and how many in a row: both come of the runs, of which there are few."""
+    assert isinstance(rule, BurstLoss)
+    probability, length = float(rule.percent) / 100, float(rule.length)
+    runs = DATAGRAMS * probability / length
+    # A run's length is geometric, of variance N (N - 1), and what runs lose together has that of their sum.
+    stray = FAIR_DEVIATIONS * (length * (length - 1) / runs) ** 0.5
+    lost_stray = FAIR_DEVIATIONS * (runs * (2 * length - 1) * length) ** 0.5
+    numbers = sorted(number for number, _ in time_datagrams(pod, _UDP_PORT, DATAGRAMS, 0))
+    lengths = [later - earlier - 1 for earlier, later in pairwise([-1, *numbers, DATAGRAMS])]
+    found = [gap for gap in lengths if gap]
+    lost, mean = sum(found), fmean(found) if found else 0.0
+    passed, dropped = _counters(pod, settings)
+    expected = DATAGRAMS * probability
+    return Row(
+        str(rule),
+        f"{expected - lost_stray:,.0f} to {expected + lost_stray:,.0f}, {length:g} ±{stray:.2g} in a row",
+        f"{lost:,} lost, {mean:.2f} in a row",
+        f"{passed:,} passed, {dropped:,} dropped",
+        abs(lost - expected) <= lost_stray and abs(mean - length) <= stray and dropped >= lost,
     )
 
 

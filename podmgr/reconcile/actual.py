@@ -156,7 +156,11 @@ class Sight:
             if program_id in orphans
         ]
         left = {key: pin for key, pin in orphans.items() if key not in {row.program_id for row in found}}
-        return found + self._unknown_on_interfaces(left, near or {})
+        recorded_ids = {row.program_id for row in rows}  # of which not all is there: equal to no wish
+        return found + [
+            row._replace(priority=0) if row.program_id in recorded_ids else row
+            for row in self._unknown_on_interfaces(left, near or {})
+        ]
 
     def _unknown_on_interfaces(
         self, orphans: Mapping[int, Pin], near: Mapping[str, Cgroup]

@@ -130,7 +130,7 @@ class Networks:
         return _Network(tuple(found), is_scoped, starts_here)
 
     def _links(self, rule: Rule, network: _Network, counts_loopback: bool) -> tuple[Link, ...]:
-        delays_ingress = template_of(rule).needs_fq and rule.direction is Direction.INGRESS
+        is_on_sending_side = template_of(rule).is_on_sending_side
         if network.is_scoped and rule.direction is Direction.INGRESS:
             raise _CannotBeHadError(
                 "acts on its own interfaces alone: of what arrives on shared ones, tc does not know "
@@ -151,11 +151,10 @@ class Networks:
         links: list[Link] = []
         for namespace in network.namespaces:
             chosen = self._chosen(rule, namespace, network.is_scoped, counts_loopback)
-            if delays_ingress:
+            if is_on_sending_side and rule.direction is Direction.INGRESS:
                 links += [self._host_side(rule, item, namespace) for item in chosen]
             else:
-                side = Direction.EGRESS if template_of(rule).needs_fq else rule.direction
-                links += [Link(namespace, item.index, side, item.name) for item in chosen]
+                links += [Link(namespace, item.index, rule.direction, item.name) for item in chosen]
         return tuple(sorted(links))
 
     def _chosen(
@@ -267,7 +266,7 @@ class Networks:
         found = self._node_side(item, namespace)
         if found is None:
             raise _CannotBeHadError(
-                f"delays on the node's side of a veth, and the other end of {item.name} is not there",
+                f"acts on the node's side of a veth, and the other end of {item.name} is not there",
                 _instead(rule),
             )
         return found
@@ -316,7 +315,7 @@ def _that_see_sockets_once(found: Sequence[Interface]) -> Sequence[Interface]:
 
 def _instead(rule: Rule) -> str:
     """What to do about a rule for what arrives, where it cannot be had."""
-    if not template_of(rule).needs_fq:
+    if at_cgroup(rule):
         return "use the cgroup hook"
     other = without_fq(rule)
     return f"limit ingress with {other}" if other else f"use {rule.key} on egress, where it can be had"

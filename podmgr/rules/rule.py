@@ -76,8 +76,10 @@ class DefaultHook(NamedTuple):
 class Template(NamedTuple):
     """A program of podmgr's own: `name`.bpf.c in bpf/.
 
-    `second_choice` is the hook that will do where the default one cannot be had. One that `frees` packets
-    from their socket, as what waits long must, also stands before all others: bpf/freeing.h.
+    `second_choice` is the hook that will do where the default one cannot be had. One that `sends`, as what
+    `needs_fq` does, acts where packets are sent: on what arrives, at the node's side of the pod's veth. One
+    that `frees` packets from their socket, as what waits long must, also stands before all others:
+    bpf/freeing.h.
     """
 
     name: str
@@ -86,6 +88,12 @@ class Template(NamedTuple):
     needs_fq: bool = False
     second_choice: Hook | None = None
     frees: bool = False
+    sends: bool = False
+
+    @property
+    def is_on_sending_side(self) -> bool:
+        """Whether its program must stand where packets are sent."""
+        return self.needs_fq or self.sends
 
 
 class Figure(NamedTuple):

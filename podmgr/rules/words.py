@@ -16,6 +16,8 @@ from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place
 from podmgr.rules.units import TIME_UNITS, format_number, format_time, parse_number, scaled
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
+_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
+_ROUND_TRIP = re.compile(r"rtt", re.ASCII | re.IGNORECASE)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _BOTH = "both"
 _WAYS = (*Direction, _BOTH, "rtt")
@@ -133,6 +135,24 @@ class Words:
             )
         return time_ns
 
+    def percent(self, what: str) -> Decimal:
+        """A probability in percent, 0 to 100."""
+        self.split_number()
+        percent = self.number(what)
+        unit = "" if self.done() or self.next_like(_BEHIND_A_PERCENTAGE) else self.take("the percent sign")
+        if unit != "%":
+            shown = format_number(percent if percent <= 100 else Decimal(2))
+            raise self.error(
+                f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
+                expected=f'a percentage, such as "{shown}%"',
+                back=1 if unit else 0,
+            )
+        if percent > 100:
+            raise self.error(
+                f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
+            )
+        return percent
+
     def choice(self, choices: Iterable[str], what: str) -> str:
         """The next word, which must be one of `choices` in any case."""
         word = self.take(f"the {what}")
@@ -145,6 +165,8 @@ class Words:
 
     def directions(self) -> tuple[Direction, ...]:
         """The directions that are meant, for each of which there is a rule: one, or both."""
+        if self.next_like(_ROUND_TRIP):
+            raise self.error("rtt belongs to delay", expected="directions are egress, ingress, both")
         word = self.choice([*Direction, _BOTH], "direction")
         return tuple(Direction) if word == _BOTH else (Direction(word),)
 
@@ -178,6 +200,22 @@ class Words:
         return values, common.found
 
 
+def time_option(name: str) -> Reader:
+    """Reads the nanoseconds of `name=TIME`."""
+
+    def read(text: str, fail: Fail) -> int:
+        expected = f"{name}=TIME, such as {name}=10ms; units are {', '.join(TIME_UNITS)}"
+        match = NUMBER_AND_UNIT.fullmatch(text)
+        if not match or match[2].lower() not in TIME_UNITS:
+            raise fail(f"{text[:40]!r} is not a time", expected)
+        try:
+            return scaled(parse_number(match[1]), TIME_UNITS[match[2].lower()])
+        except ValueError as error:
+            raise fail(f"{name} is wrong: {error}", expected) from error
+
+    return read
+
+
 def _hook(found: Common, text: str, fail: Fail) -> Common:
     try:
         return found._replace(place=found.place._replace(hook=Hook(text.lower())))
@@ -190,18 +228,6 @@ def _interface(found: Common, text: str, fail: Fail) -> Common:
 
 
 _COMMON: Mapping[str, Callable[[Common, str, Fail], Common]] = {"hook": _hook, "interface": _interface}
-
-
-def read_time_ns(text: str, fail: Fail) -> int:
-    """The time of an option like `jitter=10ms`, in nanoseconds."""
-    match = NUMBER_AND_UNIT.fullmatch(text)
-    factor = TIME_UNITS.get(match[2].lower()) if match else None
-    if match is None or factor is None:
-        raise fail(f"{text[:40]!r} is not a time", f"a time such as 10ms: units are {', '.join(TIME_UNITS)}")
-    try:
-        return scaled(parse_number(match[1]), factor)
-    except ValueError as error:
-        raise fail(f"the time is wrong: {error}", "a time such as 10ms") from error
 
 
 class CommonReader:

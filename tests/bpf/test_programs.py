@@ -46,6 +46,15 @@ EXTREMES = {
             "P43": "1431655766ULL",
         },
     ),
+    "duplicate": ({"THRESHOLD": "4294967296ULL"},),
+    "corrupt": (
+        {"THRESHOLD": "4294967296ULL"},
+        {"THRESHOLD": "4294967296ULL", "REACHES_APPLICATION": "1"},
+    ),
+    "reorder": (
+        {"THRESHOLD": "4294967296ULL", "TIME": "1000ULL", "MOST_BYTES": "16777216ULL"},
+        {"THRESHOLD": "4294967296ULL", "TIME": "10000000000ULL", "MOST_BYTES": "256000000ULL"},
+    ),
     "edt": (
         {"RATE": "8000ULL", "HORIZON": "8000000000ULL"},
         {"RATE": "400000000000ULL", "HORIZON": "50000000ULL"},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from podmgr.attachment import Cgroup
+from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
+from podmgr.rules.chance import ByChance
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.kinds import template_of
 from podmgr.rules.kinds.bandwidth import Bandwidth, regained_bytes
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
@@ -18,7 +22,9 @@ from podmgr.rules.rule import Direction, Rule
 from tests import documents
 from tests.bench.loss import datagrams_lost
 from tests.kernel.conftest import EXAMPLES, Cli, attached
+from tests.kernel.network import kernel_has_fq
 from tests.lab import Lab, lab, start_tcp
+from tests.numbered import exchange
 
 BANDWIDTH = "bandwidth=10 mbps egress"
 UNIFORM = "loss=uniform egress 2%"
@@ -32,6 +38,8 @@ RULES = {
     "loss-uniform": ("pod/loss-uniform", {UNIFORM: "pod"}),
     "loss-exponential": ("pod/loss-exponential", {EXPONENTIAL: "pod"}),
     "burst-loss": ("pod/burst-loss", {BURST: "pod"}),
+    "delay": ("pod/delay", {"delay=50ms egress": "pod"}),
+    "jitter": ("pod/jitter", {"delay=50ms egress jitter=5ms": "pod"}),
     "dropper": ("pod/dropper", {DROPPER: "pod"}),
     "service": (
         "pod/web-0",
@@ -52,10 +60,19 @@ RULES = {
     "deployment-loss-uniform": ("deployment/deployment-loss-uniform", {UNIFORM: "pod"}),
     "deployment-loss-exponential": ("deployment/deployment-loss-exponential", {EXPONENTIAL: "pod"}),
     "deployment-dropper": ("deployment/deployment-dropper", {DROPPER: "pod"}),
+    "duplicate": ("pod/duplicate", {"duplicate=1% egress": "pod"}),
+    "corrupt": ("pod/corrupt", {"corrupt=0.1% egress": "pod"}),
+    "reorder": ("pod/reorder", {"reorder=1% egress by=20ms": "pod"}),
     "namespace": (
         "pod/greedy",
         {"bandwidth=100 mbps egress": "pod", "bandwidth=10 mbps egress": "namespace/slow"},
     ),
+}
+# Those of what acts on interfaces alone: a process must live there.
+ON_INTERFACES = {
+    name
+    for name, (_, rules) in RULES.items()
+    if any(not rule.at_cgroup for text in rules for rule in parse_rule_option(text))
 }
 
 
@@ -63,7 +80,7 @@ def test_no_example_is_forgotten() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.yaml")} == set(RULES)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", sorted(RULES.keys() - ON_INTERFACES))
 def test_an_example_attaches_what_it_says_and_once(
     podmgr: Cli, make_cgroup: Callable[..., Cgroup], name: str
 ) -> None:
@@ -95,7 +112,14 @@ TRIES = 3  # of TCP, on a machine that may be busy elsewhere
 
 EXAMPLE_OF = {tuple(rules): name for name, (_, rules) in reversed(RULES.items())}  # one of those alike
 SHOWN = set(documents.rules())
-TOGETHER = sorted(EXAMPLE_OF.keys() | SHOWN)
+
+
+def _needs_fq(texts: Sequence[str]) -> bool:
+    return any(template_of(rule).needs_fq for text in texts for rule in parse_rule_option(text))
+
+
+# What delays needs a kernel with fq: tests/vm/guest has the like of it.
+TOGETHER = sorted(texts for texts in EXAMPLE_OF.keys() | SHOWN if not _needs_fq(texts))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +130,26 @@ def made() -> Iterator[Lab]:
 
 def test_the_rules_of_the_documents_are_found() -> None:
     assert len(SHOWN) >= 5
+
+
+@pytest.mark.parametrize("name", sorted(ON_INTERFACES))
+def test_an_example_on_interfaces_attaches_what_it_says_and_once(made: Lab, name: str) -> None:
+    target, rules = RULES[name]
+    command = ["apply", "-f", str(EXAMPLES / f"{name}.yaml"), "--cgroup", str(made.cgroup.path)]
+    if _needs_fq(tuple(rules)) and not kernel_has_fq():
+        with pytest.raises(AssertionError, match="modprobe sch_fq"):
+            made.podmgr(*command)
+        return
+    made.podmgr(*command)
+    try:
+        rows = json.loads(made.podmgr("list", "-o", "json"))["attachments"]
+        assert {row["rule"]: row["source"] for row in rows} == rules
+        assert {(row["target"], row["hook"], row["state"]) for row in rows} == {(target, "tc", "active")}
+        again = made.podmgr(*command).splitlines()
+        assert len(again) == len(rows)
+        assert all(line.endswith(" unchanged") for line in again)
+    finally:
+        made.podmgr("clean")
 
 
 @pytest.mark.parametrize("texts", TOGETHER, ids="; ".join)
@@ -121,6 +165,11 @@ def test_what_examples_and_documents_show_acts_on_traffic(made: Lab, texts: Sequ
                 lost = datagrams_lost(made, float(rule.percent) / 100, 10 * DATAGRAMS)
                 assert 0 < lost.lost < 3 * lost.sent * lost.probability
                 assert lost.errors == 0
+            elif isinstance(rule, ByChance):
+                found = exchange(made, DATAGRAMS, ingress=rule.direction is Direction.INGRESS)
+                seen = {"duplicate": found.times.get(2, 0), "corrupt": DATAGRAMS - found.total}
+                low, high = binomial_interval(DATAGRAMS, float(rule.percent) / 100)
+                assert low <= seen.get(rule.kind, found.overtaken) <= high
             elif isinstance(rule, Custom):  # the dropper, of another port
                 assert rule.macros == (("PORT", "5353"),)
                 assert datagrams_lost(made, 0, 100).lost == 0

@@ -16,9 +16,12 @@ from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import Pod
 from podmgr.kernel import bpf_syscall, cgroup_life, pins
-from podmgr.reconcile import ledger
+from podmgr.kernel import tc as kernel_tc
+from podmgr.kernel.netns import Namespaces
+from podmgr.reconcile import ledger, qdiscs
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import clean
+from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.kernel.conftest import (
     MakeCgroup,
@@ -84,6 +87,54 @@ def test_clean_after_a_killed_apply(pod: Pod, settings: Settings, lost: str) -> 
     assert kill_everywhere(lambda: _apply(pod.cgroup, settings, *RULES), check, step=step) > 10
     assert ours
     assert_unloaded(sorted(ours))
+
+
+@pytest.fixture
+def holding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another qdisc in the place of fq, which this kernel may lack: all that is done for it is done."""
+    monkeypatch.setattr(qdiscs, "FQ", "pfifo")
+    monkeypatch.setattr(kernel_tc, "fq_options", lambda _: b"")
+
+
+@pytest.mark.usefixtures("holding")
+@pytest.mark.parametrize("lost", ["nothing", "the ledger", "the programs' pins"])
+def test_clean_after_a_killed_apply_of_what_frees_and_delays(pod: Pod, settings: Settings, lost: str) -> None:
+    """Two filters of one program, and a root qdisc of podmgr's own."""
+    before = tc_state(pod.pid)
+
+    def check() -> None:
+        if lost == "the ledger":
+            (settings.state_dir / "ledger.json").unlink(missing_ok=True)
+        if lost == "the programs' pins":
+            for pin in list(pins.pinned(settings.bpffs)):
+                pins.remove(pin)
+        _clean(settings)
+        assert tc_state(pod.pid) == before
+        assert_nothing_left(settings)
+
+    rules = ("loss=uniform egress 1%", "delay=10ms egress")
+    assert kill_everywhere(lambda: _apply(pod.cgroup, settings, *rules), check, step=2) > 10
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_delay_that_lost_its_first_filter_is_missing_and_put_back(pod: Pod, settings: Settings) -> None:
+    """Without it every program sees a packet on its socket, and TCP is stopped: that is not the rule."""
+    _apply(pod.cgroup, settings, "delay=10ms egress")
+    assert [item.state for item in observe(settings)[0]] == ["active"]
+    tc(pod.pid, "filter del dev eth0 egress prio 50")
+    assert [item.state for item in observe(settings)[0]] == ["missing"]
+    _apply(pod.cgroup, settings, "delay=10ms egress")
+    assert [item.state for item in observe(settings)[0]] == ["active"]
+    assert sorted(item.priority for item in _filters(pod)) == [50, 146]
+    _clean(settings)
+
+
+def _filters(pod: Pod) -> list[kernel_tc.Filter]:
+    with Namespaces() as namespaces:
+        control = namespaces.traffic_control(os.stat(f"/proc/{pod.pid}/ns/net").st_ino, pod.cgroup)
+        assert control is not None
+        (eth0,) = (item.index for item in control.interfaces() if item.name == "eth0")
+        return control.filters(eth0, Direction.EGRESS)
 
 
 @pytest.mark.parametrize("ledger_is_lost", [False, True])

@@ -24,13 +24,17 @@ from podmgr.rules.kinds.bandwidth import (
     Algorithm,
     Bandwidth,
 )
+from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.delay import MIN_DELAY_NS, Delay, Order
+from podmgr.rules.kinds.duplicate import Duplicate
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
+from podmgr.rules.kinds.reorder import Reorder
 from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Place, Rule, only
 from podmgr.rules.source import CLI
+from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS
 
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 
@@ -57,6 +61,7 @@ places = st.one_of(
     st.just(Place(Hook.CGROUP)),
     st.builds(Place, st.sampled_from([None, Hook.TC]), interfaces),
 )
+tc_places = st.builds(Place, st.sampled_from([None, Hook.TC]), interfaces)
 
 bursts = st.none() | st.integers(MIN_BURST_BYTES, MAX_BURST_BYTES)
 bandwidths = st.one_of(
@@ -108,6 +113,10 @@ markov_losses = _markovs()
 chained_losses: st.SearchStrategy[BurstLoss | GilbertLoss | MarkovLoss] = st.one_of(
     burst_losses, gilbert_losses, markov_losses
 )
+duplicates = st.builds(Duplicate, directions, percents, place=tc_places)
+corruptions = st.builds(Corrupt, directions, percents, st.sampled_from(As), place=tc_places)
+reorders = st.builds(Reorder, directions, percents, st.integers(MIN_WAIT_NS, MAX_WAIT_NS), place=tc_places)
+by_chance = st.one_of(duplicates, corruptions, reorders)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
         lambda name: name not in RESERVED_MACROS
@@ -123,7 +132,7 @@ customs = st.builds(
     place=st.builds(Place, st.none(), interfaces),
 )
 rules: st.SearchStrategy[Rule] = st.one_of(
-    bandwidths, delays, uniform_losses, exponential_losses, chained_losses, customs
+    bandwidths, delays, uniform_losses, exponential_losses, chained_losses, by_chance, customs
 )
 
 

@@ -38,7 +38,7 @@ def command(
 class _Table:
     """The demo's table, a row as soon as it is measured; with -o json, all of it at the end."""
 
-    _WIDTHS = (38, 25, 24, 31)
+    _WIDTHS = (38, 30, 24, 31)
 
     def __init__(self, form: Format) -> None:
         self._form = form

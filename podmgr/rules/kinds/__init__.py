@@ -5,11 +5,19 @@ Nothing else names one, but for the demo, which measures them.
 
 from __future__ import annotations
 
-from podmgr.rules.kinds import bandwidth, custom, delay, loss
+from podmgr.rules.kinds import bandwidth, corrupt, custom, delay, duplicate, loss, reorder
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.rule import Rule, Stage, Template
 
-KINDS: tuple[Kind, ...] = (bandwidth.KIND, delay.KIND, loss.KIND, custom.KIND)
+KINDS: tuple[Kind, ...] = (
+    bandwidth.KIND,
+    delay.KIND,
+    loss.KIND,
+    duplicate.KIND,
+    corrupt.KIND,
+    reorder.KIND,
+    custom.KIND,
+)
 
 BY_KEY = {kind.key: kind for kind in KINDS}
 _TEMPLATES = {template.name: template for kind in KINDS for template in kind.templates}

@@ -18,15 +18,13 @@ from podmgr.rules.units import (
     format_count,
     format_duration,
     format_number,
-    format_size,
     format_time,
     parse_number,
 )
-from podmgr.rules.words import Fail, Words, closest, read_time_ns
+from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS, NS_PER_SECOND, explained, fq_needs, waiting_bytes
+from podmgr.rules.words import Fail, Words, closest, time_option
 
-NS_PER_SECOND = 10**9
-MIN_DELAY_NS = 1_000
-MAX_DELAY_NS = 10 * NS_PER_SECOND  # of the longest draw
+MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 
 _UNIFORM = "uniform"
 _RTT = "rtt"
@@ -35,12 +33,6 @@ _DRAWS = 2**32
 # What comes right after a longer delay waits: the mean grows by about jitter^2 / 6 slots.
 _LEAST_SLOT_NS = 100_000_000
 _JITTERS_PER_SLOT = 10  # more than the draws lie apart
-# What waits is nobody's: so much as 10 Gbit/s bring meanwhile, but memory has an end.
-_NOMINAL_BITS_PER_SECOND = 10 * 10**9
-_LEAST_WAITING_BYTES, _MOST_WAITING_BYTES = 16 * 2**20, 256 * 10**6
-# What one flow must be able to have waiting in fq: full packets of 100 Mbit/s.
-_LEAST_FLOW_PACKETS = 1_000
-_FLOW_BITS_PER_SECOND, _PACKET_BYTES = 100 * 10**6, 1_500
 _BUCKETS = 256  # of the delays given; the same is in the program
 
 _HOLDS = "the fq qdisc of the interface holds each packet until its departure time"
@@ -109,7 +101,7 @@ class Delay(Rule):
 
     @property
     def macros(self) -> Macros:
-        macros = [("TIME", f"{self.time_ns}ULL"), ("MOST_BYTES", f"{waiting_bytes(self)}ULL")]
+        macros = [("TIME", f"{self.time_ns}ULL"), ("MOST_BYTES", f"{waiting_bytes(most_ns(self))}ULL")]
         if self.jitter_ns:
             macros += [
                 ("JITTER", f"{self.jitter_ns}ULL"),
@@ -125,7 +117,7 @@ class Delay(Rule):
 
     @property
     def fq_needs(self) -> FqNeeds | None:
-        return FqNeeds(flow_packets(self), most_ns(self))
+        return fq_needs(most_ns(self))
 
     @property
     def on_egress_alone(self) -> Rule | None:
@@ -159,14 +151,10 @@ class Delay(Rule):
             f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, self.time_ns * 10**6))} Mbit/s"
             for name, size in (("64 KiB", 2**16), ("6 MiB", 6 * 2**20))
         )
-        waiting = waiting_bytes(self)
         return [
             *rows,
             ("TCP carries", f"a window for each round trip: of {reach} at most"),
-            (
-                "may wait",
-                f"{format_size(waiting)} on the wire, in memory up to twice that; what is more is dropped",
-            ),
+            explained(most_ns(self), "dropped"),
         ]
 
     def figures(self, counted: Sequence[int]) -> list[Figure]:
@@ -211,18 +199,6 @@ def slot_ns(rule: Delay) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def waiting_bytes(rule: Delay) -> int:
-    """How many bytes may wait at once: what 10 Gbit/s bring in the longest delay, 16 MiB to 256 MB."""
-    nominal = most_ns(rule) * _NOMINAL_BITS_PER_SECOND // (8 * NS_PER_SECOND)
-    return max(_LEAST_WAITING_BYTES, min(nominal, _MOST_WAITING_BYTES))
-
-
-def flow_packets(rule: Delay) -> int:
-    """How many packets of one flow may wait at once: 1,500 bytes each of 100 Mbit/s, 1,000 at least."""
-    waiting_bits = Fraction(most_ns(rule) * _FLOW_BITS_PER_SECOND, NS_PER_SECOND)
-    return max(_LEAST_FLOW_PACKETS, ceil(waiting_bits / (8 * _PACKET_BYTES)))
-
-
 def _time(time_ns: float) -> str:
     return format_duration(Fraction(time_ns) / NS_PER_SECOND)
 
@@ -260,7 +236,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     direction = words.choice([*Direction, "both", _RTT], "direction")
     own, common = words.options(
         {
-            "jitter": read_time_ns,
+            "jitter": time_option("jitter"),
             "distribution": _distribution,
             "correlation": _correlation,
             "order": _order_of,

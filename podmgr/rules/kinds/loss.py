@@ -11,7 +11,7 @@ from fractions import Fraction
 from podmgr.rules.chains import DRAWS
 from podmgr.rules.kinds import loss_bursts
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_word
+from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
 from podmgr.rules.rule import Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number
 from podmgr.rules.words import Words
@@ -91,7 +91,7 @@ class ExponentialLoss(_Independent):
 
 def _parse(words: Words) -> tuple[Rule, ...]:
     if words.next_like(_LIKE_A_NUMBER):  # the short form
-        percent = percent_word(words)
+        percent = words.percent("the probability")
         directions, (_, common) = words.directions(), words.options({})
         return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
     distribution = words.choice(("uniform", "exponential", *loss_bursts.READERS), "distribution")
@@ -102,7 +102,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         threshold = _threshold(words)
         _, common = words.options({})
         return tuple(ExponentialLoss(direction, threshold, **common._asdict()) for direction in directions)
-    percent = percent_word(words)
+    percent = words.percent("the probability")
     _, common = words.options({})
     return tuple(UniformLoss(direction, percent, **common._asdict()) for direction in directions)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from podmgr.rules.rule import DefaultHook, Direction, Hook, Rule
 from podmgr.rules.units import format_number, parse_number
-from podmgr.rules.words import Fail, Words
+from podmgr.rules.words import Fail
 
 DECIDES = ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem")
 HOOKS: Mapping[Direction, DefaultHook] = {
@@ -47,26 +47,8 @@ class Loss(Rule, ABC):
         ]
 
 
-def percent_word(words: Words) -> Decimal:
-    """A probability in percent, 0 to 100, with or without a blank before the sign."""
-    words.split_number()
-    percent = words.number("the probability")
-    unit = "" if words.done() or words.next_like(_BEHIND_A_PERCENTAGE) else words.take("the percent sign")
-    if unit != "%":
-        raise words.error(
-            f"{unit!r} is not the percent sign" if unit else "the percent sign is missing",
-            expected=f'a percentage, such as "{format_number(percent if percent <= 100 else Decimal(2))}%"',
-            back=1 if unit else 0,
-        )
-    if percent > 100:
-        raise words.error(
-            f"{format_number(percent)}% is out of range", expected="a probability from 0% to 100%", back=2
-        )
-    return percent
-
-
 def percent_option(text: str, fail: Fail) -> Decimal:
-    """The same as the text of an option."""
+    """A probability in percent, 0 to 100, as the text of an option."""
     try:
         percent = parse_number(text.removesuffix("%"))
     except ValueError as error:

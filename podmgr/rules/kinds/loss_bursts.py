@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 
 from podmgr.rules.chains import STATES, Cells, Chain, chain_of, runs_of
-from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_option, percent_word
+from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_option
 from podmgr.rules.rule import Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number, parse_number
 from podmgr.rules.words import Fail, Words
@@ -199,7 +199,7 @@ def _percent_text(share: Fraction) -> str:
 
 
 def _read_burst(words: Words, directions: Collection[Direction]) -> tuple[Rule, ...]:
-    percent = percent_word(words)
+    percent = words.percent("the probability")
     own, common = words.options({"length": _length})
     length = _required(words, own, "length", "length=N, the packets of a run on average, such as length=5")
     if Fraction(percent) / 100 > Fraction(length) / (Fraction(length) + 1):

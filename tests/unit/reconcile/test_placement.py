@@ -488,6 +488,8 @@ def test_what_cannot_be_told_apart_on_shared_interfaces_is_at_the_cgroup_hook(
     [
         (INGRESS_DELAY, "algorithm=tbf"),
         ("ebpf-limit=edt ingress -DRATE=1000000", "bandwidth=RATE ingress"),
+        ("corrupt=1% ingress", "use corrupt on egress, where it can be had"),
+        ("duplicate=1% ingress", "use duplicate on egress, where it can be had"),
         (f"{INGRESS_LOSS} hook=tc", "use the cgroup hook"),
         (f"{INGRESS_LOSS} interface=eth0", "use the cgroup hook"),
     ],
@@ -499,6 +501,17 @@ def test_of_what_arrives_on_shared_interfaces_nobody_knows_whose_it_is(
         shared.place(rule, counts_loopback=True)
     assert tip in (caught.value.tip or "")
     assert caught.value.message.startswith(f"'{rule}' acts on")
+
+
+def test_what_sends_acts_on_the_nodes_side_on_what_arrives_and_what_changes_packets_in_the_pod(
+    machine: Machine,
+) -> None:
+    inside = Placement(Hook.TC, (Link(POD, 2, EGRESS, "eth0"),))
+    for key in ("duplicate", "corrupt", "reorder"):
+        assert machine.place(f"{key}=1% egress") == inside
+    for key in ("duplicate", "reorder"):
+        assert machine.place(f"{key}=1% ingress") == Placement(Hook.TC, (Link(OWN, 9, EGRESS, "cali1"),))
+    assert machine.place("corrupt=1% ingress") == Placement(Hook.TC, (Link(POD, 2, INGRESS, "eth0"),))
 
 
 def test_delay_on_shared_interfaces_may_be_asked_for(shared: Machine) -> None:
@@ -654,7 +667,7 @@ def test_veth_whose_other_end_is_not_here_or_lies_about_itself_is_refused(
     machine.numbers = {} if number is None else {POD: number}
     with pytest.raises(PodmgrError) as caught:
         machine.place(INGRESS_DELAY)
-    assert caught.value.message.startswith(f"'{INGRESS_DELAY}' delays on the node's side of a veth")
+    assert caught.value.message.startswith(f"'{INGRESS_DELAY}' acts on the node's side of a veth")
     assert "the other end of eth0 is not there" in caught.value.message
     assert "algorithm=tbf" in (caught.value.tip or "")
 

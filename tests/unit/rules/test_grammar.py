@@ -13,14 +13,18 @@ from podmgr.errors import PodmgrError, RuleError, UsageError
 from podmgr.rules.grammar import parse_rule_option, parse_value
 from podmgr.rules.keys import KEYS
 from podmgr.rules.kinds.bandwidth import Algorithm, Bandwidth
+from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
+from podmgr.rules.kinds.duplicate import Duplicate
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
+from podmgr.rules.kinds.reorder import Reorder
 from podmgr.rules.rule import Hook, Place, Rule
 from tests.unit.samples import (
     EGRESS,
     INGRESS,
     bandwidths,
+    by_chance,
     chained_losses,
     exponential_losses,
     rules,
@@ -49,6 +53,9 @@ WORDS = st.lists(
                 "%",
                 "-D",
                 "-DX=1",
+                "as=payload",
+                "by=10ms",
+                "by=",
             ]
         ),
         st.sampled_from(["burst", "gilbert", "markov", "length=5", "p=1%", "r=20%", "p13=1%", "p32=100%"]),
@@ -81,7 +88,7 @@ def test_prefixed_key_is_read_like_the_bare_key(rule: Rule) -> None:
     assert parse_value(f"podmgr.io/{rule.key}", rule.value) == parse_value(rule.key, rule.value) == (rule,)
 
 
-@given(st.one_of(bandwidths, uniform_losses, exponential_losses, chained_losses), st.data())
+@given(st.one_of(bandwidths, uniform_losses, exponential_losses, chained_losses, by_chance), st.data())
 def test_case_does_not_matter(rule: Rule, data: st.DataObject) -> None:
     """But in the names of interfaces."""
     words, equals, names = rule.value.partition("interface=")
@@ -141,6 +148,27 @@ def test_bandwidth_is_bits_per_second_in_powers_of_1000(value: str, rule: Bandwi
 )
 def test_loss_is_uniform_or_exponential(value: str, rule: UniformLoss | ExponentialLoss) -> None:
     assert parse_value("loss", value) == (rule,)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("duplicate", "1% egress", Duplicate(EGRESS, Decimal(1))),
+        ("duplicate", "0.5 % INGRESS", Duplicate(INGRESS, Decimal("0.5"))),
+        ("corrupt", "2% egress", Corrupt(EGRESS, Decimal(2))),
+        ("corrupt", "2% egress as=checksum", Corrupt(EGRESS, Decimal(2))),
+        ("corrupt", "2% egress AS=Payload", Corrupt(EGRESS, Decimal(2), As.PAYLOAD)),
+        ("reorder", "3% egress", Reorder(EGRESS, Decimal(3), 10_000_000)),
+        ("reorder", "3% egress by=10ms", Reorder(EGRESS, Decimal(3))),
+        ("reorder", "3% egress BY=1.5MS", Reorder(EGRESS, Decimal(3), 1_500_000)),
+        ("reorder", "100% ingress by=1us", Reorder(INGRESS, Decimal(100), 1_000)),
+        ("reorder", "0% ingress by=10s", Reorder(INGRESS, Decimal(0), 10**10)),
+    ],
+)
+def test_what_happens_by_chance_is_a_percentage_and_a_direction(key: str, value: str, rule: Rule) -> None:
+    assert parse_value(key, value) == (rule,)
+    both = " ".join("both" if word.lower() in ("egress", "ingress") else word for word in value.split())
+    assert {found.direction for found in parse_value(key, both)} == {EGRESS, INGRESS}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +282,7 @@ def test_value_of_an_option_may_hold_equals_signs() -> None:
 # Keys
 
 
-@pytest.mark.parametrize("key", ["speed", "", "podmgr.io/", "Bandwidth"])
+@pytest.mark.parametrize("key", ["latency", "", "podmgr.io/", "Bandwidth"])
 def test_parsing_the_value_of_a_foreign_key_is_a_programming_error(key: str) -> None:
     with pytest.raises(ValueError, match="not a podmgr key"):
         parse_value(key, "10 mbps egress")
@@ -379,8 +407,8 @@ BAD_DELAYS = [
     ("100ms up", 7, "directions are egress, ingress, both, rtt"),
     ("1us rtt", 5, "a round trip of 2us or more"),
     ("100ms egress jitter=200ms", 14, "a jitter up to 100ms"),
-    ("100ms egress jitter=5", 14, "a time such as 10ms"),
-    ("100ms egress jitter=-5ms", 14, "a time such as 10ms"),
+    ("100ms egress jitter=5", 14, "jitter=TIME, such as jitter=10ms"),
+    ("100ms egress jitter=-5ms", 14, "jitter=TIME, such as jitter=10ms"),
     ("9s egress jitter=2s", 11, "10s at most, with all jitter"),
     ("4s egress jitter=1s distribution=pareto", 21, "10s at most"),
     ("100ms egress distribution=normal", 14, "jitter=TIME distribution=..."),
@@ -479,7 +507,34 @@ BAD_CUSTOMS += [
         )
     ),
 ]
+KNOWN_KEYS = "keys are bandwidth, delay, loss, duplicate, corrupt, reorder, ebpf-limit"
+BAD_CHANCES = [
+    ("duplicate", "", 1, "P% DIRECTION"),
+    ("duplicate", "1 egress", 3, 'such as "1%"'),
+    ("duplicate", "egress 1%", 1, "P% DIRECTION"),
+    ("duplicate", "101% egress", 1, "0% to 100%"),
+    ("duplicate", "1%", 3, "P% DIRECTION"),
+    ("duplicate", "1% rtt", 4, "directions are egress, ingress, both"),
+    ("duplicate", "1% egress hook=cgroup", 11, "hook=tc, or without hook="),
+    ("duplicate", "1% egress as=payload", 11, "hook=... and interface=..."),
+    ("duplicate", "1% egress; 2% both", 12, "one duplicate rule per direction"),
+    ("corrupt", "-1% egress", 1, "P% DIRECTION"),
+    ("corrupt", "1% RTT", 4, "directions are egress, ingress, both"),
+    ("corrupt", "1% egress as=", 11, "as=checksum (the receiver discards it, default)"),
+    ("corrupt", "1% egress as=paylod", 11, "did you mean 'payload'?"),
+    ("corrupt", "1% egress as=payload as=checksum", 22, "each option once"),
+    ("corrupt", "1% egress hook=cgroup", 11, "hook=tc, or without hook="),
+    ("reorder", "1 percent egress", 3, 'such as "1%"'),
+    ("reorder", "1% rtt", 4, "directions are egress, ingress, both"),
+    ("reorder", "1% egress by=10", 11, "units are us, ms, s"),
+    ("reorder", "1% egress by=10 ms", 11, "units are us, ms, s"),
+    ("reorder", "1% egress by=-1ms", 11, "by=TIME"),
+    ("reorder", "1% egress by=0.9us", 11, "from 1us to 10s"),
+    ("reorder", "1% egress by=10.1s hook=tc", 11, "from 1us to 10s"),
+    ("reorder", "1% egress jitter=1ms", 11, "by=... and hook=..."),
+]
 BAD = [
+    *BAD_CHANCES,
     *(("bandwidth", *row) for row in BAD_BANDWIDTHS),
     *(("podmgr.io/bandwidth", *row) for row in BAD_BANDWIDTHS[:3]),
     *(("loss", *row) for row in BAD_LOSSES),
@@ -519,21 +574,33 @@ def test_first_bad_rule_of_a_value_is_named() -> None:
 @pytest.mark.parametrize(
     ("option", "message", "tip"),
     [
-        ("speed=10ms egress", "unknown rule key 'speed'", "keys are bandwidth, delay, loss, ebpf-limit"),
+        (
+            "profile=lte",
+            "unknown rule key 'profile'",
+            KNOWN_KEYS,
+        ),
         ("bandwith=10 mbps egress", "unknown rule key 'bandwith'", "did you mean 'bandwidth'?"),
         ("podmgr.io/los=x", "unknown rule key 'podmgr.io/los'", "did you mean 'loss'?"),
         (
             "other.io/loss=x",
             "unknown rule key 'other.io/loss'",
-            "keys are bandwidth, delay, loss, ebpf-limit",
+            KNOWN_KEYS,
         ),
-        ("=10 mbps egress", "unknown rule key ''", "keys are bandwidth, delay, loss, ebpf-limit"),
+        (
+            "=10 mbps egress",
+            "unknown rule key ''",
+            KNOWN_KEYS,
+        ),
         (
             "10 mbps egress",
             "'10 mbps egress' is not KEY=VALUE",
-            "keys are bandwidth, delay, loss, ebpf-limit",
+            KNOWN_KEYS,
         ),
-        ("", "'' is not KEY=VALUE", "keys are bandwidth, delay, loss, ebpf-limit"),
+        (
+            "",
+            "'' is not KEY=VALUE",
+            KNOWN_KEYS,
+        ),
         ("bandwidth", "bandwidth has no value", "RATE UNIT DIRECTION"),
         ("podmgr.io/loss", "podmgr.io/loss has no value", "write 'loss=...'"),
     ],
@@ -595,6 +662,9 @@ def test_arbitrary_option_gives_rules_or_a_clean_error(option: str) -> None:
         "loss=gilbert egress p={}",
         "loss=gilbert egress p={}%",
         "loss=uniform egress 1% interface={}",
+        "duplicate={}% egress",
+        "corrupt=1% egress as={}",
+        "reorder=1% egress by={}",
         "ebpf-limit={} egress",
         "ebpf-limit=x egress -DX={}",
         "{}=x",

@@ -21,6 +21,9 @@ from tests.unit.samples import rules
         ("bandwidth=1 mbps ingress algorithm=edt", ""),
         ("ebpf-limit=dropper egress", 'SEC("cgroup_skb/" INTERFACE)'),
         ("ebpf-limit=edt egress", ""),
+        ("duplicate=1% egress", ""),
+        ("corrupt=1% ingress", ""),
+        ("reorder=1% egress", ""),
     ],
 )
 def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: str) -> None:
@@ -37,6 +40,9 @@ def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: s
         ("bandwidth=1 mbps ingress", "cgroup", "cgroup"),
         ("bandwidth=1 mbps egress algorithm=edt", "tc", "cgroup"),
         ("bandwidth=1 mbps ingress algorithm=edt", "tc", "tc"),
+        ("duplicate=1% egress", "tc", "tc"),
+        ("corrupt=1% ingress", "tc", "tc"),
+        ("reorder=1% egress", "tc", "tc"),
         ("ebpf-limit=edt egress -DRATE=1000000", "tc", "cgroup"),
         ("ebpf-limit=loss ingress", "tc", "cgroup"),
     ],

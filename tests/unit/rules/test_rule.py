@@ -16,7 +16,7 @@ from podmgr.rules.keys import annotation_values, bare_key
         ("podmgr.io/ebpf-limit", "ebpf-limit"),
         ("podmgr.io/podmgr.io/loss", None),
         ("kubernetes.io/ingress-bandwidth", None),
-        ("speed", None),
+        ("latency", None),
         ("", None),
     ],
 )
@@ -61,3 +61,10 @@ def test_unreadable_prefixed_key_still_hides_the_bare_key() -> None:
 def test_rules_collide_by_kind_or_program_and_direction(first: str, second: str, do_collide: bool) -> None:
     (one,), (other,) = parse_rule_option(first), parse_rule_option(second)
     assert (one.collision_key == other.collision_key) is do_collide
+
+
+@pytest.mark.parametrize("key", ["duplicate", "corrupt", "reorder"])
+def test_newer_kinds_are_read_with_the_prefix_alone(key: str) -> None:
+    annotations = {key: "1% egress", f"podmgr.io/{key}": "2% egress"}
+    assert annotation_values({key: "1% egress"}) == []
+    assert annotation_values(annotations) == [(f"podmgr.io/{key}", "2% egress")]

@@ -7,8 +7,9 @@ from hypothesis import given
 
 from podmgr.rules.distributions import STEPS
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.kinds.delay import Delay, Order, least_ns, most_ns, slot_ns, waiting_bytes
+from podmgr.rules.kinds.delay import Delay, Order, least_ns, most_ns, slot_ns
 from podmgr.rules.rule import Direction
+from podmgr.rules.waiting import waiting_bytes
 from tests.unit.samples import EGRESS, INGRESS, delays
 
 MS = 10**6
@@ -73,7 +74,7 @@ def test_what_is_drawn_lies_between_its_ends_and_in_order_within_a_slot(delay: D
     [("1ms egress", 16 * 2**20), ("100ms egress", 125 * 10**6), ("10s egress", 256 * 10**6)],
 )
 def test_what_may_wait_follows_from_the_delay_and_has_an_end(text: str, size_bytes: int) -> None:
-    assert waiting_bytes(rule(text)) == size_bytes
+    assert waiting_bytes(most_ns(rule(text))) == size_bytes
 
 
 def test_its_program_has_the_table_of_its_distribution() -> None:

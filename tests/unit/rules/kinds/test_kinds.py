@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podmgr.programs.find import shipped_folder
+from podmgr.rules.chance import ByChance
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS, template_of
 from podmgr.rules.kinds.bandwidth import (
@@ -24,8 +25,8 @@ from podmgr.rules.kinds.bandwidth import (
 )
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
-from podmgr.rules.rule import Direction, FqNeeds, Hook, Rule, Stage
-from tests.unit.samples import EGRESS, INGRESS, directions, percents, rates, rules, thresholds
+from podmgr.rules.rule import Direction, Figure, FqNeeds, Hook, Rule, Stage
+from tests.unit.samples import EGRESS, INGRESS, by_chance, directions, percents, rates, rules, thresholds
 
 
 def uniform(percent: str) -> UniformLoss:
@@ -191,6 +192,14 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
             "edt",
             {"HORIZON": "1677721600ULL", "RATE": "10000000ULL"},
         ),
+        ("duplicate=2% egress", "duplicate", {"THRESHOLD": "85899346ULL"}),
+        ("corrupt=2% egress", "corrupt", {"REACHES_APPLICATION": "0", "THRESHOLD": "85899346ULL"}),
+        ("corrupt=0% ingress as=payload", "corrupt", {"REACHES_APPLICATION": "1", "THRESHOLD": "0ULL"}),
+        (
+            "reorder=100% egress by=1s",
+            "reorder",
+            {"MOST_BYTES": "256000000ULL", "THRESHOLD": "4294967296ULL", "TIME": "1000000000ULL"},
+        ),
         ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
     ],
 )
@@ -201,10 +210,9 @@ def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: d
 
 def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
     options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
-    options += ["bandwidth=10 mbps egress algorithm=edt", "delay=10ms egress"]
-    stages = [template_of(rule(option)).stage for option in options]
-    assert stages == [Stage.LOSS, Stage.CUSTOM, Stage.RATE, Stage.DEPARTURE, Stage.DELAY]
-    assert stages == sorted(stages)
+    options[2:2] = ["corrupt=1% egress", "duplicate=1% egress"]
+    options += ["bandwidth=10 mbps egress algorithm=edt", "delay=1ms egress", "reorder=1% egress"]
+    assert [template_of(rule(option)).stage for option in options] == list(Stage)
     assert template_of(rule("ebpf-limit=edt egress -DRATE=1000000")).stage is Stage.DEPARTURE
 
 
@@ -217,6 +225,9 @@ def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> N
         ("delay=10ms egress", True),
         ("ebpf-limit=dropper egress", False),
         ("loss=uniform egress 2%", False),
+        ("duplicate=1% egress", False),
+        ("corrupt=1% egress", False),
+        ("reorder=1% egress", True),
     ],
 )
 def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
@@ -318,6 +329,22 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             "loss=0.00000002% egress",
             {"drop probability": "2.328306437e-10 = 1 / 2^32, 1 in 4,294,967,296"},
         ),
+        ("duplicate=2% egress", {"probability": "0.02000000002 = 85899346 / 2^32, 1 in 50"}),
+        ("duplicate=0% egress", {"probability": "0 = 0 / 2^32, never"}),
+        (
+            "corrupt=50% egress",
+            {
+                "probability": "0.5 = 2147483648 / 2^32, 1 in 2",
+                "is found": "by the receiver's checksum, which discards the packet, as on a wire",
+            },
+        ),
+        (
+            "reorder=1% egress by=100ms",
+            {
+                "late by": "100 ms, on top of a rate and a delay; what is sent meanwhile overtakes",
+                "may wait": "125mb on the wire, in memory up to twice that; what is more is not late",
+            },
+        ),
         ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
         ("ebpf-limit=dropper egress -DB=1 -DA", {"custom program": "dropper", "macros": "-DA -DB=1"}),
     ],
@@ -370,6 +397,8 @@ def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
         ("loss=gilbert egress p=1% r=20% bad=0.00000001%", Hook.TC, "drops nothing"),
         ("loss=gilbert egress p=1% r=0%", Hook.TC, "ends no run of losses"),
         ("loss=markov egress p13=1% p31=0%", Hook.TC, "ends no run of losses"),
+        ("duplicate=0.00000001% egress", Hook.TC, "copies nothing"),
+        ("corrupt=99.99999999% egress", Hook.TC, "corrupts all"),
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
@@ -392,7 +421,29 @@ def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) 
         ("bandwidth=10 mbps egress", Hook.CGROUP),
         ("bandwidth=10 mbps egress burst=65550b", Hook.CGROUP),
         ("ebpf-limit=dropper egress", Hook.CGROUP),
+        ("duplicate=100% egress", Hook.TC),
+        ("reorder=0% egress", Hook.TC),
     ],
 )
 def test_rule_that_does_what_it_says_has_no_caveat(option: str, hook: Hook) -> None:
     assert rule(option).caveats(hook) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("duplicate=1% egress", "copies"), ("corrupt=1% egress", "corrupted"), ("reorder=1% egress", "late")],
+)
+def test_what_happened_by_chance_is_counted(option: str, name: str) -> None:
+    assert rule(option).figures([7]) == [Figure(name, 7)]
+
+
+@given(by_chance)
+def test_chance_is_exact(wish: ByChance) -> None:
+    assert abs(wish.threshold - Fraction(wish.percent) / 100 * 2**32) <= Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("late", "waiting"), [("1us", 16 * 2**20), ("100ms", 125 * 10**6), ("10s", 256 * 10**6)]
+)
+def test_as_much_may_wait_as_10_gbps_bring_meanwhile(late: str, waiting: int) -> None:
+    assert dict(rule(f"reorder=1% egress by={late}").macros)["MOST_BYTES"] == f"{waiting}ULL"
