@@ -2,6 +2,7 @@
 
     pod eth0 -- pod0 node world0 -- eth0 world
 
+The node routes, or it is a bridge, as with some plugins of CNI: what it forwards then keeps its socket.
 podmgr runs in the node's namespace, as it does on a real node. Everything is gone with the
 processes that hold the namespaces, but the cgroup, which is removed.
 """
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,18 @@ class Lab:
         return found
 
     @contextmanager
-    def under_netem(self, *words: str) -> Iterator[None]:
-        """netem as the root qdisc of the pod's interface while the block runs."""
-        self.sh(self.pod, f"tc qdisc add dev eth0 root netem limit 100000 {' '.join(words)}")
-        try:
+    def under_netem(self, *words: str, both: bool = False) -> Iterator[None]:
+        """netem as the root qdisc of the pod's interface while the block runs; `both`: of the node's too."""
+        ends = [(self.pod, "eth0"), *([(self.node, "pod0")] * both)]
+        with ExitStack() as stack:
+            for pid, name in ends:
+                self.sh(pid, f"tc qdisc add dev {name} root netem limit 100000 {' '.join(words)}")
+                stack.callback(self.sh, pid, f"tc qdisc del dev {name} root")
             yield
-        finally:
-            self.sh(self.pod, "tc qdisc del dev eth0 root")
 
 
 @contextmanager
-def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
+def lab(*, rtt_ms: int = 0, is_bridged: bool = False) -> Iterator[Lab]:
     """The three of them; `rtt_ms` is added by netem on the way from the world, behind the node."""
     root = cgroups.find_root(None)
     cgroup = cgroup_life.create(root, f"podmgr-lab{next(_labs)}-{os.getpid()}")
@@ -130,6 +132,8 @@ def lab(*, rtt_ms: int = 0) -> Iterator[Lab]:
         made = Lab(Path(state.name), cgroup, *(holder.pid for holder in holders))
         cgroup_life.join(cgroup, made.pod)
         _connect(made)
+        if is_bridged:
+            _bridge(made)
         if rtt_ms:
             made.sh(made.world, f"tc qdisc add dev eth0 root netem delay {rtt_ms}ms limit 100000")
         yield made
@@ -180,6 +184,17 @@ def _connect(made: Lab) -> None:
         made.set(pid, "net/ipv4/tcp_no_metrics_save", "1")
     for setting in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
         made.set(made.node, setting, "1")
+
+
+def _bridge(made: Lab) -> None:
+    """Pod and world are neighbours, and the node forwards their frames; of IPv4 alone."""
+    made.sh(made.node, "ip link add br0 type bridge")
+    for name in ("pod0", "world0"):
+        made.sh(made.node, f"ip link set {name} master br0")
+    made.sh(made.node, "ip link set br0 up")
+    for pid, address, mac in ((made.pod, WORLD, "02:00:00:00:01:02"), (made.world, POD, "02:00:00:00:00:02")):
+        made.sh(pid, f"ip neigh add {address} lladdr {mac} nud permanent dev eth0")
+        made.sh(pid, f"ip route add {address}/32 dev eth0")
 
 
 @dataclass(frozen=True)

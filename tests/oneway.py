@@ -25,11 +25,15 @@ _QUIET_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Journeys:
-    """Each datagram that arrived, in the order of arrival: its number, and how long it took, in seconds."""
+    """Each datagram that arrived, in the order of arrival: its number, and how long it took, in seconds.
+
+    The first was sent at `begun_ns` of CLOCK_MONOTONIC, to which the draws of `order=keep` are bound.
+    """
 
     sent: int
     errors: int
     arrived: tuple[tuple[int, float], ...]
+    begun_ns: int = 0
 
     @property
     def delays(self) -> list[float]:
@@ -92,9 +96,10 @@ def journeys(
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
     sender = start([*me, "send", host, str(port), str(count), str(apart_seconds), str(payload_bytes)])
-    errors = int(sender.communicate()[0])
+    errors, begun_ns = map(int, sender.communicate()[0].split())
     output, _ = receiver.communicate()
-    return Journeys(count, errors, tuple((number, delay / 1e9) for number, delay in json.loads(output)))
+    arrived = tuple((number, delay / 1e9) for number, delay in json.loads(output))
+    return Journeys(count, errors, arrived, begun_ns)
 
 
 def _send(host: str, port: int, count: int, apart_seconds: float, payload_bytes: int) -> None:
@@ -110,7 +115,7 @@ def _send(host: str, port: int, count: int, apart_seconds: float, payload_bytes:
             sending.send(_HEAD.pack(number, time.time_ns()) + filling)
         except OSError:
             errors += 1
-    print(errors)
+    print(errors, round(begin * 1e9))
 
 
 def _receive(host: str, port: int, quiet_seconds: float) -> None:

@@ -26,6 +26,7 @@ from tests.bench import machine
 from tests.bench.effort import Effort
 from tests.bench.findings import Findings, Report
 from tests.bench.text import as_text
+from tests.vm import kernel
 from tests.vm.__main__ import main as run_in_vm
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,6 +54,10 @@ class Entry:
     runs_in_vm: bool = False
 
 
+def _of_link(module: str, summary: str) -> Entry:
+    return Entry(module, summary, runs_here=False, runs_in_vm=True)
+
+
 BENCHMARKS = {
     "bandwidth": Entry("bandwidth", "limits on the wire, beside tc's and the CNI plugin's", runs_in_vm=True),
     "bursts": Entry("bursts", "200 pairs of rate and burst, beside kernel tbf"),
@@ -60,17 +65,28 @@ BENCHMARKS = {
     "tcp-loss": Entry("tcploss", "what TCP makes of loss, beside netem", runs_here=False, runs_in_vm=True),
     "packet": Entry("packet", "nanoseconds of a packet in each program"),
     "throughput": Entry("throughput", "what a limit costs that does not bind, beside tc's", runs_in_vm=True),
+    "link-delay": _of_link("link_delay", "how exact a delay is, one way and the other, beside netem"),
+    "link-tcp": _of_link("link_tcp", "what TCP carries over a delay, beside netem"),
+    "link-jitter": _of_link("link_jitter", "how delays vary, in order or not, beside target and netem"),
+    "link-cost": _of_link("link_cost", "instructions of a delayed datagram, beside netem's"),
+    "link-chance": _of_link("link_chance", "losses in runs, copies, what is late: how many, beside netem"),
     "control": Entry("control", "apply, change, list and clean of 1 to 500 pods, beside shell loops"),
     "watch": Entry("watching", "from an event to the program in force, on 110 pods of 1,000"),
 }
 
 
+GROUPS = {"link": tuple(name for name in BENCHMARKS if name.startswith("link-"))}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = _parser()
     asked = parser.parse_args(words)
+    asked.names = [part for name in asked.names for part in GROUPS.get(name, (name,))]
     for name in asked.names:
         if name not in BENCHMARKS:
-            parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")
+            parser.error(f"no benchmark {name}: choose from {', '.join((*BENCHMARKS, *GROUPS))}")
+    if asked.kernel != kernel.DEFAULT and not asked.vm:
+        parser.error("--kernel is of the virtual machine: it needs --vm")
     if os.geteuid() != 0:
         print("error: benchmarks need root\ntip: sudo", file=sys.stderr)
         return 1
@@ -85,7 +101,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summaries = "\n".join(f"  {name:11}{entry.summary}" for name, entry in BENCHMARKS.items())
+    lines = {name: entry.summary for name, entry in BENCHMARKS.items()}
+    lines |= {name: f"all of {', '.join(parts)}" for name, parts in GROUPS.items()}
+    summaries = "\n".join(f"  {name:12}{summary}" for name, summary in lines.items())
     made = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description=f"{__doc__}\nNAME is one of\n{summaries}",
@@ -95,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=_positive(float), help="of one measurement")
     made.add_argument("--rounds", type=_positive(int), help="how often each is measured")
     made.add_argument("--vm", action="store_true", help="in the virtual machine of the tests")
+    made.add_argument("--kernel", choices=sorted(kernel.SUITES), default=kernel.DEFAULT, help="of --vm")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
     return made
 
@@ -117,15 +136,18 @@ def _is_met(name: str, effort: Effort, asked: argparse.Namespace) -> bool:
         if value is not None
         for word in (option, f"{value:g}")
     ]
-    command = shlex.join(["python", "-m", "tests.bench", *options, *(["--vm"] * asked.vm), name])
+    is_other = asked.kernel != kernel.DEFAULT
+    machine_options = [*(["--vm"] * asked.vm), *(["--kernel", asked.kernel] * is_other)]
+    command = shlex.join(["python", "-m", "tests.bench", *options, *machine_options, name])
     try:
-        report = _in_vm(name, options, command) if asked.vm else _here(name, effort, command)
+        report = _in_vm(name, options, command, asked.kernel) if asked.vm else _here(name, effort, command)
     except Exception:
         traceback.print_exc()
         return False
     asked.results.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
-    (asked.results / f"{name}{'-vm' * asked.vm}.json").write_text(text + "\n")
+    stem = f"{name}{'-vm' * asked.vm}{f'-{asked.kernel}' * is_other}"
+    (asked.results / f"{stem}.json").write_text(text + "\n")
     return all(claim.is_met for claim in report.findings.claims)
 
 
@@ -138,10 +160,11 @@ def _here(name: str, asked: Effort, command: str) -> Report:
     return report
 
 
-def _in_vm(name: str, options: Sequence[str], command: str) -> Report:
+def _in_vm(name: str, options: Sequence[str], command: str, kernel_name: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="podmgr-bench-") as folder:
         inside = ["python3", "-u", "-m", "tests.bench", *options, "--results", "/results", name]
-        machine_options = ["--icount", "--cpus", "1", "--timeout", str(VM_SECONDS), "--results", folder]
+        machine_options = ["--kernel", kernel_name, "--icount", "--cpus", "1"]
+        machine_options += ["--timeout", str(VM_SECONDS), "--results", folder]
         run_in_vm([*machine_options, "--", *inside])
         report = Report.from_json(json.loads((Path(folder) / f"{name}.json").read_text()))
     emulated = ("emulated", "by qemu's tcg; its clock counts instructions, a nanosecond each (icount)")

@@ -28,6 +28,7 @@ from podmgr.programs import clang
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.programs.find import shipped_folder
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.kinds import BY_KEY
 from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
 from tests.bench import chains
@@ -38,7 +39,18 @@ from tests.bench.pods import own_settings
 
 EFFORT = Effort(rounds=30)
 RUNS = 100_000  # of a program in a round, in a row
-MOST_NS = {"loss": 25.0, "burst": 40.0, "bandwidth, passes": 80.0, "bandwidth, drops": 80.0, "edt": 80.0}
+MOST_NS = {
+    "loss": 25.0,
+    "burst": 40.0,
+    "bandwidth, passes": 80.0,
+    "bandwidth, drops": 80.0,
+    "edt": 80.0,
+    "delay": 80.0,
+    "delay, jitter": 120.0,
+    "duplicate": 40.0,
+    "corrupt": 40.0,
+    "reorder": 40.0,
+}
 
 EMPTY = "empty"
 _OWNER = "packet"  # of the pins
@@ -97,6 +109,20 @@ CGROUP, TC = Place("cgroup", Hook.CGROUP), Place("tc", Hook.TC)
 PLACES = (CGROUP, TC, Place("tc, shared interfaces", Hook.TC, is_scoped=True))
 
 
+# So short a delay that what may wait is not reached; what happens by chance hardly ever does.
+_AT_TC_ALONE = {
+    name: rule
+    for name, rule in {
+        "delay": "delay=10us egress",
+        "delay, jitter": "delay=10us egress jitter=5us",
+        "duplicate": "duplicate=0.001% egress",
+        "corrupt": "corrupt=0.001% egress",
+        "reorder": "reorder=0.001% egress",
+    }.items()
+    if rule.partition("=")[0] in BY_KEY
+}
+
+
 def _cases() -> list[Case]:
     found = []
     for place in PLACES:
@@ -110,6 +136,8 @@ def _cases() -> list[Case]:
                 "bandwidth, drops": "bandwidth=8 kbps egress burst=1514b",
                 "edt": f"bandwidth={rate} bps egress algorithm=edt",
             }
+            if place.hook is Hook.TC:
+                rules |= _AT_TC_ALONE
             found += [
                 Case(name, place, packet, rule, drops=name.endswith("drops")) for name, rule in rules.items()
             ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.bench import charts
 from tests.bench.__main__ import BENCHMARKS, RESULTS
 from tests.bench.findings import Report, Table
+from tests.vm import kernel
 
 FOLDER = Path(__file__).parent
 CHARTS = FOLDER / "charts"
@@ -36,8 +37,9 @@ def main() -> int:
 
 
 def _results() -> list[tuple[str, Report]]:
-    """In the order of the benchmarks; this machine's before the virtual one's."""
-    stems = [stem for name in BENCHMARKS for stem in (name, f"{name}-vm")]
+    """In the order of the benchmarks: this machine's, the virtual one's, and those of its other kernels."""
+    places = ["", "-vm", *(f"-vm-{name}" for name in kernel.SUITES)]
+    stems = [name + place for name in BENCHMARKS for place in places]
     paths = [(stem, RESULTS / f"{stem}.json") for stem in stems]
     return [(stem, Report.from_json(json.loads(path.read_text()))) for stem, path in paths if path.exists()]
 

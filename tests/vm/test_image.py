@@ -67,6 +67,11 @@ def test_modules_are_loaded_after_those_they_need_and_once() -> None:
     assert order == ["a/three.ko", "a/two.ko", "a/one.ko", "a/four.ko"]
 
 
+def test_a_compressed_module_is_found_by_its_name() -> None:
+    needs = kernel.dependencies("a/one.ko.xz: a/two.ko.xz\na/two.ko.xz:\n")
+    assert kernel.load_order(needs, ("one",)) == ["a/two.ko.xz", "a/one.ko.xz"]
+
+
 def test_the_archive_has_untracked_files_and_no_leftovers_of_tools(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     for name in ("podmgr/new.py", "podmgr/__pycache__/new.pyc", ".venv/bin/python", ".ci/run", ".gitignore"):
