@@ -70,6 +70,7 @@ BENCHMARKS = {
     "link-jitter": _of_link("link_jitter", "how delays vary, in order or not, beside target and netem"),
     "link-cost": _of_link("link_cost", "instructions of a delayed datagram, beside netem's"),
     "link-chance": _of_link("link_chance", "losses in runs, copies, what is late: how many, beside netem"),
+    "link-pairs": _of_link("link_pairs", "every pair of kinds on one pod: what each does adds up"),
     "control": Entry("control", "apply, change, list and clean of 1 to 500 pods, beside shell loops"),
     "watch": Entry("watching", "from an event to the program in force, on 110 pods of 1,000"),
 }
