@@ -13,10 +13,10 @@ from itertools import groupby
 from statistics import fmean, pstdev
 
 from podmgr.demo.intervals import binomial_interval
-from podmgr.rules.chains import runs_of
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds import BY_KEY
 from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
+from podmgr.rules.markov import runs_of
 from tests.bench.effort import Effort, tell
 from tests.bench.findings import Chart, Claim, Findings, Series, Table
 from tests.lab import Lab, lab

@@ -29,8 +29,8 @@ from podmgr import proc
 from podmgr.demo.intervals import binomial_interval
 from podmgr.kernel import bpf_syscall, bpftool, pins
 from podmgr.programs.build import SpecMaker, compile_spec
-from podmgr.rules.chains import runs_of
 from podmgr.rules.kinds.loss_bursts import LONGEST, BurstLoss, GilbertLoss, MarkovLoss
+from podmgr.rules.markov import runs_of
 from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
 from tests.bench.frames import SMALL

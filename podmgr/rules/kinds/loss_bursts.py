@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 
-from podmgr.rules.chains import STATES, Cells, Chain, chain_of, runs_of
 from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_option
+from podmgr.rules.markov import STATES, Cells, Chain, chain_of, runs_of
 from podmgr.rules.rule import Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number, parse_number
 from podmgr.rules.words import Fail, Words
