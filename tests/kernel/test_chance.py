@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import inside, wait_for_listener
 from podmgr.kernel import bpf_syscall
+from podmgr.settings import Settings
+from podmgr.watch.metrics import Metrics
 from tests.lab import WORLD, WORLD6, Lab, lab
 from tests.numbered import exchange
 
@@ -65,6 +68,24 @@ def _passed(made: Lab) -> list[int]:
         assert counters is not None
         found.append(counters.passed_packets)
     return sorted(found)
+
+
+def test_list_and_metrics_tell_what_the_receiver_counts(made: Lab) -> None:
+    rules = ("duplicate=10% egress", "corrupt=10% egress")
+    settings = Settings(made.state_dir, made.bpffs, None, Path("/nowhere"))
+    with made.under(*rules):
+        found = exchange(made, DATAGRAMS)
+        shown = made.podmgr("list", "-o", "wide")
+        page = generate_latest(Metrics(settings).registry).decode()
+    copies, corrupted = found.times.get(2, 0), DATAGRAMS - found.total + found.times.get(2, 0)
+    told = {
+        name: float(re.findall(rf"^podmgr_{name}{{.*}} (.*)$", page, re.M)[0])
+        for name in ("copies", "corrupted")
+    }
+    assert told["corrupted"] == corrupted
+    assert told["copies"] >= copies  # those of corrupted ones the receiver has discarded, both
+    for name, value in told.items():
+        assert f"   {name} {value:,.0f}\n" in shown
 
 
 # duplicate
