@@ -302,7 +302,7 @@ def _chart(costs: Sequence[Cost]) -> Chart:
         series.append(
             Series(
                 place.name,
-                tuple(cost.case.program for cost in found),
+                tuple(cost.case.program.replace(", ", ",\n") for cost in found),
                 tuple(cost.ns for cost in found),
                 tuple(cost.low_ns for cost in found),
                 tuple(cost.high_ns for cost in found),
