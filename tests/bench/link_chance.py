@@ -14,7 +14,6 @@ from statistics import fmean, pstdev
 
 from podmgr.demo.intervals import binomial_interval
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.kinds import BY_KEY
 from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
 from podmgr.rules.markov import runs_of
 from tests.bench.effort import Effort, tell
@@ -99,7 +98,6 @@ def _errors(values: Sequence[float], wanted: float) -> float:
 
 def measure(effort: Effort) -> Findings:
     count = DATAGRAMS_PER_ROUND * (effort.rounds or 1)
-    single = [row for row in SINGLE if row[0].partition("=")[0] in BY_KEY]
     with lab() as made:
         lost = [
             found
@@ -107,9 +105,9 @@ def measure(effort: Effort) -> Findings:
             for found in (_lost(made, rule, words, way, count) for way in _WAYS)
         ]
         counted = [
-            found for row in single for found in (_counted(made, *row, way, count // 4) for way in _WAYS)
+            found for row in SINGLE for found in (_counted(made, *row, way, count // 4) for way in _WAYS)
         ]
-    return _findings(lost, counted, [row[0] for row in SINGLE if row not in single])
+    return _findings(lost, counted)
 
 
 _WAYS = (PODMGR, NETEM)
@@ -142,8 +140,8 @@ def _counted(
 # What it shows
 
 
-def _findings(lost: Sequence[Lost], counted: Sequence[Counted], unknown: Sequence[str]) -> Findings:
-    tables = [
+def _findings(lost: Sequence[Lost], counted: Sequence[Counted]) -> Findings:
+    tables = (
         Table(
             f"{len(lost[0].is_lost):,} datagrams: losses and their runs",
             ("rule", "by", "lost, %", "asked, %", "off, s.e.", "mean run", "asked", "off, s.e."),
@@ -161,30 +159,27 @@ def _findings(lost: Sequence[Lost], counted: Sequence[Counted], unknown: Sequenc
                 for item in lost
             ),
             note="netem is asked for the same: " + "; ".join(f"`{words}`" for _, words in LOSSES) + ".",
-        )
-    ]
-    if counted:
-        tables.append(
-            Table(
-                f"{counted[0].sent:,}, {_SINGLE_APART_SECONDS * 1e3:g} ms apart: copies, and late ones",
-                ("rule", "by", "what", "count", "fair", "overtaken"),
-                tuple(
-                    (
-                        item.rule,
-                        item.way,
-                        item.what,
-                        item.count,
-                        "{} to {}".format(*item.fair),
-                        item.overtaken,
-                    )
-                    for item in counted
-                ),
-                note="netem is asked for the same: " + "; ".join(f"`{row[1]}`" for row in SINGLE) + ".",
-            )
-        )
+        ),
+        Table(
+            f"{counted[0].sent:,} datagrams: copies, and those that are late",
+            ("rule", "by", "what", "count", "fair", "overtaken"),
+            tuple(
+                (
+                    item.rule,
+                    item.way,
+                    item.what,
+                    item.count,
+                    "{} to {}".format(*item.fair),
+                    item.overtaken,
+                )
+                for item in counted
+            ),
+            note="netem is asked for the same: " + "; ".join(f"`{row[1]}`" for row in SINGLE) + ".",
+        ),
+    )
     ours = [item for item in lost if item.way == PODMGR]
     return Findings(
-        tables=tuple(tables),
+        tables=tables,
         charts=(_chart(lost[:2]),),
         claims=(
             *(
@@ -197,8 +192,7 @@ def _findings(lost: Sequence[Lost], counted: Sequence[Counted], unknown: Sequenc
                 sum(not item.is_fair for item in counted if item.way == PODMGR),
                 0,
             ),
-        )[: None if counted else -1],
-        notes=tuple(f"`{rule}` is missing here: there is no such kind." for rule in unknown),
+        ),
     )
 
 

@@ -28,7 +28,6 @@ from podmgr.programs import clang
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.programs.find import shipped_folder
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.kinds import BY_KEY
 from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
 from tests.bench import chains
@@ -111,15 +110,11 @@ PLACES = (CGROUP, TC, Place("tc, shared interfaces", Hook.TC, is_scoped=True))
 
 # So short a delay that what may wait is not reached; what happens by chance hardly ever does.
 _AT_TC_ALONE = {
-    name: rule
-    for name, rule in {
-        "delay": "delay=10us egress",
-        "delay, jitter": "delay=10us egress jitter=5us",
-        "duplicate": "duplicate=0.001% egress",
-        "corrupt": "corrupt=0.001% egress",
-        "reorder": "reorder=0.001% egress",
-    }.items()
-    if rule.partition("=")[0] in BY_KEY
+    "delay": "delay=10us egress",
+    "delay, jitter": "delay=10us egress jitter=5us",
+    "duplicate": "duplicate=0.001% egress",
+    "corrupt": "corrupt=0.001% egress",
+    "reorder": "reorder=0.001% egress",
 }
 
 
@@ -307,7 +302,7 @@ def _chart(costs: Sequence[Cost]) -> Chart:
         series.append(
             Series(
                 place.name,
-                tuple(cost.case.program for cost in found),
+                tuple(cost.case.program.replace(", ", ",\n") for cost in found),
                 tuple(cost.ns for cost in found),
                 tuple(cost.low_ns for cost in found),
                 tuple(cost.high_ns for cost in found),

@@ -17,7 +17,8 @@ CHARTS = FOLDER / "charts"
 HEAD = """# Benchmarks
 
 Made by `make bench-report` from what was measured last. Each part begins with the command that measures it,
-as root in the environment that `make` prepares; `-vm` in its name is the virtual machine of the tests.
+as root in the environment that `make` prepares; `-vm` in its name is the virtual machine of the tests, with
+another kernel than its default if one is named.
 Absolute figures are of one machine, with its moods: what is judged is a share of what was asked for, or a
 ratio to what was measured in the same run.
 """
