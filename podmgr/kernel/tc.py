@@ -38,9 +38,10 @@ _RTN_UNICAST, _RT_TABLE_MAIN = 1, 254
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_CLASSID, _TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 3, 6, 7, 8, 11
 _BPF_DIRECT_ACTION = 1
-_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT, _TCA_FQ_HORIZON = 1, 2, 14
+_TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT, _TCA_FQ_TIMER_SLACK, _TCA_FQ_HORIZON = 1, 2, 13, 14
 
 _NS_PER_US = 1_000
+_TIMER_SLACK_NS = 1_000  # the kernel's 10 us would be the largest error of a delay
 
 _ROOT = 0xFFFFFFFF
 _CLSACT = 0xFFFFFFF1
@@ -223,11 +224,12 @@ class TrafficControl:
 
 
 def fq_options(limits: FqLimits) -> bytes:
-    """As options of a qdisc."""
+    """As options of a qdisc, which then wakes as exactly as it can."""
     packets, flow_packets, horizon_ns = limits
     numbers = {
         _TCA_FQ_LIMIT: packets,
         _TCA_FQ_FLOW_LIMIT: flow_packets,
+        _TCA_FQ_TIMER_SLACK: _TIMER_SLACK_NS,
         _TCA_FQ_HORIZON: horizon_ns // _NS_PER_US,
     }
     return b"".join(attribute(kind, struct.pack("=I", number)) for kind, number in numbers.items())
