@@ -5,8 +5,10 @@ The programs keep to it by `may_wait` of bpf/freeing.h.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from podmgr.rules.rule import FqNeeds
-from podmgr.rules.units import format_size
+from podmgr.rules.units import format_count
 
 NS_PER_SECOND = 10**9
 MIN_WAIT_NS = 1_000
@@ -32,5 +34,5 @@ def fq_needs(longest_ns: int) -> FqNeeds:
 
 def explained(longest_ns: int, of_more: str) -> tuple[str, str]:
     """A row of the explanation; `of_more` says what becomes of what is more."""
-    size = format_size(waiting_bytes(longest_ns))
-    return "may wait", f"{size} on the wire, in memory up to twice that; what is more is {of_more}"
+    size = format_count(Fraction(waiting_bytes(longest_ns), 10**6))
+    return "may wait", f"{size} MB on the wire, in memory up to twice that; what is more is {of_more}"

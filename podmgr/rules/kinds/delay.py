@@ -136,7 +136,9 @@ class Delay(Rule):
         )
 
     def explain(self) -> list[tuple[str, str]]:
-        rows = [("one way", _spread(self)), ("round trip", f"{_time(self.time_ns)} more, of this direction")]
+        whole = f"{_time(self.round_trip_ns)} more, with the other direction's"
+        here = f"{_time(self.time_ns)} more, of this direction"
+        rows = [("one way", _spread(self)), ("round trip", whole if self.round_trip_ns else here)]
         if self.jitter_ns:
             rows += [("percentiles", _percentiles(self)), ("order", _order(self))]
         if self.correlation_percent:
