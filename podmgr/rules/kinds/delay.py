@@ -150,7 +150,7 @@ class Delay(Rule):
                 )
             )
         reach = ", ".join(
-            f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, self.time_ns * 10**6))} Mbit/s"
+            f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, (self.round_trip_ns or self.time_ns) * 10**6))} Mbit/s"
             for name, size in (("64 KiB", 2**16), ("6 MiB", 6 * 2**20))
         )
         return [

@@ -342,7 +342,7 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
             "reorder=1% egress by=100ms",
             {
                 "late by": "100 ms, on top of a rate and a delay; what is sent meanwhile overtakes",
-                "may wait": "125mb on the wire, in memory up to twice that; what is more is not late",
+                "may wait": "125 MB on the wire, in memory up to twice that; what is more is not late",
             },
         ),
         ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
