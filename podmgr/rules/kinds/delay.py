@@ -149,8 +149,9 @@ class Delay(Rule):
                     f"{format_number(self.correlation_percent)}% of {of_what} have the draw before",
                 )
             )
+        round_trip_ns = self.round_trip_ns or self.time_ns
         reach = ", ".join(
-            f"{name} {format_count(Fraction(size * 8 * NS_PER_SECOND, (self.round_trip_ns or self.time_ns) * 10**6))} Mbit/s"
+            f"{name} {format_count(Fraction(size * 8 * 1000, round_trip_ns))} Mbit/s"
             for name, size in (("64 KiB", 2**16), ("6 MiB", 6 * 2**20))
         )
         return [
