@@ -66,7 +66,7 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
     """The command line; if `words` begin with a command, of that alone: all take 17 ms to make ready."""
     app = typer.Typer(
         name="podmgr",
-        help="Make the network of a pod, a cgroup or a command slow, late or lossy as its rules say, with eBPF.",
+        help="Make the network of a pod, a cgroup or a command slow, late or lossy by its rules, with eBPF.",
         epilog=_EPILOG,
         callback=_main,
         rich_markup_mode=None,

@@ -244,14 +244,6 @@ def test_a_cgroup_under_another_name_keeps_its_program(podmgr: Cli, cgroup: Cgro
     assert attached(cgroup) == ()
 
 
-def test_every_example_can_be_applied(podmgr: Cli, cgroup: Cgroup) -> None:
-    manifests = sorted(EXAMPLES.glob("*.yaml"))
-    assert len(manifests) >= 5
-    for manifest in manifests:
-        podmgr(*("apply", "-f", str(manifest), "--cgroup", str(cgroup.path), "--program-dir", str(EXAMPLES)))
-        assert podmgr.listed()
-
-
 def test_names_that_would_break_a_batch_file_do_not(podmgr: Cli, make_cgroup: MakeCgroup) -> None:
     odd = make_cgroup("a b'c\"d#e")
     podmgr("apply", f"cgroup/{odd.path}", "--rule", BANDWIDTH)
