@@ -36,15 +36,20 @@ def is_gone(maker: str) -> bool:
 
 
 def sweep(root: Path) -> list[Cgroup]:
-    """Remove the scratch cgroups whose makers are gone; processes in them go on, one level up.
+    """Remove the scratch cgroups whose makers are gone, and kill what lives in them, as their end would have.
 
-    Where processes of another PID namespace live, their maker may live there too: it is left.
+    Without their rules, and in a network that nobody tidies, they are of no use. Who lives in one
+    himself goes on, one level up. Where processes of another PID namespace live, their maker may live
+    there too: it is left.
     """
     swept = []
     for cgroup in list(cgroups.walk(root)):
         match = _NAME.fullmatch(cgroup.path.name)
         if match and is_gone(match[1]) and _HIDDEN not in cgroup_life.processes(cgroup):
-            cgroup_life.evict(cgroup)
+            if os.getpid() in cgroup_life.processes(cgroup):
+                cgroup_life.evict(cgroup)
+            else:
+                cgroup_life.kill(cgroup)
             cgroup_life.remove(cgroup)
             swept.append(cgroup)
     return swept

@@ -230,7 +230,8 @@ def test_without_the_right_it_says_so_in_a_line(podmgr: Cli) -> None:
     assert_nothing_left(podmgr.settings)
 
 
-Start = Callable[[], tuple["subprocess.Popen[bytes]", Cgroup]]
+Start = Callable[..., tuple["subprocess.Popen[bytes]", Cgroup]]
+WAITING = ("tail", "-f", "/dev/null")
 
 
 @pytest.fixture
@@ -238,20 +239,8 @@ def start(cgroup_root: Path) -> Iterator[Start]:
     """Starts a run whose command waits, and returns once the command is there."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> tuple[subprocess.Popen[bytes], Cgroup]:
-        argv = [
-            sys.executable,
-            "-m",
-            "podmgr",
-            "run",
-            "-q",
-            "--net",
-            "--rule",
-            RULE,
-            "tail",
-            "-f",
-            "/dev/null",
-        ]
+    def start(*command: str) -> tuple[subprocess.Popen[bytes], Cgroup]:
+        argv = [sys.executable, "-m", "podmgr", "run", "-q", "--net", "--rule", RULE, *(command or WAITING)]
         process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         started.append(process)
         while not (found := list(cgroup_root.glob("podmgr-run-*"))) or "tail" not in _commands(found[0]):
@@ -286,6 +275,22 @@ def test_all_goes_when_podmgr_is_killed_and_clean_removes_the_cgroup_and_the_pin
     assert cgroup.path.exists()
     done = podmgr("clean")
     assert f"removed {cgroup.path}, left by a crash" in done.stderr
+    assert_nothing_left(podmgr.settings)
+
+
+@pytest.mark.parametrize("command", [["clean"], ["run", "--rule", RULE, "true"]], ids=" ".join)
+def test_what_the_command_has_started_ends_with_its_network(
+    podmgr: Cli, start: Start, command: list[str]
+) -> None:
+    """They outlive podmgr, as its command's children, and would go on without its rules."""
+    process, cgroup = start("sh", "-c", "tail -f /dev/null & tail -f /dev/null; true")
+    process.kill()
+    process.wait()
+    assert waits_until(lambda: _commands(cgroup.path) == {"tail"})
+    assert len(_veths()) == 1
+    done = podmgr(*command)
+    assert f"removed {cgroup.path}, left by a crash" in done.stderr
+    assert waits_until(lambda: _veths() == [])
     assert_nothing_left(podmgr.settings)
 
 
