@@ -57,7 +57,7 @@ _Static_assert(MOST_BYTES >= 1 << 20, "MOST_BYTES is 1 MiB at least");
 struct state {
 	struct clock clock; /* of what waits */
 	__u64 seed;	    /* of the draws of slots: chosen once */
-	__u64 last;	    /* draw of a packet */
+	__u64 last;	    /* draw of a packet, and 2^32; 0: there was none */
 };
 
 struct {
@@ -120,12 +120,15 @@ static __always_inline __u64 delay_of_slot(__u64 seed, __u64 slot)
 /* When what would have left at a moment departs: never before what would have left earlier. */
 static __always_inline __u64 in_order(struct state *state, __u64 moment_ns)
 {
-	__u64 slot = moment_ns >> SLOT_SHIFT, departure_ns, earliest_ns;
+	__u64 slot = moment_ns >> SLOT_SHIFT, departure_ns, earliest_ns, seed;
 
-	if (!state->seed)
-		state->seed = (__u64)bpf_get_prandom_u32() << 32 | 1;
-	departure_ns = moment_ns + delay_of_slot(state->seed, slot);
-	earliest_ns = (slot << SLOT_SHIFT) + delay_of_slot(state->seed, slot - 1);
+	seed = *(volatile __u64 *)&state->seed;
+	if (!seed) { /* whichever CPU is last, they agree from then on */
+		seed = (__u64)bpf_get_prandom_u32() << 32 | 1;
+		state->seed = seed;
+	}
+	departure_ns = moment_ns + delay_of_slot(seed, slot);
+	earliest_ns = (slot << SLOT_SHIFT) + delay_of_slot(seed, slot - 1);
 	return departure_ns < earliest_ns ? earliest_ns : departure_ns;
 }
 
@@ -134,10 +137,11 @@ static __always_inline __u64 out_of_order(struct __sk_buff *skb, struct state *s
 	__u32 draw = bpf_get_prandom_u32();
 
 	if (CORRELATION) {
-		if (state->seed && bpf_get_prandom_u32() < CORRELATION)
-			draw = state->last;
-		state->seed = 1;
-		state->last = draw;
+		__u64 last = *(volatile __u64 *)&state->last;
+
+		if (last && bpf_get_prandom_u32() < CORRELATION)
+			draw = last;
+		state->last = draw | 1ULL << 32;
 	}
 	bpf_set_hash(skb, bpf_get_prandom_u32()); /* fq wakes no flow for a packet that overtakes */
 	return moment_ns + delay_of(draw);

@@ -59,7 +59,11 @@ MaxMapBytes = Annotated[
 Rules = Annotated[
     list[str] | None,
     typer.Option(
-        "--rule", metavar="KEY=VALUE", help="A rule, such as 'loss=uniform egress 2%'. May be repeated."
+        "--rule",
+        metavar="KEY=VALUE",
+        help="A rule, such as 'loss=uniform egress 2%'. May be repeated. Keys: bandwidth, delay, loss, "
+        "duplicate, corrupt, reorder, and that of programs of your own; 'podmgr compile --explain' says "
+        "what a rule means.",
     ),
 ]
 Kubeconfig = Annotated[

@@ -78,12 +78,13 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
             pod_uid = (row.pod.uid if row.pod else "") or "-"
             names = ",".join(dict.fromkeys(printable(link.name) for link in row.links)) or "-"
             cells += [*counts[2:], row.program_id, pod_uid, row.cgroup_path, names]
-            cells.append(", ".join(map(_figure, item.figures)) or "-")
+            cells.append(", ".join(map(figure_text, item.figures)) or "-")
         rows.append([printable(str(cell)) for cell in cells])
     return columns(rows)
 
 
-def _figure(figure: Figure) -> str:
+def figure_text(figure: Figure) -> str:
+    """A number that a program keeps, with its name."""
     from fractions import Fraction  # as below: only for -o wide
 
     from podmgr.rules.units import format_count, format_duration

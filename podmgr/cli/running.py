@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Cgroup, Target, Wish
+from podmgr.cli.render import figure_text
 from podmgr.errors import UsageError, printable
 from podmgr.kernel import cgroup_life, cgroups, leftovers, scratch
-from podmgr.kernel.private_network import PrivateNetwork, private_network
+from podmgr.kernel.private_network import HOST_VARIABLES, PrivateNetwork, private_network
 from podmgr.proc import Runner
-from podmgr.reconcile.observe import observe
+from podmgr.reconcile.observe import observe, with_figures
 from podmgr.reconcile.outcome import Action, Report, remarks
 from podmgr.reconcile.transaction import apply, clean
 from podmgr.rules.rule import Rule
@@ -169,7 +170,9 @@ def _run(
         proc.die_with_parent()
 
     environment = dict(os.environ) | (user.environment if user else {})
-    environment |= place.network.environment if place.network else {}
+    if place.network:
+        environment = {name: value for name, value in environment.items() if name not in HOST_VARIABLES}
+        environment |= place.network.environment
     try:
         process = proc.start(command, prepare=prepare, env=environment)
     except FileNotFoundError:
@@ -227,13 +230,15 @@ def _is_in_foreground() -> bool:
 
 def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
     """What each rule did; also that somebody took it away meanwhile."""
-    found = [item for item in observe(settings)[0] if item.attachment.cgroup_id == cgroup.id]
+    observed = with_figures(settings, observe(settings)[0])
+    found = [item for item in observed if item.attachment.cgroup_id == cgroup.id]
     if not all(item.is_active for item in found) or not found:
         report("warning: rules were removed while the command ran")
     for item in found:
         if item.counters:
             passed, dropped = item.counters.passed_packets, item.counters.dropped_packets
-            report(f"{item.attachment.rule}: {passed} packets passed, {dropped} dropped")
+            told = "".join(f", {figure_text(figure)}" for figure in item.figures)
+            report(f"{item.attachment.rule}: {passed} packets passed, {dropped} dropped{told}")
 
 
 def _tidy(place: _Place, settings: Settings, runner: Runner, report: Report) -> None:

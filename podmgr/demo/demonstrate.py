@@ -30,12 +30,12 @@ from podmgr.programs.find import shipped_folder
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.outcome import Outcome, Report
 from podmgr.reconcile.transaction import apply, clean
+from podmgr.rules.chance import DRAWS
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.bandwidth import Bandwidth
 from podmgr.rules.kinds.delay import Delay, least_ns, most_ns
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.kinds.loss_bursts import BurstLoss
-from podmgr.rules.markov import DRAWS
 from podmgr.rules.rule import Rule
 from podmgr.rules.units import format_rate
 from podmgr.settings import Settings

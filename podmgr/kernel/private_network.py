@@ -24,6 +24,7 @@ from podmgr.proc import Runner
 
 Report = Callable[[str], None]
 
+HOST_VARIABLES = ("PODMGR_NET_HOST", "PODMGR_NET_HOST6")  # of the command: this machine, from within
 POOL = IPv4Network("198.18.0.0/15")  # RFC 2544: for benchmarks, and so nobody's on the Internet
 _PREFIX_BITS = 30  # two addresses
 _NETWORKS = 1 << (_PREFIX_BITS - POOL.prefixlen)
@@ -53,8 +54,7 @@ class PrivateNetwork:
     @property
     def environment(self) -> dict[str, str]:
         """By which address this machine is reached from within."""
-        names = ("PODMGR_NET_HOST", "PODMGR_NET_HOST6")
-        return {name: str(ends.node.ip) for name, ends in zip(names, self.ends, strict=False)}
+        return {name: str(ends.node.ip) for name, ends in zip(HOST_VARIABLES, self.ends, strict=False)}
 
     def enter(self) -> None:
         """Called in a child: it lives there from here on. Raises OSError."""

@@ -6,6 +6,7 @@ line, the invoking user) may have written them.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import stat
@@ -76,10 +77,12 @@ def find_table(name: str, settings: Settings) -> tuple[int, ...]:
     path = settings.program_dir / f"{name}.dist"
     content = _read(path, _trusted_users(settings), f"distribution {name}")
     if content is None:
-        known = ", ".join(("uniform", *distributions.BUILT_IN))
+        names = ("uniform", *distributions.BUILT_IN)
+        guess = next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
+        known = (f"did you mean {guess}? " if guess else "") + ", ".join(names)
         raise PodmgrError(
             f"there is no distribution {name}: {_no_folder(settings.program_dir) or 'no ' + str(path)}",
-            tip=f"put a table in netem's format there, or use one of {known}",
+            tip=f"put a table in netem's format there, or use one of podmgr's: {known}",
         )
     try:
         return distributions.read_table(content.decode("utf-8", "replace"))

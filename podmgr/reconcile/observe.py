@@ -17,6 +17,7 @@ from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
 from podmgr.reconcile.actual import Sight, pin_of, recorded, sees_all, unknown_pins
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Figure
 from podmgr.settings import Settings
 
@@ -56,7 +57,7 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         sight = Sight(settings, namespaces)
         attached = set(sight.attached(rows))
         traffic = {row: sight.traffic(row) for row in attached if sees_all(row)}
-    for row in sorted(rows, key=lambda row: (row.pod.namespace if row.pod else "", row.target)):
+    for row in sorted(rows, key=_order):
         is_active = row in attached
         pin = pin_of(settings, row)
         counters = bpf_syscall.pinned_counters(pin.counters, row.position) if is_active else None
@@ -64,6 +65,12 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown
+
+
+def _order(row: Attachment) -> tuple[str, str, int]:
+    """Those of a target together, as packets meet them; else as they were attached."""
+    stage = template_of(row.rule).stage if row.rule else -1
+    return (row.pod.namespace if row.pod else "", row.target, stage)
 
 
 def with_figures(settings: Settings, observed: Iterable[Observed]) -> list[Observed]:

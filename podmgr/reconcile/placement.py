@@ -259,7 +259,10 @@ class Networks:
         if lacking := control.without_fq():
             raise qdiscs.not_root(lacking).of(rule)
         there = control.qdiscs()
-        return [item for item in found if tc.root_kind(there.get(item.index, ())) == qdiscs.FQ]
+        left = [item for item in found if tc.root_kind(there.get(item.index, ())) == qdiscs.FQ]
+        if not left:
+            raise _CannotBeHadError("finds no interface with fq to act on", "ip link, tc qdisc show")
+        return left
 
     def _host_side(self, rule: Rule, item: Interface, namespace: int) -> Link:
         """The other end of a pod's veth, which leads to it from the node's namespace."""

@@ -109,30 +109,37 @@ def lacking_fq(
 
 
 def _shortage(name: str, there: Collection[Qdisc], needs: FqNeeds) -> NoFqError | None:
-    """Of the fq of an interface, or one of its fqs: which of its options does not suffice."""
-    wanted = {"limit": needs.flow_packets, "flow_limit": needs.flow_packets, "horizon": needs.horizon_ns}
+    """Of the fq of an interface, or one of its fqs: which of its options do not suffice."""
     for qdisc in there:
-        if qdisc.kind != FQ or qdisc.limits is None:
-            continue
-        for (option, needed), has in zip(wanted.items(), qdisc.limits, strict=True):
-            if has < needed:
-                return _too_small(name, there, option, has, needed)
+        lacking = _lacking(qdisc.limits, needs) if qdisc.kind == FQ and qdisc.limits else {}
+        if lacking:
+            return _too_small(name, there, lacking)
     return None
 
 
-def _too_small(name: str, there: Collection[Qdisc], option: str, has: int, needed: int) -> NoFqError:
-    if option == "horizon":
-        shown, wanted = format_time(has), format_time(-(-needed // _NS_PER_MS) * _NS_PER_MS)
-    else:
-        shown, wanted = str(has), str(needed)
+def _lacking(limits: FqLimits, needs: FqNeeds) -> dict[str, tuple[str, str]]:
+    """The options that are too small: what they are, and what they must be."""
+    horizon_ns = -(-needs.horizon_ns // _NS_PER_MS) * _NS_PER_MS
+    lacking = {}
+    if limits.packets < needs.flow_packets:
+        lacking["limit"] = (str(limits.packets), str(needs.flow_packets))
+    if limits.flow_packets < needs.flow_packets:
+        lacking["flow_limit"] = (str(limits.flow_packets), str(needs.flow_packets))
+    if limits.horizon_ns < needs.horizon_ns:
+        lacking["horizon"] = (format_time(limits.horizon_ns), format_time(horizon_ns))
+    return lacking
+
+
+def _too_small(name: str, there: Collection[Qdisc], lacking: Mapping[str, tuple[str, str]]) -> NoFqError:
     # The kernel changes no qdisc that it made by itself, nor the children of one.
-    is_made = any(
-        qdisc.is_root and (qdisc.kind, qdisc.handle != _KERNELS_OWN) == (FQ, True) for qdisc in there
+    is_made = any(qdisc.is_root and qdisc.kind == FQ and qdisc.handle != _KERNELS_OWN for qdisc in there)
+    shown = " and ".join(
+        f"{option} {has}, of which {needed} are needed" for option, (has, needed) in lacking.items()
     )
-    verb = "change" if is_made else "replace"
+    options = " ".join(f"{option} {needed}" for option, (_, needed) in lacking.items())
     return NoFqError(
-        f"and that of {name} has {option} {shown}, of which {wanted} are needed",
-        f"tc qdisc {verb} dev {shlex.quote(name)} root fq {option} {wanted}",
+        f"and that of {name} has {shown}",
+        f"tc qdisc {'change' if is_made else 'replace'} dev {shlex.quote(name)} root fq {options}",
     )
 
 

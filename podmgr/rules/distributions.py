@@ -7,6 +7,7 @@ the mean. Between two of them a draw is interpolated.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
@@ -15,6 +16,7 @@ STEPS = 1024
 SCALE = 4096
 END = 8  # standard deviations: no table goes further
 
+_WHOLE = re.compile(r"[-+]?[0-9]{1,9}", re.ASCII)
 _MOST = END * SCALE - 1
 _MOST_VALUES = 65_536
 _MOST_CHARACTERS = 1 << 20
@@ -59,10 +61,9 @@ def read_table(text: str) -> tuple[int, ...]:
     values: list[int] = []
     for number, line in enumerate(text.splitlines(), start=1):
         for word in line.partition("#")[0].split():
-            try:
-                value = int(word)
-            except ValueError:
-                raise ValueError(f"line {number}: {word[:40]!r} is not a whole number") from None
+            if not _WHOLE.fullmatch(word):
+                raise ValueError(f"line {number}: {word[:40]!r} is not a whole number")
+            value = int(word)
             if value not in _FILE_RANGE:
                 raise ValueError(
                     f"line {number}: {value} is not between {_FILE_RANGE[0]} and {_FILE_RANGE[-1]}"

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-DRAWS = 2**32  # values of a uniform 32-bit draw
+from podmgr.rules.chance import DRAWS
+
 STATES = (1, 2, 3, 4)  # as in bpf/burst.bpf.c; a chain begins in the first
 LOST = (3, 4)  # those that lose the packet
 

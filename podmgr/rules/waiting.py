@@ -12,7 +12,7 @@ from podmgr.rules.units import format_count
 
 NS_PER_SECOND = 10**9
 MIN_WAIT_NS = 1_000
-MAX_WAIT_NS = 10 * NS_PER_SECOND  # fq drops what departs later
+MAX_WAIT_NS = 10 * NS_PER_SECOND  # a rate, a delay and a lateness stay together below fq's horizon
 
 _NOMINAL_BITS_PER_SECOND = 10 * 10**9
 _LEAST_BYTES, _MOST_BYTES = 16 * 2**20, 256 * 10**6  # memory has an end

@@ -23,9 +23,9 @@ from podmgr.demo.throwaway import (
     throw_away_pod,
 )
 from podmgr.kernel import cgroup_life
+from podmgr.rules.chance import DRAWS
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
-from podmgr.rules.markov import DRAWS
 from podmgr.settings import Settings
 from tests.kernel.conftest import applied, counters, under
 from tests.kernel.network import kernel_has_fq, tc_state, transfer

@@ -8,9 +8,11 @@ from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from math import ceil, floor
+from statistics import fmean, pstdev
 from typing import ClassVar
 
 from podmgr.rules import distributions
+from podmgr.rules.chance import DRAWS
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
 from podmgr.rules.rule import DefaultHook, Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
@@ -22,15 +24,15 @@ from podmgr.rules.units import (
     parse_number,
 )
 from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS, NS_PER_SECOND, explained, fq_needs, waiting_bytes
-from podmgr.rules.words import Fail, Words, closest, time_option
+from podmgr.rules.words import Fail, Words, time_option
 
 MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 
 _UNIFORM = "uniform"
 _RTT = "rtt"
-_DRAWS = 2**32
+_SAMPLES = 4_096
 # A slot of a delay that keeps order: long enough to be one draw, short enough that many make a distribution.
-# What comes right after a longer delay waits: the mean grows by about jitter^2 / 6 slots.
+# What comes right after a longer delay waits, which makes the mean larger: `_order` says by how much.
 _LEAST_SLOT_NS = 100_000_000
 _JITTERS_PER_SLOT = 10  # more than the draws lie apart
 _BUCKETS = 256  # of the delays given; the same is in the program
@@ -107,7 +109,7 @@ class Delay(Rule):
                 ("JITTER", f"{self.jitter_ns}ULL"),
                 ("LEAST", f"{least_ns(self)}ULL"),
                 ("MOST", f"{most_ns(self)}ULL"),
-                ("CORRELATION", f"{round(Fraction(self.correlation_percent) / 100 * _DRAWS)}ULL"),
+                ("CORRELATION", f"{round(Fraction(self.correlation_percent) / 100 * DRAWS)}ULL"),
                 ("IS_ORDERED", str(int(self.order is Order.KEEP))),
                 ("SLOT_SHIFT", str(slot_ns(self).bit_length() - 1)),
             ]
@@ -211,27 +213,36 @@ def _spread(rule: Delay) -> str:
         return _time(rule.time_ns)
     if rule.distribution == _UNIFORM:
         return f"{_time(rule.time_ns)} ± {_time(rule.jitter_ns)}, uniform"
-    cut = ", none less than 0" if least_ns(rule) == 0 else ""
-    return f"{_time(rule.time_ns)}, standard deviation {_time(rule.jitter_ns)}, {rule.distribution}{cut}"
+    spread = f"{_time(rule.time_ns)}, standard deviation {_time(rule.jitter_ns)}, {rule.distribution}"
+    if least_ns(rule) or rule.table:
+        return spread
+    draws = [max(0, _draw_ns(rule, (number + 0.5) / _SAMPLES)) for number in range(_SAMPLES)]
+    return f"{spread}; cut at 0, which makes them {_time(fmean(draws))} and {_time(pstdev(draws))}"
+
+
+def _draw_ns(rule: Delay, probability: float) -> float:
+    """The delay below which so many draws are, before it is cut."""
+    if rule.distribution == _UNIFORM:
+        return rule.time_ns + (2 * probability - 1) * rule.jitter_ns
+    table = distributions.quantiles(rule.distribution)
+    return rule.time_ns + distributions.quantile(table, probability) * rule.jitter_ns
 
 
 def _percentiles(rule: Delay) -> str:
     if rule.table:
         return f"as {rule.distribution}.dist of the program folder says"
-    shown = []
-    for percent in (1, 50, 99):
-        if rule.distribution == _UNIFORM:
-            away = 2 * percent / 100 - 1
-        else:
-            away = distributions.quantile(distributions.quantiles(rule.distribution), percent / 100)
-        shown.append(f"{percent}%: {_time(max(0, rule.time_ns + away * rule.jitter_ns))}")
-    return ", ".join(shown)
+    return ", ".join(f"{percent}%: {_time(max(0, _draw_ns(rule, percent / 100)))}" for percent in (1, 50, 99))
 
 
 def _order(rule: Delay) -> str:
     if rule.order is Order.FREE:
         return "a draw for each packet: they overtake each other"
-    return f"kept: a draw for each {_time(slot_ns(rule))}, the same for all flows; none overtakes"
+    # What comes right after a longer delay waits: E[(d - d')+ ^ 2] / 2T, of two draws of the distribution.
+    larger = Fraction(rule.jitter_ns**2, (6 if rule.distribution == _UNIFORM else 2) * slot_ns(rule))
+    return (
+        f"kept: a draw for each {_time(slot_ns(rule))}, the same for all flows; none overtakes, which makes "
+        f"the mean {_time(float(larger))} larger"
+    )
 
 
 def _parse(words: Words) -> tuple[Rule, ...]:
@@ -260,7 +271,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         )
     whole = Delay(Direction.EGRESS, time_ns, jitter_ns, distribution)
     if most_ns(whole) > MAX_DELAY_NS:
-        expected = f"{format_time(MAX_DELAY_NS)} at most, with all jitter: fq holds no packet longer"
+        expected = f"{format_time(MAX_DELAY_NS)} at most, with all jitter"
         raise words.fail(f"the longest delay is {_time(most_ns(whole))}", expected)
     if direction != _RTT:
         return tuple(
@@ -270,9 +281,14 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     half = time_ns // 2
     # Of independent halves the deviations add up by their squares; the widths of uniform ones as they are.
     jitter_half = round(jitter_ns / 2 if distribution == _UNIFORM else jitter_ns / 2**0.5)
-    jitter_half = min(jitter_half, half)
     if half < MIN_DELAY_NS:
         raise words.fail("less than 2us for both ways", "a round trip of 2us or more")
+    if jitter_half > half:
+        raise words.fail(
+            f"a jitter of {format_time(jitter_ns)} is too large for two halves of {format_time(half)}",
+            f"a jitter up to {format_time(int(half * 2**0.5))}: each half has {distribution} of its own",
+            option="jitter",
+        )
     return tuple(
         Delay(
             way,
@@ -294,8 +310,6 @@ def _distribution(text: str, fail: Fail) -> str:
         return text.lower()
     if not is_program_name(text):
         raise fail(f"unknown distribution {text[:40]!r}", f"{', '.join(known)}, or NAME of a file NAME.dist")
-    if guess := closest(text.lower(), known):
-        raise fail(f"unknown distribution {text!r}", f"did you mean {guess!r}? {', '.join(known)}, or NAME")
     return text
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from podmgr.rules.chance import DRAWS
 from podmgr.rules.kinds import loss_bursts
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
-from podmgr.rules.markov import DRAWS
 from podmgr.rules.rule import Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number
 from podmgr.rules.words import Words

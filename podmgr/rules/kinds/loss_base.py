@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ HOOKS: Mapping[Direction, DefaultHook] = {
         "arrives on shared ones belongs to no cgroup yet",
     ),
 }
-
-_BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

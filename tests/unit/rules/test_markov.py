@@ -8,8 +8,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 
+from podmgr.rules.chance import DRAWS
 from podmgr.rules.kinds.loss_bursts import LONGEST, BurstLoss, GilbertLoss, MarkovLoss
-from podmgr.rules.markov import DRAWS, LOST, STATES, Runs, chain_of, runs_of
+from podmgr.rules.markov import LOST, STATES, Runs, chain_of, runs_of
 from podmgr.rules.rule import Figure
 from tests.unit.samples import burst_losses, chained_losses, parsed
 
