@@ -48,6 +48,11 @@ class Delayed:
     def deviation_us(self) -> float:
         return 1e6 * self.found.deviation
 
+    @property
+    def furthest_us(self) -> float:
+        """How far from the mean one of them is."""
+        return 1e6 * max(abs(delay - self.found.mean) for delay in self.found.delays)
+
 
 @contextmanager
 def delaying(made: Lab, way: str, delay_ms: float) -> Iterator[None]:
@@ -114,7 +119,16 @@ def _findings(found: Sequence[Delayed], bare: dict[str, Journeys], trips: dict[s
         tables=(
             Table(
                 f"{found[0].found.sent:,} datagrams one way, {_APART_SECONDS * 1e3:g} ms apart",
-                ("delay, ms", "direction", "by", "mean off, us", "sd, us", "lost", "overtaken"),
+                (
+                    "delay, ms",
+                    "direction",
+                    "by",
+                    "mean off, us",
+                    "sd, us",
+                    "furthest, us",
+                    "lost",
+                    "overtaken",
+                ),
                 tuple(
                     (
                         item.delay_ms,
@@ -122,6 +136,7 @@ def _findings(found: Sequence[Delayed], bare: dict[str, Journeys], trips: dict[s
                         item.way,
                         item.off_us,
                         item.deviation_us,
+                        item.furthest_us,
                         item.found.lost,
                         item.found.overtaken,
                     )
