@@ -176,15 +176,16 @@ def test_lengths_of_runs_are_those_of_gilbert(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("loaded", [("loss=burst egress 10% length=5", Hook.TC)], indirect=True, ids=["10%"])
 def test_mean_loss_stays_when_all_cpus_send_at_once(loaded: Loaded) -> None:
-    """What the CPUs forget of each other's steps changes the runs a little, and not the mean."""
+    """Each takes its step alone: neither the mean nor the runs know how many CPUs there are."""
     senders = [loaded.start(10_000_000) for _ in range(max(2, os.cpu_count() or 2))]
     for sender in senders:
         sender.communicate()
     packets, lost, figures = loaded.counted()
     ended = sum(figures[1 : 1 + LONGEST])
     print(f"loss {lost / packets:.5f}, runs of {lost / figures[0]:.4f}, counted {figures[17] / ended:.4f}")
-    assert lost / packets == pytest.approx(0.1, rel=0.015)
-    assert figures[17] / ended == pytest.approx(5, rel=0.15)
+    assert lost / packets == pytest.approx(0.1, rel=0.015)  # 400,000 runs: 7 standard errors
+    assert figures[17] / ended == pytest.approx(5, rel=0.015)
+    assert 0 <= figures[0] - ended <= 1
 
 
 # Real packets
