@@ -19,7 +19,12 @@ from tests.vm.errors import MachineError
 from tests.vm.image import CHECKOUT
 from tests.vm.machine import QEMU, Machine, run
 
-GUEST = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("tests/vm/guest/test_*.py"))
+LONG = {f"tests/vm/guest/test_{name}.py" for name in ("reorder", "run_net", "stamps")}
+"""Minutes each, and run by hand: python -m tests.vm --icount --cpus 1 -- python3 -m pytest tests/vm/guest."""
+
+GUEST = sorted(
+    {path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("tests/vm/guest/test_*.py")} - LONG
+)
 CHOSEN = {
     "tests/kernel/test_paths.py": tuple(
         f"test_each_packet_meets_a_rule_once[{kind}]" for kind in IN_THE_MACHINE

@@ -47,12 +47,12 @@ def test_jitter_keeps_order_and_list_tells_of_it(made: Lab) -> None:
     assert found.lost == 0
     assert found.overtaken <= SEVERAL_CPUS * 2000
     assert min(found.delays) >= 0.05
-    assert sorted(found.delays)[-20] <= 0.16
-    assert found.deviation > 0.005
+    assert sorted(found.delays)[len(found.delays) // 2] <= 0.16
+    assert found.deviation > 0.001
     mean = re.search(r"mean delay ([\d.]+) ms, p99 delay ([\d.]+) ms", shown)
     assert mean is not None, shown
-    assert float(mean[1]) <= found.mean * 1e3 * 1.02
-    assert float(mean[2]) <= max(found.delays) * 1e3 * 1.02
+    assert 50 <= float(mean[1]) <= found.mean * 1e3 * 1.02
+    assert float(mean[1]) <= float(mean[2]) <= 151
 
 
 def test_free_jitter_lets_packets_overtake(made: Lab) -> None:
