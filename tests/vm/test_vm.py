@@ -46,7 +46,7 @@ that takes processes to start at once or a rate above some 100 Mbit/s to be reac
 TESTS = [*GUEST, *(f"{file}::{test}" for file, tests in CHOSEN.items() for test in tests)]
 
 JUNIT = "--junitxml=/results/junit.xml"
-TIMEOUT_SECONDS = 1200  # many times what it takes on a quiet host
+TIMEOUT_SECONDS = 2400  # three times what it takes on a quiet host
 IMAGE_SECONDS = 900
 
 pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS + IMAGE_SECONDS)
