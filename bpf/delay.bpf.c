@@ -15,15 +15,19 @@
 #ifndef PODMGR_TC
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */
 #endif
+#ifndef JITTER /* nanoseconds, 0 .. TIME: half the width of uniform, or of what QUANTILES say */
+#define JITTER 0ULL
+#endif
 #define PODMGR_FIGURES (2 + BUCKETS) /* how many delays, their sum in ns, and how many were how long */
+#if JITTER
 #define BUCKETS 256
+#else
+#define BUCKETS 0 /* all are alike */
+#endif
 #include "freeing.h"
 
 #ifndef TIME /* nanoseconds, 1000 .. 10 s: the mean */
 #define TIME 100000000ULL
-#endif
-#ifndef JITTER /* nanoseconds, 0 .. TIME: half the width of uniform, or of what QUANTILES say */
-#define JITTER 0ULL
 #endif
 /* QUANTILES: 1025 numbers, the first and the last the ends; in 4096ths of JITTER above or below TIME */
 #ifndef CORRELATION /* of 2^32: how probably a draw is the one before it */
@@ -86,17 +90,17 @@ static __always_inline __u64 delay_of(__u32 draw)
 }
 #endif
 
-/* So wide that all buckets hold what lies between LEAST and MOST; the same is in rules/kinds/delay.py. */
-#define BUCKET_SHIFT (64 - __builtin_clzll((MOST - LEAST) / BUCKETS | 1))
-
 static __always_inline void count_delay(__u64 delay_ns)
 {
-	__u64 bucket = (delay_ns - LEAST) >> BUCKET_SHIFT;
-
 	add_to_figure(0, 1);
 	add_to_figure(1, delay_ns);
-	if (JITTER && delay_ns >= LEAST && bucket < BUCKETS)
+#if BUCKETS
+	/* So wide that all hold what lies between LEAST and MOST; the same is in rules/kinds/delay.py. */
+	__u64 bucket = (delay_ns - LEAST) >> (64 - __builtin_clzll((MOST - LEAST) / BUCKETS | 1));
+
+	if (delay_ns >= LEAST && bucket < BUCKETS)
 		add_to_figure(2 + bucket, 1);
+#endif
 }
 
 /* The finalizer of splitmix64: all bits depend on all bits. */

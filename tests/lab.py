@@ -114,9 +114,17 @@ class Lab:
         ends = [(self.pod, "eth0"), *([(self.node, "pod0")] * both)]
         with ExitStack() as stack:
             for pid, name in ends:
-                self.sh(pid, f"tc qdisc add dev {name} root netem limit 100000 {' '.join(words)}")
-                stack.callback(self.sh, pid, f"tc qdisc del dev {name} root")
+                stack.enter_context(self.root(f"netem limit 100000 {' '.join(words)}", pid, name))
             yield
+
+    @contextmanager
+    def root(self, qdisc: str, pid: int | None = None, name: str = "eth0") -> Iterator[None]:
+        """Somebody's root qdisc while the block runs: of the pod's interface, or of another."""
+        self.sh(pid or self.pod, f"tc qdisc add dev {name} root {qdisc}")
+        try:
+            yield
+        finally:
+            self.sh(pid or self.pod, f"tc qdisc del dev {name} root")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -17,9 +16,7 @@ from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, netlink, scratch
-from podmgr.kernel.netlink import RefusedError
-from podmgr.kernel.tc import TrafficControl
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, scratch, tc
 from podmgr.proc import Runner, find
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import apply, clean
@@ -41,7 +38,6 @@ _TOOLS = (
     ("iperf3", False, "install iperf3; the demo needs it"),
     ("nft", False, "install nftables; run --net needs it to lead beyond this machine"),
 )
-_LOOPBACK_INDEX = 1  # in each namespace
 _QDISCS = (
     (
         "fq",
@@ -205,13 +201,9 @@ def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
 
 
 def _qdisc(kind: str, advice: str) -> Finding:
-    """Tried on the loopback interface of a namespace that is gone a moment later."""
     try:
-        with netlink.opened(None) as route:
-            TrafficControl(route).add_root(_LOOPBACK_INDEX, kind, "1:")
+        tc.require_qdisc(kind)
     except PodmgrError as error:
-        if isinstance(error, RefusedError) and error.errno == errno.EINVAL:  # netem must be told a delay
-            return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
         return Finding(f"qdisc {kind}", Status.LACKING, error.message, advice)
     return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")
 

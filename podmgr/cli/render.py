@@ -85,7 +85,7 @@ def attachments_table(observed: Sequence[Observed], *, wide: bool) -> str:
 
 def figure_text(figure: Figure) -> str:
     """A number that a program keeps, with its name."""
-    from fractions import Fraction  # as below: only for -o wide
+    from fractions import Fraction  # only where figures are told
 
     from podmgr.rules.units import format_count, format_duration
 

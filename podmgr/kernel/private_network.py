@@ -1,7 +1,7 @@
 """A network for one command: a namespace, and a veth pair that leads from it to podmgr's own network.
 
 Apart from `cli.running`, which alone uses it, since it knows nothing of rules or of commands. What is
-made goes with the process that holds the namespace, however podmgr ends, but for the nft table.
+made goes with the last process in the namespace, however podmgr ends, but for the nft table.
 """
 
 from __future__ import annotations

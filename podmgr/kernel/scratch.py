@@ -45,8 +45,8 @@ def sweep(root: Path) -> list[Cgroup]:
     swept = []
     for cgroup in list(cgroups.walk(root)):
         match = _NAME.fullmatch(cgroup.path.name)
-        if match and is_gone(match[1]) and _HIDDEN not in cgroup_life.processes(cgroup):
-            if os.getpid() in cgroup_life.processes(cgroup):
+        if match and is_gone(match[1]) and _HIDDEN not in (living := cgroup_life.processes(cgroup)):
+            if os.getpid() in living:
                 cgroup_life.evict(cgroup)
             else:
                 cgroup_life.kill(cgroup)

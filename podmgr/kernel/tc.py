@@ -6,6 +6,7 @@ The messages are those of linux/rtnetlink.h, linux/if_link.h and linux/pkt_sched
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr.kernel import bpf_syscall
+from podmgr.kernel import bpf_syscall, netlink
 from podmgr.kernel.netlink import RouteSocket, attribute, attributes, text
 from podmgr.rules.rule import Direction
 
@@ -40,6 +41,7 @@ _TCA_BPF_CLASSID, _TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 3, 6
 _BPF_DIRECT_ACTION = 1
 _TCA_FQ_LIMIT, _TCA_FQ_FLOW_LIMIT, _TCA_FQ_TIMER_SLACK, _TCA_FQ_HORIZON = 1, 2, 13, 14
 
+_LOOPBACK_INDEX = 1  # in each namespace
 _NS_PER_US = 1_000
 _TIMER_SLACK_NS = 1_000  # the kernel's 10 us would be the largest error of a delay
 
@@ -221,6 +223,19 @@ class TrafficControl:
                 found |= {_number(told[_RTA_OIF])} if _RTA_OIF in told else set()
                 found |= set(_next_hops(told.get(_RTA_MULTIPATH, b"")))
         return found
+
+
+def require_qdisc(kind: str) -> None:
+    """Raise PodmgrError if the kernel lacks the qdisc, or we may not make it.
+
+    Tried on the loopback interface of a namespace that is gone a moment later.
+    """
+    try:
+        with netlink.opened(None) as route:
+            TrafficControl(route).add_root(_LOOPBACK_INDEX, kind, "1:")
+    except netlink.RefusedError as error:
+        if error.errno != errno.EINVAL:  # which netem says: it must be told a delay
+            raise
 
 
 def fq_options(limits: FqLimits) -> bytes:

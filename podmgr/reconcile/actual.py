@@ -198,8 +198,10 @@ class Sight:
         held = {(link, item.priority) for link, item in self.filters_of(row)}
         if row.rule is None:  # as it was found
             return bool(held)
-        meant = [(link, number) for link, number, _ in chain.places(row)]
-        return bool(held) and all(place in held or self._is_gone(place[0]) for place in meant)
+        numbers = [number for number, _ in chain.places(row)]
+        return bool(held) and all(
+            all((link, number) in held for number in numbers) or self._is_gone(link) for link in row.links
+        )
 
     def _is_gone(self, link: Link) -> bool:
         """Whether the interface is not there any more."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from podmgr.attachment import Attachment, Link
+from podmgr.attachment import Attachment
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Rule, Stage
 
@@ -33,10 +31,9 @@ def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int
     return base + stage + custom
 
 
-def places(row: Attachment) -> Iterator[tuple[Link, int, int]]:
-    """Where the row's program hangs: interface, priority, and the number by which the program knows it."""
-    own = row.priority or (priority(row.rule) if row.rule else _OTHERS)
-    for link in row.links:
-        if row.rule is not None and template_of(row.rule).frees:
-            yield link, _FREEING, FREES
-        yield link, own, 0
+def places(row: Attachment) -> list[tuple[int, int]]:
+    """Where the row's program hangs on each of its interfaces: priorities, and the numbers by which the
+    program knows which of its places it is in.
+    """
+    own = (row.priority or (priority(row.rule) if row.rule else _OTHERS), 0)
+    return [(_FREEING, FREES), own] if row.rule and template_of(row.rule).frees else [own]

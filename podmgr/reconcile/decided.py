@@ -87,7 +87,7 @@ class Decided:
 
 def _sources_below(wish: Wish, rule: Rule) -> set[Source]:
     """Whose rules stay in the place of one that fails: its own, and those that it beats."""
-    own = {sourced.source for sourced in wish.rules if sourced.rule == rule}
+    own = {item.source for item in wish.rules if rule in (item.rule, item.rule.on_egress_alone)}
     return own | {source for source, other in wish.beaten if other.succession_key == rule.succession_key}
 
 

@@ -171,9 +171,8 @@ class Desiring:
         """A custom program's place is known when it is compiled. None: another rule does it on egress."""
         if chosen_hook(sourced.rule, is_shared=False) is None:
             return _Placed(sourced, None)
-        rule = sourced.rule
-        if rule.on_egress_alone != rule and self._networks.are_shared(target):
-            whole = rule.on_egress_alone
+        rule, whole = sourced.rule, sourced.rule.on_egress_alone
+        if whole is not rule and self._networks.are_shared(target):
             if whole is None:
                 return None
             place = self._place(target, whole, is_enforced=sourced.is_enforced)

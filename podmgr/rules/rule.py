@@ -130,9 +130,7 @@ class Rule(ABC):
     brings_program: ClassVar[bool] = False  # of the user's own, which may look at some packets only
     shares_program: ClassVar[bool] = False  # with rules of its kind, direction and layer: see `macros_of`
     without_fq: ClassVar[str] = ""  # what to write for a rule that does the like and needs no fq
-    at_cgroup: ClassVar[str] = (
-        "hook=cgroup"  # what to write for the same at the cgroup hook; "": cannot be had
-    )
+    at_cgroup: ClassVar[str] = "hook=cgroup"  # what to write for the same there; "": cannot be had
 
     direction: Direction
     place: Place = field(default=ANYWHERE, kw_only=True)

@@ -5,14 +5,24 @@ The programs keep to it by `may_wait` of bpf/freeing.h.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
-from podmgr.rules.rule import FqNeeds
+from podmgr.rules.rule import DefaultHook, Direction, FqNeeds, Hook
 from podmgr.rules.units import format_count
 
 NS_PER_SECOND = 10**9
 MIN_WAIT_NS = 1_000
 MAX_WAIT_NS = 10 * NS_PER_SECOND  # a rate, a delay and a lateness stay together below fq's horizon
+
+HOOKS: Mapping[Direction, DefaultHook] = {
+    Direction.EGRESS: DefaultHook(
+        Hook.TC, Hook.TC, "the fq qdisc of the interface holds each packet until its departure time"
+    ),
+    Direction.INGRESS: DefaultHook(
+        Hook.TC, Hook.TC, "what arrives can be held before the pod alone: on the host's side of its veth"
+    ),
+}
 
 _NOMINAL_BITS_PER_SECOND = 10 * 10**9
 _LEAST_BYTES, _MOST_BYTES = 16 * 2**20, 256 * 10**6  # memory has an end

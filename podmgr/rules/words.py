@@ -216,6 +216,19 @@ def time_option(name: str) -> Reader:
     return read
 
 
+def percent_option(text: str, fail: Fail) -> Decimal:
+    """A probability in percent, 0 to 100, as the text of an option."""
+    try:
+        percent = parse_number(text.removesuffix("%"))
+    except ValueError as error:
+        raise fail(f"the probability is wrong: {error}", "a percentage, from 0% to 100%") from error
+    if not text.endswith("%"):
+        raise fail("the percent sign is missing", f'a percentage, such as "{text}%"')
+    if percent > 100:
+        raise fail(f"{format_number(percent)}% is out of range", "a probability from 0% to 100%")
+    return percent
+
+
 def _hook(found: Common, text: str, fail: Fail) -> Common:
     try:
         return found._replace(place=found.place._replace(hook=Hook(text.lower())))

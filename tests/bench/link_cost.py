@@ -8,8 +8,7 @@ The delay is a millisecond: what then is still on its way is too little to show.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 
 from tests.bench.effort import Effort, tell
@@ -53,21 +52,12 @@ import time; time.sleep(10**6)
 """
 
 
-@contextmanager
-def _root(made: Lab, words: str) -> Iterator[None]:
-    made.sh(made.pod, f"tc qdisc add dev eth0 root {words}")
-    try:
-        yield
-    finally:
-        made.sh(made.pod, "tc qdisc del dev eth0 root")
-
-
 def measure(effort: Effort) -> Findings:
     rounds = effort.rounds or 1
     with lab() as made:
         ways: dict[str, AbstractContextManager[None]] = {
             BARE: nullcontext(),
-            FQ: _root(made, "fq"),
+            FQ: made.root("fq"),
             PODMGR: made.under(f"delay={DELAY_MS}ms egress"),
             BOTH: made.under(f"delay={DELAY_MS}ms egress jitter=500us"),
             NETEM: made.under_netem("delay", f"{DELAY_MS}ms"),

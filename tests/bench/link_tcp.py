@@ -7,8 +7,8 @@ so that the round trip is longer by all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil
 
@@ -47,7 +47,7 @@ def measure(effort: Effort) -> Findings:
         carried = _compared(made, "routes", seconds)
         curve = _curve(made, seconds)
         bare = {}
-        for name, under in ((NOTHING, nullcontext()), (FQ, _fq(made))):
+        for name, under in ((NOTHING, nullcontext()), (FQ, made.root("fq"))):
             tell(name)
             with under:
                 bare[name] = _mbps(made, seconds)
@@ -92,15 +92,6 @@ def _rated(made: Lab, seconds: float) -> dict[str, float]:
         with under:
             found[way] = _mbps(made, 3 * seconds, RATE_DELAY_MS)
     return found
-
-
-@contextmanager
-def _fq(made: Lab) -> Iterator[None]:
-    made.sh(made.pod, "tc qdisc add dev eth0 root fq")
-    try:
-        yield
-    finally:
-        made.sh(made.pod, "tc qdisc del dev eth0 root")
 
 
 def _mbps(made: Lab, seconds: float, delay_ms: float = 0, flows: int = 1, is_ingress: bool = False) -> float:

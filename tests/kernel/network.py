@@ -16,7 +16,9 @@ from typing import Any
 from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import Pod
+from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life
+from podmgr.kernel.tc import require_qdisc
 from tests.kernel.conftest import run
 
 PORT = 4100
@@ -88,11 +90,10 @@ def qdisc_kinds(pid: int | None, device: str = "eth0") -> set[str]:
 
 
 def kernel_has_fq() -> bool:
-    """Asked in the tests' own network."""
-    argv = ["tc", "qdisc", "add", "dev", "lo", "root", "fq"]
-    if subprocess.run(argv, capture_output=True, check=False).returncode != 0:
+    try:
+        require_qdisc("fq")
+    except PodmgrError:
         return False
-    tc(None, "qdisc del dev lo root")
     return True
 
 

@@ -12,19 +12,26 @@ from statistics import fmean, pstdev
 from typing import ClassVar
 
 from podmgr.rules import distributions
-from podmgr.rules.chance import DRAWS
+from podmgr.rules.chance import threshold_of
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
-from podmgr.rules.rule import DefaultHook, Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.rule import Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     format_count,
     format_duration,
     format_number,
     format_time,
-    parse_number,
 )
-from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS, NS_PER_SECOND, explained, fq_needs, waiting_bytes
-from podmgr.rules.words import Fail, Words, time_option
+from podmgr.rules.waiting import (
+    HOOKS,
+    MAX_WAIT_NS,
+    MIN_WAIT_NS,
+    NS_PER_SECOND,
+    explained,
+    fq_needs,
+    waiting_bytes,
+)
+from podmgr.rules.words import Fail, Words, percent_option, time_option
 
 MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 
@@ -37,21 +44,7 @@ _LEAST_SLOT_NS = 100_000_000
 _JITTERS_PER_SLOT = 10  # more than the draws lie apart
 _BUCKETS = 256  # of the delays given; the same is in the program
 
-_HOLDS = "the fq qdisc of the interface holds each packet until its departure time"
-_DELAY = Template(
-    "delay",
-    Stage.DELAY,
-    {
-        Direction.EGRESS: DefaultHook(Hook.TC, Hook.TC, _HOLDS),
-        Direction.INGRESS: DefaultHook(
-            Hook.TC,
-            Hook.TC,
-            "what arrives can be held before the pod alone: on the host's side of its veth",
-        ),
-    },
-    needs_fq=True,
-    frees=True,
-)
+_DELAY = Template("delay", Stage.DELAY, HOOKS, needs_fq=True, frees=True)
 
 
 class Order(StrEnum):
@@ -109,7 +102,7 @@ class Delay(Rule):
                 ("JITTER", f"{self.jitter_ns}ULL"),
                 ("LEAST", f"{least_ns(self)}ULL"),
                 ("MOST", f"{most_ns(self)}ULL"),
-                ("CORRELATION", f"{round(Fraction(self.correlation_percent) / 100 * DRAWS)}ULL"),
+                ("CORRELATION", f"{threshold_of(self.correlation_percent)}ULL"),
                 ("IS_ORDERED", str(int(self.order is Order.KEEP))),
                 ("SLOT_SHIFT", str(slot_ns(self).bit_length() - 1)),
             ]
@@ -314,13 +307,9 @@ def _distribution(text: str, fail: Fail) -> str:
 
 
 def _correlation(text: str, fail: Fail) -> Decimal:
-    expected = "correlation=P%, from 0% to less than 100%"
-    try:
-        percent = parse_number(text.removesuffix("%"))
-    except ValueError as error:
-        raise fail(f"the correlation is wrong: {error}", expected) from error
-    if not text.endswith("%") or percent >= 100:
-        raise fail(f"{text[:40]!r} is no correlation", expected)
+    percent = percent_option(text, fail)
+    if percent == 100:
+        raise fail("all draws would be the first", "correlation=P%, less than 100%")
     return percent
 
 

@@ -6,14 +6,13 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
-from fractions import Fraction
 
-from podmgr.rules.chance import DRAWS
+from podmgr.rules.chance import DRAWS, probability_text, rounding_caveats, threshold_of
 from podmgr.rules.kinds import loss_bursts
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
 from podmgr.rules.rule import Hook, Macros, Rule, Stage, Template
-from podmgr.rules.units import format_count, format_number
+from podmgr.rules.units import format_number
 from podmgr.rules.words import Words
 
 MAX_EXPONENTIAL = 1_000
@@ -41,12 +40,7 @@ class _Independent(Loss):
         return (("THRESHOLD", f"{self.drop_threshold}ULL"),)
 
     def explain(self) -> list[tuple[str, str]]:
-        threshold = self.drop_threshold
-        one_in = f"1 in {format_count(Fraction(DRAWS, threshold))}" if threshold else "never"
-        return [
-            ("drop probability", f"{threshold / DRAWS:.10g} = {threshold} / 2^32, {one_in}"),
-            DECIDES,
-        ]
+        return [("drop probability", probability_text(self.drop_threshold)), DECIDES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +55,10 @@ class UniformLoss(_Independent):
 
     @property
     def drop_threshold(self) -> int:
-        """P / 100 of 2^32, to the nearest."""
-        return round(Fraction(self.percent) / 100 * DRAWS)
+        return threshold_of(self.percent)
 
     def caveats(self, hook: Hook) -> list[str]:
-        lines = []
-        if self.drop_threshold == 0 < self.percent:
-            lines.append(f"'{self}' drops nothing: the least that is not 0 is one packet in 2^32")
-        if self.drop_threshold == DRAWS and self.percent < 100:
-            lines.append(f"'{self}' drops all: the most that is not all leaves one packet in 2^32")
-        return lines + Loss.caveats(self, hook)
+        return rounding_caveats(self, self.percent, "drops") + Loss.caveats(self, hook)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,13 @@
-"""What all rules of `loss` have in common: where they act, what they say of it, and how P% is read."""
+"""What all rules of `loss` have in common: where they act, and what they say of it."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import ClassVar
 
 from podmgr.rules.rule import DefaultHook, Direction, Hook, Rule
-from podmgr.rules.units import format_number, parse_number
-from podmgr.rules.words import Fail
 
 DECIDES = ("decides", "per packet as the hook sees it; a GSO packet is one, as with netem")
 HOOKS: Mapping[Direction, DefaultHook] = {
@@ -42,16 +39,3 @@ class Loss(Rule, ABC):
             "loss egress at the cgroup hook is not loss to TCP: UDP datagrams are lost, but TCP "
             "sees congestion, sends the segment again and counts no retransmit"
         ]
-
-
-def percent_option(text: str, fail: Fail) -> Decimal:
-    """A probability in percent, 0 to 100, as the text of an option."""
-    try:
-        percent = parse_number(text.removesuffix("%"))
-    except ValueError as error:
-        raise fail(f"the probability is wrong: {error}", "a percentage, from 0% to 100%") from error
-    if not text.endswith("%"):
-        raise fail("the percent sign is missing", f'a percentage, such as "{text}%"')
-    if percent > 100:
-        raise fail(f"{format_number(percent)}% is out of range", "a probability from 0% to 100%")
-    return percent

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 
-from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss, percent_option
+from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
 from podmgr.rules.markov import STATES, Cells, Chain, chain_of, runs_of
 from podmgr.rules.rule import Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number, parse_number
-from podmgr.rules.words import Fail, Words
+from podmgr.rules.words import Fail, Words, percent_option
 
 MAX_LENGTH = 1_000_000  # 1/N of 2^32 draws is then within 0.012 % of what it should be
 LONGEST = 16  # packets of a run that are told apart, as in the program

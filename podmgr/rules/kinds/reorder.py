@@ -9,29 +9,22 @@ from typing import ClassVar
 
 from podmgr.rules.chance import ByChance
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.rule import DefaultHook, Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
+from podmgr.rules.rule import Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_duration, format_time
-from podmgr.rules.waiting import MAX_WAIT_NS, MIN_WAIT_NS, NS_PER_SECOND, explained, fq_needs, waiting_bytes
+from podmgr.rules.waiting import (
+    HOOKS,
+    MAX_WAIT_NS,
+    MIN_WAIT_NS,
+    NS_PER_SECOND,
+    explained,
+    fq_needs,
+    waiting_bytes,
+)
 from podmgr.rules.words import Words, time_option
 
 DEFAULT_LATE_NS = 10_000_000
 
-_REORDER = Template(
-    "reorder",
-    Stage.REORDER,
-    {
-        Direction.EGRESS: DefaultHook(
-            Hook.TC, Hook.TC, "the fq qdisc of the interface holds what is late until its departure time"
-        ),
-        Direction.INGRESS: DefaultHook(
-            Hook.TC,
-            Hook.TC,
-            "what arrives can be held before the pod alone: on the host's side of its veth",
-        ),
-    },
-    needs_fq=True,
-    frees=True,
-)
+_REORDER = Template("reorder", Stage.REORDER, HOOKS, needs_fq=True, frees=True)
 
 
 @dataclass(frozen=True, slots=True)

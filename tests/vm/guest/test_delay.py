@@ -98,15 +98,11 @@ def test_a_change_of_one_rule_leaves_the_others_state(made: Lab) -> None:
 
 def test_on_a_network_that_others_use_too_only_the_cgroups_packets_are_delayed(made: Lab) -> None:
     """What is freed from its socket still belongs to its cgroup; and loss before it acts once."""
-    with beside(made):
-        made.sh(made.pod, "tc qdisc add dev eth0 root handle 7: fq limit 20000 flow_limit 20000")
-        try:
-            with made.under("delay=20ms rtt", "loss=uniform egress 30%"):
-                theirs = journeys(made, 200, apart_seconds=0.002, quiet_seconds=1, from_outside=True)
-                ours = journeys(made, 2 * COUNT, apart_seconds=0.002, quiet_seconds=1)
-                shown = made.podmgr("list")
-        finally:
-            made.sh(made.pod, "tc qdisc del dev eth0 root")
+    rules = ("delay=20ms rtt", "loss=uniform egress 30%")
+    with beside(made), made.root("handle 7: fq limit 20000 flow_limit 20000"), made.under(*rules):
+        theirs = journeys(made, 200, apart_seconds=0.002, quiet_seconds=1, from_outside=True)
+        ours = journeys(made, 2 * COUNT, apart_seconds=0.002, quiet_seconds=1)
+        shown = made.podmgr("list")
     print(theirs, ours, shown)
     assert theirs.lost == 0
     assert sorted(theirs.delays)[100] < 0.01

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from statistics import mean, median
 
 import pytest
@@ -45,16 +44,6 @@ def limited(made: Lab) -> Iterator[Lab]:
         yield made
 
 
-@contextmanager
-def _fq(made: Lab) -> Iterator[None]:
-    """An fq of others: at the cgroup hook podmgr makes none."""
-    made.sh(made.pod, "tc qdisc add dev eth0 root fq")
-    try:
-        yield
-    finally:
-        made.sh(made.pod, "tc qdisc del dev eth0 root")
-
-
 def _send(made: Lab, count: int, *, every_ms: int, ahead_ms: int) -> subprocess.Popen[str]:
     numbers = map(str, (PORT, count, every_ms, ahead_ms))
     return made.in_pod([sys.executable, "-m", "tests.stamped", WORLD, *numbers])
@@ -71,7 +60,7 @@ def _burst_seconds(made: Lab) -> float:
 
 def test_a_burst_of_one_stamp_leaves_at_the_links_rate_at_the_cgroup_hook(made: Lab) -> None:
     """Before what keeps the rule at tc in place."""
-    with _fq(made), made.under(f"{EDT} hook=cgroup"):
+    with made.root("fq"), made.under(f"{EDT} hook=cgroup"):
         took = [_burst_seconds(made) for _ in range(3)]
     print(took)
     assert 0.8 * LINK_SECONDS <= median(took) <= 2 * LINK_SECONDS
