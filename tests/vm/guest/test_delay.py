@@ -93,7 +93,9 @@ def test_a_change_of_one_rule_leaves_the_others_state(made: Lab) -> None:
             if (counters := bpf_syscall.pinned_counters(path))
         ]
     assert min(found.delays) >= 0.03
-    assert sorted(counted) == [100, 200]
+    new, kept = sorted(counted)
+    assert 100 <= new < 150  # beside the datagrams, the kernel's own packets
+    assert 200 <= kept < 250
 
 
 def test_on_a_network_that_others_use_too_only_the_cgroups_packets_are_delayed(made: Lab) -> None:
