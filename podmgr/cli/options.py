@@ -99,7 +99,7 @@ PeerNamespaces = Annotated[
     str,
     typer.Option(
         "--peer-namespaces",
-        metavar="NS[,NS…]",
+        metavar="NS[,NS]...",
         envvar="PODMGR_PEER_NAMESPACES",
         help="Namespaces that rules of any other may name as peers, such as svc/NS/NAME; * is all.  "
         "[default: none]",

@@ -39,12 +39,13 @@ class Cache:
         stopping: threading.Event,
         *,
         reads_standard: bool = False,
+        peer_namespaces: frozenset[str] = frozenset(),
     ) -> None:
         self._connect = connect
         self._on_change = on_change
         self._journal = journal
         self._stopping = stopping
-        self._cluster = Cluster(reads_standard=reads_standard)
+        self._cluster = Cluster(reads_standard=reads_standard, peer_namespaces=peer_namespaces)
         self._lock = threading.Lock()  # over the cluster
         self._informers: list[Informer] = []
 

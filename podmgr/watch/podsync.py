@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import NOBODY, Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
@@ -22,7 +22,10 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
+from podmgr.rules.match import Peer
+from podmgr.rules.peers import Entry
 from podmgr.rules.precedence import PodRules
+from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
@@ -41,12 +44,21 @@ class Announce(Protocol):
 class RuledPod:
     """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
 
-    `cgroup_uids` are the names that its cgroup may carry.
+    `cgroup_uids` are the names that its cgroup may carry. `peers` says what its rules' names stand
+    for; `refused` are the rules that name what they cannot.
     """
 
     pod: Pod | None
     rules: PodRules
     cgroup_uids: tuple[str, ...] = ()
+    peers: Mapping[Peer, tuple[Entry, ...]] = field(default_factory=lambda: NOBODY)
+    refused: tuple[tuple[Rule, PodmgrError], ...] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """What cannot be read or be had, one line each."""
+        refused = [f"{rule}: {events.line(error)}" for rule, error in self.refused]
+        return [events.line(error) for error in self.rules.errors] + refused
 
 
 @dataclass(slots=True)
@@ -211,15 +223,15 @@ class PodSync:
         found = dict(zip(pods, self._index.find(living[uid].cgroup_uids for uid in pods), strict=True))
         wishes = []
         for uid, pod in pods.items():
-            cgroup, rules = found[uid], living[uid].rules
+            cgroup, item = found[uid], living[uid]
             if cgroup is not None:
                 self._missing_since.pop(uid, None)
-                wishes.append(_wish(pod, cgroup, rules))
+                wishes.append(_wish(pod, cgroup, item))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
-            if rules.rules or is_empty:  # its processes may come back
+            if item.rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
@@ -233,7 +245,8 @@ class PodSync:
 
     def _complain(self, uid: str, item: RuledPod) -> None:
         """Of what cannot be read or is overruled, when it is new."""
-        complaints = [str(error) for error in item.rules.errors] + list(item.rules.warnings)
+        failures = item.failures
+        complaints = [*failures, *item.rules.warnings]
         if item.pod is None or not complaints:
             self._complaints.pop(uid, None)
             if item.pod is None:
@@ -242,7 +255,7 @@ class PodSync:
         if self._complaints.get(uid) == complaints:
             return
         self._complaints[uid] = complaints
-        self._say_failed(item.pod.ref, [events.line(error) for error in item.rules.errors])
+        self._say_failed(item.pod.ref, failures)
         for line in events.some(item.rules.warnings):
             self._journal.warning(line, **events.names(item.pod.ref))
 
@@ -292,7 +305,8 @@ def _is_populated(row: Attachment) -> bool:
     return cgroups.exists(place) and cgroup_life.is_populated(place)
 
 
-def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
+def _wish(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
+    rules = item.rules
     target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
     return Wish(
         target,
@@ -301,4 +315,5 @@ def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
         unreadable=rules.unreadable,
         enforcing=rules.enforcing,
         beaten=rules.beaten,
+        peers=item.peers,
     )

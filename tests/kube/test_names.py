@@ -19,6 +19,7 @@ from podmgr.targets.names import Scope
 from tests.kernel.conftest import Cli, podmgr
 from tests.kube import objects
 from tests.kube.cluster import RunningPod, Simulated
+from tests.kube.conftest import Watch
 
 __all__ = ["podmgr"]  # a fixture of the kernel's tests
 
@@ -87,6 +88,7 @@ def shop(simulated: Simulated) -> Shop:
     return Shop(simulated)
 
 
+RATE = {"bandwidth": "10 mbps egress"}
 PAIRS = {"10.43.0.1/32": "80=80", "10.42.0.1/32": "8080=80", "10.42.0.2/32": "8080=80"}
 
 
@@ -190,6 +192,44 @@ def test_without_a_right_the_rule_that_needs_it_fails_and_others_go_on(
         rf'{peer} may not be looked up: .*cannot {verb} resource "{resource}"', failed.error.message
     )
     assert "k3s/podmgr.yaml" in failed.error.tip
+
+
+# Followed
+
+
+def test_watch_says_once_what_is_missing_and_what_may_not_be_named(shop: Shop, watching: Watch) -> None:
+    lone, other = "loss=uniform egress 1% peer=svc/late", "loss=uniform ingress 2%"
+    pod = shop.pod("1% egress peer=svc/late", "2% ingress")
+    refused = shop.cluster.pod("refused", annotations={"loss": "1% egress peer=svc/bank/db", **RATE})
+    watch = watching()
+    shop.cluster.settles(pod, {lone: "pod", other: "pod"})
+    shop.cluster.settles(refused, {"bandwidth=10 mbps egress": "pod"})
+    watch.hears("svc/late: there is no such service in namespace shop yet")
+    line = watch.hears("svc/bank/db is of another namespace")
+    assert "--peer-namespaces" in line["message"] and line["pod"] == "refused"
+    shop.service("late")
+    shop.api.create(objects.endpoint_slice("late", "shop", addresses=["10.42.0.7"]))
+    shop.cluster.annotate("pods", "web", {"bandwidth": "10 mbps egress"})  # a reconcile more
+    shop.cluster.settles(pod, {lone: "pod", other: "pod", "bandwidth=10 mbps egress": "pod"})
+    assert len(watch.said("there is no such service")) == len(watch.said("of another namespace")) == 1
+
+
+def test_watch_without_the_right_to_slices_leaves_what_is_in_force(shop: Shop, watching: Watch) -> None:
+    named, other = "loss=uniform egress 1% peer=svc/db", "loss=uniform ingress 2%"
+    pod = shop.pod("1% egress peer=svc/db", "2% ingress")
+    first = watching("--keep")
+    shop.cluster.settles(pod, {named: "pod", other: "pod"})
+    assert first.stop() == 0
+    shop.api.fail("list", 403, "endpointslices")
+    new = shop.cluster.pod("new", annotations={"loss": "1% egress peer=svc/db; 2% ingress"})
+    watch = watching()
+    shop.cluster.settles(new, {other: "pod"})
+    shop.cluster.settles(pod, {named: "pod", other: "pod"})
+    watch.hears('svc/db may not be looked up: .*cannot list resource "endpointslices"', times=2)
+    told = [message for reason, message in shop.cluster.events(new) if reason == "RuleFailed"]
+    assert len(told) == 1 and "lacks this right" in told[0]
+    shop.api.heal()
+    shop.cluster.settles(new, {named: "pod", other: "pod"}, seconds=30)
 
 
 # Where there is no cluster

@@ -24,7 +24,7 @@ DNS = {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353}
 Obj = dict[str, Any]
 
 
-def service(name: str = "db", ports: list[Obj] | None = None, status: Obj | None = None, **spec: Any) -> Obj:
+def service(name: str = "db", ports: list[Any] | None = None, status: Obj | None = None, **spec: Any) -> Obj:
     made = objects.service(name, "shop")
     made["spec"] |= {"clusterIP": "10.43.0.1", "clusterIPs": ["10.43.0.1"]} | spec
     made["spec"]["ports"] = [HTTP] if ports is None else ports

@@ -22,6 +22,7 @@ from podmgr.cluster.api import Api
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import LogFormat, Settings
+from podmgr.watch.following import Peers
 from podmgr.watch.journal import Journal
 from podmgr.watch.loop import Options, Watch
 from podmgr.watch.podsync import RuledPod, Synced
@@ -38,6 +39,7 @@ class Sync:
     """What `PodSync` was asked, and what it shall answer."""
 
     asked: list[set[str]] = field(default_factory=list)
+    wanted: list[Mapping[str, RuledPod]] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     error: Exception | None = None
@@ -56,6 +58,7 @@ class Sync:
 
     def sync(self, wanted: Mapping[str, RuledPod]) -> Synced:
         self.asked.append(set(wanted))
+        self.wanted.append(wanted)
         if self.error is not None:
             raise self.error
         return Synced(failed=self.failing & wanted.keys())
@@ -79,6 +82,14 @@ class Watched:
     log: io.StringIO = field(default_factory=io.StringIO)
     codes: list[int] = field(default_factory=list)
     thread: threading.Thread | None = None
+    refreshed: list[dict[str, dict[str, int]]] = field(default_factory=list)
+
+    def refresh(self, changes: Mapping[str, Peers]) -> None:
+        """Addresses by pod and peer, how many."""
+        found = {
+            uid: {str(peer): len(known) for peer, known in peers.items()} for uid, peers in changes.items()
+        }
+        self.refreshed.append(found)
 
     def pods(self, *uids: str) -> None:
         for uid in uids:
@@ -88,7 +99,15 @@ class Watched:
         access = Access(str(self.kubeconfig))
         journal = Journal(LogFormat.JSON, self.log)
         options = options or Options(node="here", posts_events=False)
-        watch = Watch(Api(access), access, options, self.settings, journal, runner=Script(said("")))
+        watch = Watch(
+            Api(access),
+            access,
+            options,
+            self.settings,
+            journal,
+            runner=Script(said("")),
+            refresh=self.refresh,
+        )
         self.thread = threading.Thread(target=lambda: self.codes.append(watch.run()), daemon=True)
         self.thread.start()
 
@@ -140,6 +159,34 @@ def test_at_the_start_it_is_all_pods_and_what_others_left(watched: Watched) -> N
     assert watched.hears("in order")["message"].startswith("2 pods in order after 0.")
     assert watched.sync.asked == [{"a", "b", "gone"}]
     assert watched.hears("watching the pods")["node"] == "here"
+
+
+def test_what_names_stand_for_reaches_the_maps_without_a_reconcile(watched: Watched) -> None:
+    watched.server.create(objects.service("db"))
+    watched.server.create(objects.endpoint_slice("db", addresses=["10.42.0.1"]))
+    loss = {"loss": "1% egress peer=svc/db; 2% egress peer=svc/far/db"}
+    watched.server.create(
+        objects.pod("web", node="here", uid="a", annotations={"loss": "1% egress peer=svc/db"})
+    )
+    watched.server.create(objects.pod("far", node="here", uid="b", annotations=loss))
+    watched.start()
+    watched.hears("in order")
+    (item,) = (wanted["a"] for wanted in watched.sync.wanted if "a" in wanted)
+    assert [len(known) for known in item.peers.values()] == [2]
+    (refused,) = watched.sync.wanted[0]["b"].rules.errors
+    assert "svc/far/db is of another namespace" in refused.message
+    eventually(lambda: watched.server.watching("endpointslices") == 1)
+    watched.server.replace(objects.endpoint_slice("db", addresses=["10.42.0.1", "10.42.0.2"]))
+    eventually(lambda: watched.refreshed == [{"a": {"svc/db": 3}}])
+    assert len(watched.sync.asked) == 1
+
+
+def test_the_operator_may_list_namespaces_that_rules_may_name(watched: Watched) -> None:
+    loss = {"loss": "1% egress peer=svc/far/db"}
+    watched.server.create(objects.pod("web", node="here", uid="a", annotations=loss))
+    watched.start(Options(node="here", posts_events=False, peer_namespaces=frozenset({"far"})))
+    watched.hears("in order")
+    assert [str(peer) for peer in watched.sync.wanted[0]["a"].peers] == ["svc/far/db"]
 
 
 def test_then_it_is_what_changes(watched: Watched) -> None:

@@ -24,6 +24,8 @@ from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import Observed
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.keys import ENFORCE
+from podmgr.rules.match import Peer, PeerKind
+from podmgr.rules.peers import Entry, prefix_of
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
@@ -573,6 +575,26 @@ def test_all_that_cannot_be_read_is_one_event(node: Node) -> None:
     lines = [line["message"] for line in node.said()]
     assert len(lines) == 2
     assert message == " | ".join(lines)
+
+
+def test_what_names_stand_for_is_in_the_wish_and_a_refused_rule_is_complained_of_once(node: Node) -> None:
+    node.pod(ONE, {"bandwidth": "1 mbps egress", "loss": "1% egress peer=svc/db"})
+    node.cgroup(ONE)
+    pod = node.cluster.pods[ONE]
+    rules = node.cluster.rules(pod)
+    peers = {Peer(PeerKind.SERVICE, "db"): (Entry(prefix_of("10.43.0.1")),)}
+    node.sync.sync({ONE: RuledPod(pod, rules, (ONE,), peers)})
+    assert node.kernel.wishes[0].peers == peers
+    refused = ((rules.rules[1].rule, PodmgrError("svc/db is external", tip="a CIDR")),)
+    kept = rules._replace(rules=rules.rules[:1])
+    for _ in range(2):
+        node.sync.sync({ONE: RuledPod(pod, kept, (ONE,), refused=refused)})
+    ((_, reason, message, _),) = node.announced
+    assert (reason, message) == (
+        "RuleFailed",
+        "loss=uniform egress 1% peer=svc/db: svc/db is external; a CIDR",
+    )
+    assert [line["level"] for line in node.said()] == ["error"]
 
 
 def test_strangers_annotations_do_not_fill_the_log(node: Node) -> None:
