@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from podmgr.attachment import Wish
+from podmgr.cluster import documents, workloads
 from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.reconcile.outcome import Outcome, exit_code
@@ -18,11 +19,12 @@ from podmgr.targets.in_cluster import ClusterWishes
 from podmgr.targets.names import Scope
 from tests.kernel.conftest import Cli, podmgr
 from tests.kube import objects
-from tests.kube.cluster import RunningPod, Simulated
+from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.conftest import Watch
 
 __all__ = ["podmgr"]  # a fixture of the kernel's tests
 
+ROOT = Path(__file__).parents[2]
 DB = ["10.42.0.1", "10.42.0.2"]
 
 
@@ -230,6 +232,67 @@ def test_watch_without_the_right_to_slices_leaves_what_is_in_force(shop: Shop, w
     assert len(told) == 1 and "lacks this right" in told[0]
     shop.api.heal()
     shop.cluster.settles(new, {named: "pod", other: "pod"}, seconds=30)
+
+
+# Rights
+
+
+def rights() -> set[tuple[str, str]]:
+    """Verbs and resources of the manifest's ClusterRole."""
+    objects_there = documents.read("podmgr.yaml", (ROOT / "k3s/podmgr.yaml").read_text())
+    (role,) = (item for item in objects_there if item["kind"] == "ClusterRole")
+    return {
+        (verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]
+    }
+
+
+NAMED = ("svc/db", "pod/app=web", "node", "world")
+HOLDS, FAILS, WAITS = "holds", "fails", "waits"
+WITHOUT = {
+    ("list", "pods"): WAITS,
+    ("list", "services"): WAITS,
+    ("list", "namespaces"): WAITS,
+    ("list", "endpointslices"): FAILS,
+    ("list", "nodes"): FAILS,
+    ("watch", "pods"): HOLDS,
+    ("watch", "services"): HOLDS,
+    ("watch", "namespaces"): HOLDS,
+    ("watch", "endpointslices"): HOLDS,
+    ("watch", "nodes"): HOLDS,
+    ("create", "events"): HOLDS,
+}
+BY_APPLY = {("get", "pods"), ("get", "services"), ("get", "namespaces")}
+
+
+def test_the_role_has_every_right_that_is_asked_for_and_no_other(shop: Shop, watching: Watch) -> None:
+    shop.pod(*(f"{number}% egress peer={peer}" for number, peer in enumerate(NAMED, start=1)))
+    watching()
+    wanted = {("watch", resource) for _, resource in rights() if ("watch", resource) in rights()}
+    eventually(lambda: wanted <= {(one.verb, one.resource) for one in shop.api.asked()})
+    shop.apply()
+    api = Api(Access(str(shop.cluster.kubeconfig)))
+    for kind, name in (("service", "db"), ("namespace", "shop")):
+        workloads.pods_of(api, kind, name, "shop")
+    eventually(lambda: ("create", "events") in {(one.verb, one.resource) for one in shop.api.asked()})
+    assert {(one.verb, one.resource) for one in shop.api.asked()} == rights()
+    assert WITHOUT.keys() | BY_APPLY == rights()
+
+
+@pytest.mark.parametrize(("verb", "resource"), WITHOUT, ids=map(" ".join, WITHOUT))
+def test_each_right_that_is_taken_away_is_told_and_all_that_does_not_need_it_holds(
+    shop: Shop, watching: Watch, verb: str, resource: str
+) -> None:
+    needy = {"endpointslices": "svc/db", "nodes": "node"}.get(resource, "svc/db")
+    named, other = f"loss=uniform egress 1% peer={needy}", "loss=uniform ingress 2%"
+    pod = shop.pod(f"1% egress peer={needy}", "2% ingress")
+    shop.api.fail(verb, 403, resource)
+    result = WITHOUT[verb, resource]
+    watch = watching(waits=result is not WAITS)
+    watch.hears(f'cannot {verb} resource "{resource}"')
+    rules = {HOLDS: {named: "pod", other: "pod"}, FAILS: {other: "pod"}, WAITS: {}}[result]
+    shop.cluster.settles(pod, rules)
+    shop.api.heal()
+    shop.cluster.settles(pod, {named: "pod", other: "pod"}, seconds=40)
 
 
 # Where there is no cluster
