@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from podmgr.attachment import NOBODY
 from podmgr.cluster.api import Api, StatusError
@@ -23,6 +24,7 @@ from podmgr.cluster.peers import UNKNOWN, Resolved, concerns, may_not_be_seen, p
 from podmgr.errors import PodmgrError
 from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry, in_namespace
+from podmgr.rules.rule import Rule
 from podmgr.watch.feeds import Feeds, Look
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import RuledPod
@@ -33,6 +35,8 @@ _FIRST_LIST_SECONDS = 1.0  # a reconcile waits so long for what is named for the
 _LOOK_SECONDS = 0.005
 _LAST_SECONDS = 2.0
 _FLOOD = 256  # changes at once, above which it is not looked whom each concerns
+
+NONE_BY_HAND: Mapping[str, Sequence[Rule]] = MappingProxyType({})
 
 Peers = Mapping[Peer, tuple[Entry, ...]]
 Refresh = Callable[[Mapping[str, Peers]], None]  # by the UID of a pod, all that its rules name
@@ -95,14 +99,21 @@ class Following:
         """Whether each resource that names lead to is followed at present."""
         return self._feeds.connected()
 
-    def with_names(self, wanted: Mapping[str, RuledPod]) -> dict[str, RuledPod]:
+    def with_names(
+        self, wanted: Mapping[str, RuledPod], by_hand: Mapping[str, Sequence[Rule]] = NONE_BY_HAND
+    ) -> dict[str, RuledPod]:
         """These pods with what their rules' names stand for now, and from now on followed.
 
         A rule whose names may not be looked up, or that nobody has looked up yet, is left out;
-        what it would replace stays. `on_change` tells when that may be otherwise.
+        what it would replace stays. `on_change` tells when that may be otherwise. The names of
+        what the command line put on pods, `by_hand`, are followed beside it.
         """
-        self._wait_for(self._register(wanted))
-        return {uid: self._named(item) for uid, item in wanted.items()}
+        others = {
+            uid: [*(rule for _, rule in item.rules.beaten), *by_hand.get(uid, ())]
+            for uid, item in wanted.items()
+        }
+        self._wait_for(self._register(wanted, others))
+        return {uid: self._named(item, others[uid]) for uid, item in wanted.items()}
 
     def written(self, wanted: Mapping[str, RuledPod]) -> None:
         """A reconcile has written what these pods had when it began."""
@@ -114,14 +125,12 @@ class Following:
             if self._state.suspects:
                 self._news.notify()
 
-    def _register(self, wanted: Mapping[str, RuledPod]) -> list[Part]:
+    def _register(self, wanted: Mapping[str, RuledPod], others: Mapping[str, Sequence[Rule]]) -> list[Part]:
         """Note who names what, and follow it; the parts of which nothing has been heard yet."""
         state, is_new = self._state, False
         with self._news:
             for uid, item in wanted.items():
-                peers = names_of(
-                    [*(one.rule for one in item.rules.rules), *(rule for _, rule in item.rules.beaten)]
-                )
+                peers = names_of([*(one.rule for one in item.rules.rules), *others[uid]])
                 before = state.names.get(uid)
                 if item.pod is None or not peers:
                     is_new |= state.names.pop(uid, None) is not None
@@ -153,13 +162,11 @@ class Following:
                 if time.monotonic() > deadline or self._stopping.wait(_LOOK_SECONDS):
                     return
 
-    def _named(self, item: RuledPod) -> RuledPod:
+    def _named(self, item: RuledPod, others: Sequence[Rule]) -> RuledPod:
         if item.pod is None:
             return item
         with self._news:
-            named = name_all(
-                item.rules.rules, (rule for _, rule in item.rules.beaten), item.pod.ref.namespace, self._find
-            )
+            named = name_all(item.rules.rules, others, item.pod.ref.namespace, self._find)
         if not named.peers and named.rules == item.rules.rules:
             return item
         rules = item.rules._replace(

@@ -224,15 +224,16 @@ class Watch:
             self._health.turned()
 
     def _bring_some_in_order(self, uids: Iterable[str]) -> None:
-        wanted = self._following.with_names(self._cache.wanted(uids))
+        wanted = self._cache.wanted(uids)
         started = time.monotonic()
         try:
+            wanted = self._following.with_names(wanted, self._sync.by_hand())
             result = self._sync.sync(wanted)
+            self._following.written(wanted)
             failed, waiting = result.failed, result.waiting
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
             failed, waiting = set(wanted), set()
-        self._following.written(wanted)
         for uid in wanted.keys() - failed - waiting:
             self._queue.done(uid)
         for uid in waiting:

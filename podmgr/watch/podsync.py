@@ -125,6 +125,14 @@ class PodSync:
         others = {row.owner for row in rows} - uids
         return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
 
+    def by_hand(self) -> dict[str, list[Rule]]:
+        """The rules that the command line has put on pods, by UID."""
+        found: dict[str, list[Rule]] = {}
+        for row in self._rows():
+            if row.source == CLI and row.rule is not None and row.pod and row.pod.uid:
+                found.setdefault(row.pod.uid, []).append(row.rule)
+        return found
+
     def _rows(self) -> list[Attachment]:
         try:
             return ledger.read(self._settings.state_dir)

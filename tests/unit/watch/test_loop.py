@@ -21,6 +21,7 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.following import Peers
 from podmgr.watch.journal import Journal
@@ -45,6 +46,7 @@ class Sync:
     error: Exception | None = None
     is_disturbed: bool = False
     removed: int = 0
+    hand: dict[str, list[Rule]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def traces(self) -> set[str]:
@@ -55,6 +57,9 @@ class Sync:
         return was_disturbed
 
     def look_for_bypassed(self) -> None: ...
+
+    def by_hand(self) -> dict[str, list[Rule]]:
+        return self.hand
 
     def sync(self, wanted: Mapping[str, RuledPod]) -> Synced:
         self.asked.append(set(wanted))
@@ -179,6 +184,15 @@ def test_what_names_stand_for_reaches_the_maps_without_a_reconcile(watched: Watc
     watched.server.replace(objects.endpoint_slice("db", addresses=["10.42.0.1", "10.42.0.2"]))
     eventually(lambda: watched.refreshed == [{"a": {"svc/db": 3}}])
     assert len(watched.sync.asked) == 1
+
+
+def test_what_the_command_line_named_is_followed_too(watched: Watched) -> None:
+    watched.pods("a")
+    watched.sync.hand = {"a": [parsed("loss=1% egress peer=svc/far/db")]}
+    watched.start()
+    watched.hears("in order")
+    watched.server.create(objects.service("db", "far"))
+    eventually(lambda: watched.refreshed == [{"a": {"svc/far/db": 1}}])
 
 
 def test_the_operator_may_list_namespaces_that_rules_may_name(watched: Watched) -> None:

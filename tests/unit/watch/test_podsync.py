@@ -436,6 +436,11 @@ def test_not_being_allowed_to_look_is_not_having_no_traces(
         node.sync.traces()
 
 
+def test_rules_of_the_command_line_are_told_apart_by_pod(node: Node) -> None:
+    node.rows(row(ONE, "cli"), row(TWO))
+    assert {uid: list(map(str, rules)) for uid, rules in node.sync.by_hand().items()} == {ONE: [LIMIT]}
+
+
 def test_removing_all_spares_the_command_lines(node: Node) -> None:
     node.rows(row(ONE), row(TWO, "cli"))
     node.pin(uid_of(3))
