@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.kube.apiserver import ApiServer
 
 _ROUTE = re.compile(
-    r"(?P<prefix>/api/v1|/apis/(?:apps|batch)/v1)"
+    r"(?P<prefix>/api/v1|/apis/(?:apps|batch|discovery\.k8s\.io)/v1)"
     r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?"
 )
 _TRUE = {"true", "1"}

@@ -54,6 +54,7 @@ RESOURCES = {
         Resource("namespaces", "Namespace", namespaced=False, fields=("status.phase",)),
         Resource("nodes", "Node", namespaced=False),
         Resource("events", "Event", fields=("involvedObject.name", "involvedObject.uid", "reason", "type")),
+        Resource("endpointslices", "EndpointSlice", "/apis/discovery.k8s.io/v1"),
         Resource("deployments", "Deployment", "/apis/apps/v1"),
         Resource("replicasets", "ReplicaSet", "/apis/apps/v1"),
         Resource("statefulsets", "StatefulSet", "/apis/apps/v1"),

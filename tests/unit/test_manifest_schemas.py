@@ -148,6 +148,8 @@ def test_it_may_look_at_what_carries_rules_and_tell_and_nothing_more() -> None:
             "resources": ["pods", "services", "namespaces"],
             "verbs": ["get", "list", "watch"],
         },
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
     ]
 
