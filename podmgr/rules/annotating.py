@@ -15,6 +15,7 @@ from podmgr.rules.annotations import unknown_keys
 from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import ENFORCE, PREFIX, bare_key, is_own_key
 from podmgr.rules.precedence import AnnotatedNamespace
+from podmgr.rules.timing import ALWAYS, Fail, with_option
 
 Changes = Mapping[str, str | None]  # by key; None removes
 
@@ -45,6 +46,8 @@ def read(words: Sequence[str], *, lasts: str | None = None, for_namespaces: bool
     """
     if not words:
         raise UsageError("nothing to write", tip="KEY=VALUE, such as 'delay=80ms rtt', or KEY- to remove one")
+    if lasts is not None:
+        with_option(ALWAYS, "for", lasts, _fail_of_for(lasts))
     changes: dict[str, Change] = {}
     for word in words:
         change = _change(word, lasts, for_namespaces)
@@ -56,6 +59,13 @@ def read(words: Sequence[str], *, lasts: str | None = None, for_namespaces: bool
     ):
         raise UsageError("--for is for rules, and there is none", tip="KEY=VALUE, such as 'loss=2% egress'")
     return list(changes.values())
+
+
+def _fail_of_for(lasts: str) -> Fail:
+    def fail(problem: str, expected: str) -> RuleError:
+        return RuleError(problem, key="--for", value=lasts, column=1, expected=expected)
+
+    return fail
 
 
 def _change(word: str, lasts: str | None, for_namespaces: bool) -> Change:

@@ -128,6 +128,9 @@ class Delay(Rule):
             self.correlation_percent,
             self.order,
             place=self.place,
+            match=self.match,
+            timing=self.timing,
+            is_shadow=self.is_shadow,
         )
 
     def explain(self) -> list[tuple[str, str]]:
