@@ -46,6 +46,12 @@ def read(words: Sequence[str], *, lasts: str | None = None, for_namespaces: bool
     """
     if not words:
         raise UsageError("nothing to write", tip="KEY=VALUE, such as 'delay=80ms rtt', or KEY- to remove one")
+    for word in words:
+        if not is_change(word):
+            raise UsageError(
+                f"{printable(word)[:60]!r} is neither KEY=VALUE nor KEY-",
+                tip="a value with blanks is one word for the shell: put it into quotes, 'delay=50ms egress'",
+            )
     if lasts is not None:
         with_option(ALWAYS, "for", lasts, _fail_of_for(lasts))
     changes: dict[str, Change] = {}
@@ -70,11 +76,6 @@ def _fail_of_for(lasts: str) -> Fail:
 
 def _change(word: str, lasts: str | None, for_namespaces: bool) -> Change:
     key, equals, value = word.partition("=")
-    if not is_change(word):
-        raise UsageError(
-            f"{printable(word)[:60]!r} is neither KEY=VALUE nor KEY-",
-            tip="a value with blanks is one word for the shell: put it into quotes, 'delay=50ms egress'",
-        )
     key = (key if equals else word[:-1]).strip().lower()
     prefixed = key if key.startswith(PREFIX) else PREFIX + key
     for error in unknown_keys([prefixed], is_pods=not for_namespaces):
