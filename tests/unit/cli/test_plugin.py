@@ -56,7 +56,7 @@ def server() -> Iterator[ApiServer]:
 def kubectl(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Kubectl:
-    """Runs `kubectl podmgr`, as a user whose context has the namespace `shop`; not as root, and without /run."""
+    """Runs `kubectl podmgr`, as a user whose context has the namespace `shop`."""
     kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig", namespace="shop")
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.setattr(this_process, "end_on_signals", lambda: None)
@@ -73,7 +73,7 @@ def kubectl(
     return run
 
 
-def annotations(server: ApiServer, resource: str, name: str, namespace: str = "shop") -> Obj:
+def annotations_of(server: ApiServer, resource: str, name: str, namespace: str = "shop") -> Obj:
     found: Obj = server.get(resource, namespace, name)["metadata"].get("annotations") or {}
     return found
 
@@ -87,7 +87,10 @@ def is_untouched(server: ApiServer) -> bool:
 
 def test_the_prefixed_key_is_written_whichever_is_given(server: ApiServer, kubectl: Kubectl) -> None:
     done = kubectl("annotate pod/web-0", DELAY, f"{P}{LOSS}")
-    assert annotations(server, "pods", "web-0") == {P + "delay": "80ms rtt", P + "loss": "uniform egress 2%"}
+    assert annotations_of(server, "pods", "web-0") == {
+        P + "delay": "80ms rtt",
+        P + "loss": "uniform egress 2%",
+    }
     assert done.rows == [
         ["shop", "pod/web-0", f"{P}{DELAY}", "added"],
         ["shop", "pod/web-0", f"{P}{LOSS}", "added"],
@@ -144,7 +147,7 @@ def test_for_ends_each_rule_by_itself(
     server: ApiServer, kubectl: Kubectl, value: str, lasts: str, written: str
 ) -> None:
     kubectl(f"annotate pod/web-0 --for {lasts}", f"loss={value}")
-    assert annotations(server, "pods", "web-0") == {P + "loss": written}
+    assert annotations_of(server, "pods", "web-0") == {P + "loss": written}
 
 
 @pytest.mark.parametrize(
@@ -182,11 +185,11 @@ def test_a_bare_key_is_as_good_as_the_prefixed_one_that_would_replace_it(
     done = kubectl("annotate pod/web-0", DELAY, code=1)
     assert "it has delay already, which podmgr.io/delay would replace whole: '10ms rtt'" in done.err
     kubectl("annotate pod/web-0 --overwrite", DELAY)
-    assert annotations(server, "pods", "web-0")[P + "delay"] == "80ms rtt"
+    assert annotations_of(server, "pods", "web-0")[P + "delay"] == "80ms rtt"
     kubectl("annotate pod/web-0", f"{P}delay-")
-    assert annotations(server, "pods", "web-0") == {"delay": "10ms rtt", "profile": "anybody's"}
+    assert annotations_of(server, "pods", "web-0") == {"delay": "10ms rtt", "profile": "anybody's"}
     assert kubectl("annotate pod/web-0 delay-").rows == [["shop", "pod/web-0", "delay", "removed"]]
-    assert annotations(server, "pods", "web-0") == {"profile": "anybody's"}
+    assert annotations_of(server, "pods", "web-0") == {"profile": "anybody's"}
 
 
 def test_what_stood_there_amiss_is_hinted_at(server: ApiServer, kubectl: Kubectl) -> None:
@@ -200,7 +203,7 @@ def test_what_stood_there_amiss_is_hinted_at(server: ApiServer, kubectl: Kubectl
 def test_a_workload_is_the_pods_that_it_has_now(server: ApiServer, kubectl: Kubectl, target: str) -> None:
     done = kubectl(f"annotate {target}", DELAY)
     assert [row[1] for row in done.rows] == ["pod/web-0", "pod/web-1"]
-    assert P + "delay" not in annotations(server, "deployments", "web")
+    assert P + "delay" not in annotations_of(server, "deployments", "web")
     template = server.get("deployments", "shop", "web")["spec"]["template"]["metadata"]
     assert P + "delay" not in (template.get("annotations") or {})
     assert "note: pods that the deployment makes later are not annotated; --template" in done.err
@@ -212,7 +215,7 @@ def test_its_template_is_written_if_asked(server: ApiServer, kubectl: Kubectl) -
     template = server.get("deployments", "shop", "web")["spec"]["template"]
     assert template["metadata"]["annotations"][P + "delay"] == "80ms rtt"
     assert template["spec"]["containers"]
-    assert annotations(server, "pods", "web-0") == {}
+    assert annotations_of(server, "pods", "web-0") == {}
     assert done.err == ""
 
 
@@ -233,12 +236,12 @@ def test_a_cron_job_has_its_template_in_that_of_its_jobs(server: ApiServer, kube
 def test_services_and_namespaces_are_annotated_themselves(server: ApiServer, kubectl: Kubectl) -> None:
     kubectl("annotate svc/web", DELAY)
     kubectl("annotate ns/shop", LOSS, "enforce=TRUE")
-    assert annotations(server, "services", "web")[P + "delay"] == "80ms rtt"
-    assert annotations(server, "namespaces", "shop", "") == {
+    assert annotations_of(server, "services", "web")[P + "delay"] == "80ms rtt"
+    assert annotations_of(server, "namespaces", "shop", "") == {
         P + "loss": "uniform egress 2%",
         P + "enforce": "true",
     }
-    assert annotations(server, "pods", "web-0") == {}
+    assert annotations_of(server, "pods", "web-0") == {}
     done = kubectl("annotate ns/shop enforce=maybe", code=2)
     assert "neither true nor false" in done.err
 
@@ -287,7 +290,7 @@ def test_objects_that_cannot_be_meant(server: ApiServer, kubectl: Kubectl, words
 def test_of_several_objects_that_which_is_there_is_done(server: ApiServer, kubectl: Kubectl) -> None:
     done = kubectl("annotate pods web-0 gone", DELAY, code=3)
     assert "pod/gone in shop: there is none in namespace shop" in done.err
-    assert annotations(server, "pods", "web-0")
+    assert annotations_of(server, "pods", "web-0")
     server.create(objects.deployment("empty", "shop"))
     assert "it has no pods now" in kubectl("annotate deploy/empty", DELAY, code=1).err
 
@@ -297,7 +300,7 @@ def test_dry_run(server: ApiServer, kubectl: Kubectl) -> None:
     assert is_untouched(server)
     assert kubectl("annotate pod/web-0 --dry-run server", DELAY).rows[0][-1] == "added (server dry run)"
     assert [request.query for request in server.asked("patch")] == [{"dryRun": "All"}]
-    assert annotations(server, "pods", "web-0") == {}
+    assert annotations_of(server, "pods", "web-0") == {}
 
 
 def test_what_another_has_written_meanwhile_is_not_overwritten(
@@ -314,7 +317,7 @@ def test_what_another_has_written_meanwhile_is_not_overwritten(
     monkeypatch.setattr(Api, "patch", late)
     done = kubectl("annotate pod/web-0", DELAY, code=1)
     assert "it has podmgr.io/delay already: '10ms rtt'" in done.err
-    assert annotations(server, "pods", "web-0") == {"note": "x", P + "delay": "10ms rtt"}
+    assert annotations_of(server, "pods", "web-0") == {"note": "x", P + "delay": "10ms rtt"}
     kubectl("annotate pod/web-0", LOSS)
 
 
@@ -399,7 +402,7 @@ def test_a_failure_is_shown_with_its_message_until_it_is_mended(
 def test_the_rules_of_services_and_namespaces_hold_or_are_beaten(server: ApiServer, kubectl: Kubectl) -> None:
     server.annotate("services", "shop", "web", {"loss": "2% egress"})
     server.annotate("pods", "shop", "web-0", {"loss": "1% egress"})
-    enforced = {"bandwidth": "1 gbps egress", P + "enforce": "true"}
+    enforced: Obj = {"bandwidth": "1 gbps egress", P + "enforce": "true"}
     server.annotate("namespaces", "", "shop", enforced)
     rows = kubectl("get pod/web-0 deploy/web").rows
     assert [row[1:6] for row in rows] == [
@@ -479,7 +482,15 @@ def test_wide_has_the_hook_the_time_and_the_whole_message(
     server.annotate("pods", "shop", "web-0", {"loss": "2% egress", "delay": "1 egress"})
     announce("web-0", "RuleApplied", f"{LOSS} (service/x, tc hook, since it does)")
     narrow, wide = kubectl("get"), kubectl("get -o wide")
-    assert narrow.out.splitlines()[0].split() == "NAMESPACE POD NODE RULE SOURCE STATE MESSAGE".split()
+    assert narrow.out.splitlines()[0].split() == [
+        "NAMESPACE",
+        "POD",
+        "NODE",
+        "RULE",
+        "SOURCE",
+        "STATE",
+        "MESSAGE",
+    ]
     (active,) = (row for row in wide.rows if row[5] == "active")
     assert active[6] == "tc"
     assert datetime.now(UTC) - datetime.fromisoformat(active[7]) < timedelta(minutes=1)
