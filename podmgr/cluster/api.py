@@ -276,7 +276,7 @@ def status_error(status: int, message: str) -> StatusError:
     tip = {
         400: "what is asked makes no sense to it: look at -l and the names",
         401: "the credentials are not accepted: kubectl get pods",
-        403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
+        403: "the user lacks this right: k3s/podmgr.yaml has podmgr's, kubectl-podmgr.yaml the plugin's",
         404: "kubectl get, or -n NAMESPACE",
         409: "somebody else has changed it meanwhile: look, and try again",
     }.get(status, "kubectl get --raw /readyz shows how the API server is")

@@ -3,74 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from podmgr.attachment import PodRef
-from podmgr.cli import plugin, this_process
 from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
+from tests.unit.cli.conftest import Kubectl
 
 Obj = dict[str, Any]
-APP = {"app": "web"}
 DELAY, LOSS = "delay=80ms rtt", "loss=uniform egress 2%"
 P = "podmgr.io/"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The table, without its heading."""
-        return [[cell.strip() for cell in line.split("   ") if cell] for line in self.out.splitlines()[1:]]
-
-
-Kubectl = Callable[..., Done]
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    """The namespace `shop`: web-0 and web-1 of the deployment web, behind the service web, and api."""
-    with ApiServer() as made:
-        made.create(objects.namespace("shop"))
-        made.create(objects.deployment("web", "shop", labels=APP))
-        made.create(objects.service("web", "shop", selector=APP))
-        for name, labels in (("web-0", APP), ("web-1", APP), ("api", {"app": "api"})):
-            made.create(objects.pod(name, "shop", uid=f"uid-{name}", labels=labels))
-        made.requests.clear()
-        yield made
-
-
-@pytest.fixture
-def kubectl(
-    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Kubectl:
-    """Runs `kubectl podmgr`, as a user whose context has the namespace `shop`."""
-    kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig", namespace="shop")
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    monkeypatch.setattr(this_process, "end_on_signals", lambda: None)
-    monkeypatch.setattr("gc.disable", lambda: None)
-
-    def run(line: str, *words: str, code: int = 0) -> Done:
-        monkeypatch.setattr("sys.argv", ["kubectl-podmgr", *shlex.split(line), *words])
-        with pytest.raises(SystemExit) as ended:
-            plugin.main()
-        shown = capsys.readouterr()
-        assert ended.value.code == code, shown.err
-        return Done(code, shown.out, shown.err)
-
-    return run
 
 
 def annotations_of(server: ApiServer, resource: str, name: str, namespace: str = "shop") -> Obj:
