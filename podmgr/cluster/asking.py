@@ -101,16 +101,18 @@ def _services(api: Api, spaces: Sequence[str], everywhere: bool) -> list[workloa
 
 
 def _namespaces(api: Api, spaces: Sequence[str], everywhere: bool, report: Report) -> list[workloads.Item]:
-    if everywhere:
-        return api.list(workloads.folder_of("namespace", None))[0]
-    found = []
-    for space in spaces:
+    found: list[workloads.Item] = []
+    for space in [None] if everywhere else spaces:
         try:
-            found.append(api.get(workloads.path_of("namespace", space, space)))
+            if space is None:
+                found += api.list(workloads.folder_of("namespace", None))[0]
+            else:
+                found.append(api.get(workloads.path_of("namespace", space, space)))
         except StatusError as error:
             if error.status != _FORBIDDEN:
                 raise
-            report(f"warning: the annotations of namespace {space} may not be read")
+            what = "namespaces" if space is None else f"namespace {space}"
+            report(f"warning: the annotations of {what} may not be read")
     return found
 
 

@@ -7,5 +7,5 @@ from __future__ import annotations
 
 COMPONENT = "podmgr"
 
-APPLIED, REMOVED = "RuleApplied", "RuleRemoved"
+APPLIED, REMOVED, OVER = "RuleApplied", "RuleRemoved", "RuleOver"
 FAILED, BYPASSED = "RuleFailed", "RuleBypassed"

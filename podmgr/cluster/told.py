@@ -35,6 +35,7 @@ class State(StrEnum):
     ACTIVE = "active"  # podmgr has said that it is attached
     BYPASSED = "bypassed"  # attached, while packets pass it by
     FAILED = "failed"
+    OVER = "over"  # its time is
     REMOVED = "removed"  # it was attached, and podmgr has taken it away
     PENDING = "pending"  # no Event yet
     UNKNOWN = "unknown"  # an Event may have been there
@@ -113,9 +114,13 @@ class Look:
     def _held(self, pod: Pod, rule: Rule, source: Source, notices: Sequence[Notice] | None) -> Told:
         if notices is None:
             return Told(pod, str(rule), str(source), State.UNKNOWN, "its Events may not be read")
+        if rule.timing.until_ns and rule.timing.until_ns <= _ns(self.now):
+            return Told(pod, str(rule), str(source), State.OVER, "its time is over")
         for notice in notices:
             if (found := _told_by(notice, str(rule))) is not None:
                 state, message, hook = found
+                if state is State.ACTIVE and self._is_over(rule, notice.time):
+                    state, message = State.OVER, "its time is over"
                 return Told(pod, str(rule), str(source), state, message, hook, notice.time)
         if not pod.node:
             return Told(pod, str(rule), str(source), State.PENDING, "the pod has no node yet")
@@ -124,6 +129,12 @@ class Look:
         if self._is_older_than_events(pod, source):
             return Told(pod, str(rule), str(source), State.UNKNOWN, "no Event tells of it any more")
         return Told(pod, str(rule), str(source), State.PENDING, "no Event yet: does podmgr watch this node?")
+
+    def _is_over(self, rule: Rule, attached: str) -> bool:
+        """By the clock of who asks: it was attached then, or earlier."""
+        start, until_ns = _time(attached), rule.timing.until_ns or _ns(self.now) + 1
+        ends_ns = None if start is None else rule.timing.ends_ns(_ns(start), until_ns)
+        return ends_ns is not None and ends_ns <= _ns(self.now)
 
     def _is_older_than_events(self, pod: Pod, source: Source) -> bool:
         name = pod.ref.namespace + "/" + (source.name if source.layer is Layer.SERVICE else pod.ref.name)
@@ -178,6 +189,8 @@ def _told_by(notice: Notice, rule: str) -> tuple[State, str, str] | None:
             if notice.reason == reasons.APPLIED:
                 hook = _HOOK.match(item.removeprefix(rule).strip())
                 return State.ACTIVE, "", hook[1] if hook else ""
+            if notice.reason == reasons.OVER:
+                return State.OVER, "its time is over", ""
             if notice.reason == reasons.REMOVED:
                 return State.REMOVED, "podmgr took it away", ""
     return None
@@ -212,6 +225,11 @@ def _others(pod: Pod, rows: Sequence[Told], notices: Sequence[Notice]) -> Iterat
         )
         if not is_of_a_row:
             yield Told(pod, "", str(POD), State.FAILED, item, "", notices[0].time)
+
+
+def _ns(moment: datetime) -> int:
+    """Since 1970."""
+    return int(moment.timestamp()) * 10**9
 
 
 def _time(text: str) -> datetime | None:

@@ -47,8 +47,9 @@ def command(
 ) -> int:
     """Show what each pod was told, by annotations, and what became of it, by podmgr's Events.
 
-    STATE is active, bypassed (attached, and packets pass it by), failed, removed, beaten (a stronger rule
-    holds), unreadable, pending (no Event yet) or unknown (an Event may have been there: they last an hour).
+    STATE is active, over (its time is), bypassed (attached, and packets pass it by), failed, removed, beaten
+    (a stronger rule holds), unreadable, pending (no Event yet) or unknown (an Event may have been there: they
+    last an hour).
     What is attached at this moment only the pod's node knows: podmgr list.
     """
     from podmgr.cluster.asking import ask

@@ -402,6 +402,38 @@ def test_after_an_hour_nobody_knows(
     assert states(kubectl)["web-0", LOSS] == ("unknown", "an Event had no room to tell of it")
 
 
+def test_a_rule_with_an_end_is_over_then(
+    server: ApiServer, kubectl: Kubectl, announce: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, pulse, long = (
+        "loss=uniform egress 2% for=1m",
+        "delay=1ms egress every=1m for=1s",
+        "corrupt=1% egress",
+    )
+    rules = {P + rule.partition("=")[0]: rule.partition("=")[2] for rule in (short, pulse)}
+    past = "2% egress until=2020-01-01T00:00:00Z"
+    server.annotate(
+        "pods", "shop", "web-0", {**rules, P + "corrupt": "1% egress for=1h", P + "reorder": past}
+    )
+    pulse = "delay=1ms egress for=1s every=1m"
+    announce("web-0", "RuleApplied", "; ".join(f"{rule} (tc hook)" for rule in (short, pulse)))
+    announce("web-0", "RuleOver", f"{long} for=1h (tc hook)")
+
+    def found() -> dict[str, str]:
+        return {rule.partition("=")[0]: state for (_, rule), (state, _) in states(kubectl).items()}
+
+    others = {"delay": "active", "corrupt": "over", "reorder": "over"}
+    assert found() == {"loss": "active", **others}
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(seconds=70)
+
+    monkeypatch.setattr("podmgr.cluster.asking.datetime", Later)
+    assert found() == {"loss": "over", **others}
+
+
 def test_events_of_others_and_of_another_pod_of_that_name_tell_nothing(
     server: ApiServer, kubectl: Kubectl, announce: Callable[..., None]
 ) -> None:
