@@ -54,7 +54,7 @@ class PinnedMap:
         """What is gone already is fine."""
         self._key.raw = key
         with suppress(FileNotFoundError):
-            self._call(_MAP_DELETE_ELEM, self._value)
+            self._call(_MAP_DELETE_ELEM, None)
 
     def __iter__(self) -> Iterator[bytes]:
         """All keys, as they are: nothing may change meanwhile."""
@@ -69,10 +69,12 @@ class PinnedMap:
             key = self._next.raw
             yield key
 
-    def _call(self, command: int, value: ctypes.Array[ctypes.c_char], *, has_key: bool = True) -> None:
+    def _call(
+        self, command: int, value: ctypes.Array[ctypes.c_char] | None, *, has_key: bool = True
+    ) -> None:
         attr = bytearray(ATTR_BYTES)
         key = ctypes.addressof(self._key) if has_key else 0
-        struct.pack_into("=IxxxxQQ", attr, 0, self._fd, key, ctypes.addressof(value))
+        struct.pack_into("=IxxxxQQ", attr, 0, self._fd, key, 0 if value is None else ctypes.addressof(value))
         try:
             call(command, attr, f"change {self._pin}")
         except PodmgrError as error:
