@@ -454,6 +454,12 @@ static __always_inline void wait_in_fq(struct __sk_buff *skb)
 		skb->priority ^= TC_PRIO_CONTROL ^ TC_PRIO_INTERACTIVE;
 }
 
+/* What the kernel is told: a rule in the shadow counts what it would do, and does nothing. */
+static __always_inline int told(int verdict)
+{
+	return PODMGR_SHADOW ? VERDICT_PASS : verdict;
+}
+
 /*
  * Count the packet under its verdict for a rule, by its place among those that share the program, and
  * return the verdict.
@@ -467,7 +473,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 	struct podmgr_row *row = bpf_map_lookup_elem(&podmgr_counters, &rule);
 
 	if (!row)
-		return verdict;
+		return told(verdict);
 #if !PODMGR_TC && DIRECTION_EGRESS
 	if (*(volatile __u64 *)&row->is_busy) {
 		int passes = verdict == VERDICT_PASS;
@@ -476,7 +482,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 			       wire.packets);
 		add_atomically(passes ? &row->aside.passed_bytes : &row->aside.dropped_bytes,
 			       wire.bytes);
-		return verdict;
+		return told(verdict);
 	}
 	*(volatile __u64 *)&row->is_busy = 1;
 	barrier();
@@ -492,7 +498,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 	barrier();
 	*(volatile __u64 *)&row->is_busy = 0;
 #endif
-	return verdict;
+	return told(verdict);
 }
 
 /* The same for a program that acts for one rule. */
