@@ -42,6 +42,8 @@ def test_a_rule_that_was_attached_or_taken_away_is_found_in_its_event(rule: Rule
         attached = told(rule, Action.ATTACHED, source=source, note=note)
         assert _told_by(attached, str(rule)) == (State.ACTIVE, "", "tc")
         assert _told_by(told(rule, Action.DETACHED, source=source), str(rule)) is not None
+        ended = told(rule, Action.OVER, source=source)
+        assert _told_by(ended, str(rule)) == (State.OVER, "its time is over", "")
         assert _told_by(attached, OTHER) == (State.ACTIVE, "", "cgroup")
 
 
