@@ -18,6 +18,11 @@
 #define MOST_HEADERS 6
 #define UNKNOWN_PROTOCOL 0xfffe
 
+/* Before programs of others the fields are those of a type of podmgr's: vmlinux.h would have them relocated. */
+#ifndef PODMGR_CONTEXT
+#define PODMGR_CONTEXT(skb) (skb)
+#endif
+
 struct podmgr_prefix {
 	__u32 bits;	  /* of what follows */
 	__u8 family;	  /* 4 or 6 */
@@ -232,13 +237,13 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
  */
 static __always_inline int read_plain(struct __sk_buff *skb, struct podmgr_prefix *peer, __u64 *transport)
 {
-	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *start = (void *)(long)PODMGR_CONTEXT(skb)->data, *end = (void *)(long)PODMGR_CONTEXT(skb)->data_end;
 	__u8 *ip = start, *behind;
 	struct podmgr_transport read = {};
 #if PODMGR_TC
 	struct ethhdr *link = start;
 
-	if ((void *)(link + 1) > end || link->h_proto != skb->protocol)
+	if ((void *)(link + 1) > end || link->h_proto != PODMGR_CONTEXT(skb)->protocol)
 		return 0;
 	ip = (__u8 *)(link + 1);
 #endif
@@ -273,12 +278,12 @@ static __always_inline int read_any(struct __sk_buff *skb, struct podmgr_prefix 
 {
 	long error = -1;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (PODMGR_CONTEXT(skb)->protocol == bpf_htons(ETH_P_IP)) {
 		peer->bits = 8 + 32;
 		peer->family = 4;
 		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address, 4,
 						    BPF_HDR_START_NET);
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	} else if (PODMGR_CONTEXT(skb)->protocol == bpf_htons(ETH_P_IPV6)) {
 		peer->bits = 8 + 128;
 		peer->family = 6;
 		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 24 : 8, peer->address, 16,

@@ -43,7 +43,8 @@ def compile_rules(
     specs = []
     for rule in rules:
         choice = chosen_hook(rule, is_shared=False)
-        specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
+        hook = choice[0] if choice else None
+        specs.append(maker.spec(rule, counts_loopback=False, hook=hook, is_matched=any(rule.match)))
     compiled = [compile_spec(spec, runner=runner, max_map_bytes=settings.max_map_bytes) for spec in specs]
     for spec, item in zip(specs, compiled, strict=True):
         require_possible(spec.rules[0], Hook(item.info.hook))

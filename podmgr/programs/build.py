@@ -11,13 +11,15 @@ from podmgr import proc
 from podmgr.errors import PodmgrError
 from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
-from podmgr.programs import clang, elf, verdicts, vmlinux
-from podmgr.programs.find import find_source, find_table, require_system
+from podmgr.programs import clang, elf, gate, verdicts, vmlinux
+from podmgr.programs.find import find_gate, find_source, find_table, require_system
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.rules.distributions import quantiles_macro
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
+
+_ANY_SIZE = 1 << 62
 
 
 class Compiled(NamedTuple):
@@ -76,6 +78,7 @@ class SpecMaker:
             spec = replace(spec, table=(quantiles_macro(find_table(rules[0].table, self._settings)),))
         if not (source.is_object or source.is_own):
             spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
+            spec = replace(spec, gate=find_gate()) if spec.needs_gate else spec
         self._specs[wanted] = spec
         return spec
 
@@ -88,19 +91,24 @@ def compile_spec(
 
     Raises PodmgrError with clang's lines, or with the reason why the object is refused.
     """
-    name, source = spec.source.name, spec.source
+    name, source, text = spec.source.name, spec.source, spec.text
     if source.is_object:
         content = source.content
     elif source.is_own:
         content = clang.compile_c(source.content, name=name, macros=spec.macros, runner=runner)
     else:
-        content = clang.compile_c(spec.text, name=name, is_preprocessed=True, runner=runner)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
     info = _inspected(spec, content, max_map_bytes)
     if info.hook == Hook.TC and _takes_header_for_cgroup(source):
         text = _preprocessed(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
         content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
         info = _inspected(spec, content, max_map_bytes)
     elf.check_direction(info, spec.direction, name=name)
+    if spec.gate:
+        text = gate.before(text, _gate(spec, info, runner), info, name=name)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
+        info = _inspected(spec, content, _ANY_SIZE)  # that of the program's own maps is seen
+        gate.require(info, name=name)
     content = elf.without_others(content, info.section)
     if info.hook == Hook.TC and not source.is_own:
         content = verdicts.passing_on(content, info, name=name)
@@ -115,6 +123,14 @@ def _inspected(spec: ProgramSpec, content: bytes, max_map_bytes: int) -> elf.Obj
         cpus=possible_cpus(),
         max_map_bytes=max_map_bytes,
     )
+
+
+def _gate(spec: ProgramSpec, info: elf.ObjectInfo, runner: Runner) -> bytes:
+    """What stands before a program of this hook and function. It includes nothing of the system's."""
+    gated = (("PODMGR_GATED", info.function), ("PODMGR_GATED_SECTION", f'"{info.section}"'))
+    hook = ("PODMGR_TC", str(int(info.hook == Hook.TC)))
+    macros = (*spec.gate_macros, hook, *gated)
+    return clang.preprocess(spec.gate, name=spec.source.name, macros=macros, runner=runner)[0]
 
 
 def _preprocessed(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> bytes:

@@ -6,7 +6,6 @@ is in their maps, and no program's state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -78,11 +77,6 @@ def _tell(settings: Settings, row: Attachment, lookup: Lookup, starts: dict[str,
     if lookup.is_matched:
         table = table_of(lookup.rule, lookup.group, lookup.peers)
         rules = table.rules
-    if not os.path.exists(pin.windows):
-        raise PodmgrError(
-            f"'{lookup.rule}': its program does not ask which packets are meant, or when",
-            tip="include podmgr.h and ask is_exempt()",
-        )
     if any(rule.timing != ALWAYS for rule in rules):
         if row.owner not in starts:
             starts[row.owner] = Starts(settings.bpffs, row.owner)
