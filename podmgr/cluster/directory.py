@@ -205,7 +205,7 @@ class Directory:
 
 
 def _first_bits(prefix: Prefix, bits: int) -> int:
-    return int.from_bytes(prefix.address, "big") >> (128 - bits)
+    return int.from_bytes(prefix.address, "big") >> (8 * len(prefix.address) - bits)
 
 
 def _key(resource: Resource, item: Mapping[str, Any]) -> tuple[str, str]:
@@ -292,7 +292,7 @@ def _prefixes(values: Iterable[object]) -> tuple[Prefix, ...]:
             found.add(prefix_of(str(value)))
         except ValueError:
             continue
-    return tuple(sorted(prefix for prefix in found if 0 <= prefix.bits <= 128))
+    return tuple(sorted(found))
 
 
 def _list(value: object) -> list[Any]:

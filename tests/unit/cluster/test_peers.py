@@ -256,7 +256,7 @@ def test_the_world_is_all_but_pods_services_and_nodes() -> None:
     found = shown(resolve(known, WORLD, HERE))
     other = next(item for item in PODS if item["metadata"]["namespace"] == "other")
     theirs = {f"{address['ip']}/32" for address in other["status"]["podIPs"]}
-    assert found.pop("::/0") is None
+    assert found.pop("everything") is None
     assert found.keys() - theirs == expected and set(found.values()) == {"-"}
 
 
@@ -264,7 +264,7 @@ def test_no_tenant_chooses_what_is_not_the_world() -> None:
     """Else one could lift what is enforced on the world by a service of one's own."""
     chosen = service(externalIPs=["192.0.2.99"], status={"loadBalancer": {"ingress": [{"ip": "192.0.2.98"}]}})
     found = resolve(directory(chosen, endpoints("192.0.2.97")), WORLD, HERE)
-    assert shown(found) == {"::/0": None, "10.43.0.1/32": "-"}
+    assert shown(found) == {"everything": None, "10.43.0.1/32": "-"}
     assert found.entries[0] == Entry(ANYWHERE)
 
 
