@@ -19,7 +19,7 @@ from podmgr.cluster.objects import Cluster
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import RuledPod
+from podmgr.watch.ruled import RuledPod
 
 _TURN_SECONDS = 0.5
 _NO_RULES = PodRules((), (), ())

@@ -1,7 +1,6 @@
 """The wording of what a user reads of a pod: in Kubernetes Events, and in the lines of the log.
 
-Pure. Apart from `podsync`, which alone uses it: who looks for an Event's words looks here. Events are
-posted by `cluster.announcer`.
+Pure. Who looks for an Event's words looks here. Events are posted by `cluster.announcer`.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from podmgr.cluster.names import name_all, names_of
 from podmgr.cluster.peers import UNKNOWN, Resolved, concerns, may_not_be_seen, parts_of, resolve
 from podmgr.errors import PodmgrError
 from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry, in_namespace
+from podmgr.rules.peers import in_namespace
 from podmgr.rules.rule import Rule
 from podmgr.watch.feeds import Feeds, Look
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import RuledPod
+from podmgr.watch.ruled import Peers, RuledPod
 
 GATHER_SECONDS = 0.005  # a change comes in several events: slices, pods
 
@@ -38,7 +38,6 @@ _FLOOD = 256  # changes at once, above which it is not looked whom each concerns
 
 NONE_BY_HAND: Mapping[str, Sequence[Rule]] = MappingProxyType({})
 
-Peers = Mapping[Peer, tuple[Entry, ...]]
 Refresh = Callable[[Mapping[str, Peers]], None]  # by the UID of a pod, all that its rules name
 
 

@@ -28,7 +28,7 @@ from podmgr.proc import Runner
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
-from podmgr.watch.following import Following, Refresh
+from podmgr.watch.following import Following
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import PodSync
@@ -85,7 +85,6 @@ class Watch:
         journal: Journal,
         *,
         runner: Runner,
-        refresh: Refresh | None = None,
     ) -> None:
         self._api = api
         self._options = options
@@ -103,9 +102,6 @@ class Watch:
             reads_standard=options.reads_standard,
             peer_namespaces=options.peer_namespaces,
         )
-        self._following = Following(
-            self._connect, refresh or self._queue.add, self._changed, journal, self._stopping
-        )
         self._sync = PodSync(
             settings,
             journal,
@@ -113,6 +109,7 @@ class Watch:
             runner=self._health.turning(runner),
             enforces=self._cache.enforces,
         )
+        self._following = Following(self._connect, self._sync.refresh, self._changed, journal, self._stopping)
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()

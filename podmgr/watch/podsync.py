@@ -1,7 +1,9 @@
 """Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
 
 Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
-changes. Which pods, and when again, is the caller's business.
+changes. Which pods is the caller's business.
+
+Apart from `loop`, which alone uses it: when, and how often again, is not its business.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import NOBODY, Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
@@ -22,14 +24,13 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
-from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry
-from podmgr.rules.precedence import PodRules
+from podmgr.reconcile.refresh import refresh
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
 from podmgr.watch.journal import Journal
+from podmgr.watch.ruled import Peers, RuledPod
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
@@ -38,27 +39,6 @@ class Announce(Protocol):
     """Says something on a pod, where `kubectl describe` shows it."""
 
     def __call__(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RuledPod:
-    """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
-
-    `cgroup_uids` are the names that its cgroup may carry. `peers` says what its rules' names stand
-    for; `refused` are the rules that name what they cannot.
-    """
-
-    pod: Pod | None
-    rules: PodRules
-    cgroup_uids: tuple[str, ...] = ()
-    peers: Mapping[Peer, tuple[Entry, ...]] = field(default_factory=lambda: NOBODY)
-    refused: tuple[tuple[Rule, PodmgrError], ...] = ()
-
-    @property
-    def failures(self) -> list[str]:
-        """What cannot be read or be had, one line each."""
-        refused = [f"{rule}: {events.line(error)}" for rule, error in self.refused]
-        return [events.line(error) for error in self.rules.errors] + refused
 
 
 @dataclass(slots=True)
@@ -98,6 +78,7 @@ class PodSync:
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._is_disturbed = False
+        self._named: Mapping[str, Wish] = {}
         self._observed: list[Observed] = []
         self._bypassed: set[Slot] = set()
 
@@ -124,6 +105,18 @@ class PodSync:
         uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
         others = {row.owner for row in rows} - uids
         return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
+
+    def _remember(
+        self, wanted: Mapping[str, RuledPod], wishes: Iterable[Wish], rows: Iterable[Attachment]
+    ) -> None:
+        """The wishes of pods whose rules name something, in a new mapping: another thread reads it."""
+        new = {uid: wish for uid, wish in self._named.items() if uid not in wanted}
+        for row in rows:  # of a pod that is wished nothing, what the command line named is followed
+            item = wanted.get(row.holder)
+            if row.source == CLI and row.pod and item and item.peers:
+                target = Target(row.target, row.cgroup, row.pod)
+                new[row.holder] = Wish(target, (), is_standing=True, peers=item.peers)
+        self._named = new | {wish.target.owner: wish for wish in wishes if wish.peers}
 
     def by_hand(self) -> dict[str, list[Rule]]:
         """The rules that the command line has put on pods, by UID."""
@@ -158,6 +151,7 @@ class PodSync:
             elif item.pod is None and uid in traces:
                 gone.add(uid)
         wishes = self._wishes(living, traces, places, gone, result)
+        self._remember(wanted, wishes, rows)
         if wishes:
             result.outcomes += transaction.apply(
                 wishes, self._settings, runner=self._runner, report=self._journal.warning
@@ -167,6 +161,16 @@ class PodSync:
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
+
+    def refresh(self, changes: Mapping[str, Peers]) -> None:
+        """Write what names stand for now, by UID, into the maps of pods that were brought in order.
+
+        Another thread may call it. What fails is an error; a reconcile puts it right.
+        """
+        known = self._named
+        wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
+        for _, error in refresh(wishes, self._settings) if wishes else ():
+            raise error
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
