@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from podmgr.cluster.objects import has_ended, is_name, mapping, texts
 from podmgr.rules.match import PROTOCOLS
-from podmgr.rules.peers import Prefix, prefix_of
+from podmgr.rules.peers import MOST_BITS, Prefix, prefix_of
 
 SERVICE_OF_SLICE = "kubernetes.io/service-name"  # the label
 
@@ -205,7 +205,7 @@ class Directory:
 
 
 def _first_bits(prefix: Prefix, bits: int) -> int:
-    return int.from_bytes(prefix.address, "big") >> (8 * len(prefix.address) - bits)
+    return int.from_bytes(prefix.address, "big") >> (MOST_BITS - bits)
 
 
 def _key(resource: Resource, item: Mapping[str, Any]) -> tuple[str, str]:
@@ -292,7 +292,7 @@ def _prefixes(values: Iterable[object]) -> tuple[Prefix, ...]:
             found.add(prefix_of(str(value)))
         except ValueError:
             continue
-    return tuple(sorted(found))
+    return tuple(sorted(prefix for prefix in found if 0 <= prefix.bits <= MOST_BITS))
 
 
 def _list(value: object) -> list[Any]:

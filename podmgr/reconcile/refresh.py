@@ -3,7 +3,7 @@
 A whole transaction looks at the kernel for a hundred pods, and compiles; a peer that moves must be met within
 a tenth of a second.
 
-Apart from `watch.podsync`, which alone uses it: it takes the ledger's lock, and knows no cluster.
+Apart from `watch.podsync`, which alone uses it: it writes into maps, and decides nothing.
 """
 
 from __future__ import annotations

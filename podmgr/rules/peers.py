@@ -10,6 +10,7 @@ from typing import NamedTuple
 from podmgr.errors import UsageError
 from podmgr.rules.match import DNS_PORT, Match, Peer, PeerKind
 
+MOST_BITS = 136
 _FAMILY_BITS = 8
 
 

@@ -14,13 +14,18 @@ from podmgr.rules.source import POD
 
 MOST_LINES = 10  # of one pod and kind, in the log and in an Event
 FAILED, BYPASSED = "RuleFailed", "RuleBypassed"
-REASONS = {Action.ATTACHED: "RuleApplied", Action.REPLACED: "RuleApplied", Action.DETACHED: "RuleRemoved"}
+REASONS = {
+    Action.ATTACHED: "RuleApplied",
+    Action.REPLACED: "RuleApplied",
+    Action.DETACHED: "RuleRemoved",
+    Action.OVER: "RuleEnded",
+}
 
 
 def told(outcome: Outcome) -> str:
     """A rule as an Event shows it: whose it is, and at which hook."""
     details = [str(outcome.source)] if outcome.source not in (None, POD) else []
-    if outcome.action is not Action.DETACHED:
+    if outcome.action not in (Action.DETACHED, Action.OVER):
         details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
     return outcome.subject + (f" ({', '.join(details)})" if details else "")
 

@@ -23,11 +23,11 @@ from podmgr.cluster.names import name_all, names_of
 from podmgr.cluster.peers import UNKNOWN, Resolved, concerns, may_not_be_seen, parts_of, resolve
 from podmgr.errors import PodmgrError
 from podmgr.rules.match import Peer
-from podmgr.rules.peers import in_namespace
+from podmgr.rules.peers import Entry, in_namespace
 from podmgr.rules.rule import Rule
 from podmgr.watch.feeds import Feeds, Look
 from podmgr.watch.journal import Journal
-from podmgr.watch.ruled import Peers, RuledPod
+from podmgr.watch.ruled import RuledPod
 
 GATHER_SECONDS = 0.005  # a change comes in several events: slices, pods
 
@@ -38,6 +38,7 @@ _FLOOD = 256  # changes at once, above which it is not looked whom each concerns
 
 NONE_BY_HAND: Mapping[str, Sequence[Rule]] = MappingProxyType({})
 
+Peers = Mapping[Peer, tuple[Entry, ...]]
 Refresh = Callable[[Mapping[str, Peers]], None]  # by the UID of a pod, all that its rules name
 
 
@@ -59,9 +60,7 @@ class _State:
     found: dict[Peer, Resolved] = field(default_factory=dict)
     stale: set[Peer] = field(default_factory=set)  # among `found`
     suspects: set[str] = field(default_factory=set)  # pods in whose maps may be what is not so any more
-    unsettled: set[str] = field(
-        default_factory=set
-    )  # pods of which rules come or go, or something is to be said
+    unsettled: set[str] = field(default_factory=set)  # pods that need more: rules come or go, or words
 
     def naming(self, peer: Peer) -> set[str]:
         """The pods that name a peer, which has its namespace."""

@@ -28,7 +28,7 @@ from podmgr.proc import Runner
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
-from podmgr.watch.following import Following
+from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import PodSync
@@ -85,6 +85,7 @@ class Watch:
         journal: Journal,
         *,
         runner: Runner,
+        refresh: Refresh | None = None,
     ) -> None:
         self._api = api
         self._options = options
@@ -109,7 +110,9 @@ class Watch:
             runner=self._health.turning(runner),
             enforces=self._cache.enforces,
         )
-        self._following = Following(self._connect, self._sync.refresh, self._changed, journal, self._stopping)
+        self._following = Following(
+            self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
+        )
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
@@ -228,6 +231,8 @@ class Watch:
             result = self._sync.sync(wanted)
             self._following.written(wanted)
             failed, waiting = result.failed, result.waiting
+            for uid, seconds in result.ends.items():
+                self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
             failed, waiting = set(wanted), set()

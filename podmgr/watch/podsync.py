@@ -1,9 +1,7 @@
 """Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
 
 Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
-changes. Which pods is the caller's business.
-
-Apart from `loop`, which alone uses it: when, and how often again, is not its business.
+changes. Which pods, and when again, is the caller's business.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
@@ -25,12 +23,14 @@ from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
 from podmgr.reconcile.refresh import refresh
+from podmgr.rules.match import Peer
+from podmgr.rules.peers import Entry
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
 from podmgr.watch.journal import Journal
-from podmgr.watch.ruled import Peers, RuledPod
+from podmgr.watch.ruled import RuledPod, ends_of, wish_of
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
@@ -43,9 +43,13 @@ class Announce(Protocol):
 
 @dataclass(slots=True)
 class Synced:
-    """The UIDs of the pods that are not in order: no cgroup yet, or a failure."""
+    """The UIDs of the pods that are not in order: no cgroup yet, or a failure.
+
+    `ends` says of pods in how many seconds the next of their rules is over.
+    """
 
     waiting: set[str] = field(default_factory=set)
+    ends: dict[str, float] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -77,8 +81,8 @@ class PodSync:
         self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
+        self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
-        self._named: Mapping[str, Wish] = {}
         self._observed: list[Observed] = []
         self._bypassed: set[Slot] = set()
 
@@ -105,18 +109,6 @@ class PodSync:
         uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
         others = {row.owner for row in rows} - uids
         return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
-
-    def _remember(
-        self, wanted: Mapping[str, RuledPod], wishes: Iterable[Wish], rows: Iterable[Attachment]
-    ) -> None:
-        """The wishes of pods whose rules name something, in a new mapping: another thread reads it."""
-        new = {uid: wish for uid, wish in self._named.items() if uid not in wanted}
-        for row in rows:  # of a pod that is wished nothing, what the command line named is followed
-            item = wanted.get(row.holder)
-            if row.source == CLI and row.pod and item and item.peers:
-                target = Target(row.target, row.cgroup, row.pod)
-                new[row.holder] = Wish(target, (), is_standing=True, peers=item.peers)
-        self._named = new | {wish.target.owner: wish for wish in wishes if wish.peers}
 
     def by_hand(self) -> dict[str, list[Rule]]:
         """The rules that the command line has put on pods, by UID."""
@@ -156,21 +148,34 @@ class PodSync:
             result.outcomes += transaction.apply(
                 wishes, self._settings, runner=self._runner, report=self._journal.warning
             )
+            result.ends = ends_of(wishes, self._settings)
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
 
-    def refresh(self, changes: Mapping[str, Peers]) -> None:
-        """Write what names stand for now, by UID, into the maps of pods that were brought in order.
+    def refresh(self, changes: Mapping[str, Mapping[Peer, tuple[Entry, ...]]]) -> None:
+        """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
 
-        Another thread may call it. What fails is an error; a reconcile puts it right.
+        Raises PodmgrError if some could not be told.
         """
-        known = self._named
+        known = self._wishes_of  # the loop is another thread
         wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
-        for _, error in refresh(wishes, self._settings) if wishes else ():
+        for _, error in refresh(wishes, self._settings):
             raise error
+
+    def _remember(
+        self, wanted: Mapping[str, RuledPod], wishes: Iterable[Wish], rows: Iterable[Attachment]
+    ) -> None:
+        """The wishes of pods whose rules have names, in a new mapping: `refresh` may read the old one."""
+        found = {uid: wish for uid, wish in self._wishes_of.items() if uid not in wanted}
+        for row in rows:  # what the command line put on pods that are wished nothing
+            item = wanted.get(row.holder)
+            if row.source == CLI and row.pod and item and item.peers:
+                target = Target(row.target, row.cgroup, row.pod)
+                found[row.holder] = Wish(target, (), is_standing=True, peers=item.peers)
+        self._wishes_of = found | {wish.target.owner: wish for wish in wishes if wish.peers}
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
@@ -238,7 +243,7 @@ class PodSync:
             cgroup, item = found[uid], living[uid]
             if cgroup is not None:
                 self._missing_since.pop(uid, None)
-                wishes.append(_wish(pod, cgroup, item))
+                wishes.append(wish_of(pod, cgroup, item))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
@@ -315,17 +320,3 @@ class PodSync:
 def _is_populated(row: Attachment) -> bool:
     place = row.cgroup
     return cgroups.exists(place) and cgroup_life.is_populated(place)
-
-
-def _wish(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
-    rules = item.rules
-    target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
-    return Wish(
-        target,
-        rules.rules,
-        is_standing=True,
-        unreadable=rules.unreadable,
-        enforcing=rules.enforcing,
-        beaten=rules.beaten,
-        peers=item.peers,
-    )

@@ -21,9 +21,9 @@ from podmgr.rules.precedence import PodRules
 from podmgr.rules.source import POD, SourcedRule
 from podmgr.settings import LogFormat
 from podmgr.watch.feeds import MOST_APART, chosen
-from podmgr.watch.following import Following
+from podmgr.watch.following import Following, Peers
 from podmgr.watch.journal import Journal
-from podmgr.watch.ruled import Peers, RuledPod
+from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.unit.samples import eventually, parsed

@@ -23,10 +23,11 @@ from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
+from podmgr.watch.following import Peers
 from podmgr.watch.journal import Journal
 from podmgr.watch.loop import Options, Watch
 from podmgr.watch.podsync import Synced
-from podmgr.watch.ruled import Peers, RuledPod
+from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.unit.samples import Script, eventually, parsed, said
@@ -46,7 +47,6 @@ class Sync:
     error: Exception | None = None
     is_disturbed: bool = False
     removed: int = 0
-    refreshed: list[dict[str, dict[str, int]]] = field(default_factory=list)
     hand: dict[str, list[Rule]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -58,13 +58,6 @@ class Sync:
         return was_disturbed
 
     def look_for_bypassed(self) -> None: ...
-
-    def refresh(self, changes: Mapping[str, Peers]) -> None:
-        """Addresses by pod and peer, how many."""
-        found = {
-            uid: {str(peer): len(known) for peer, known in peers.items()} for uid, peers in changes.items()
-        }
-        self.refreshed.append(found)
 
     def by_hand(self) -> dict[str, list[Rule]]:
         return self.hand
@@ -95,6 +88,14 @@ class Watched:
     log: io.StringIO = field(default_factory=io.StringIO)
     codes: list[int] = field(default_factory=list)
     thread: threading.Thread | None = None
+    refreshed: list[dict[str, dict[str, int]]] = field(default_factory=list)
+
+    def refresh(self, changes: Mapping[str, Peers]) -> None:
+        """Addresses by pod and peer, how many."""
+        found = {
+            uid: {str(peer): len(known) for peer, known in peers.items()} for uid, peers in changes.items()
+        }
+        self.refreshed.append(found)
 
     def pods(self, *uids: str) -> None:
         for uid in uids:
@@ -111,6 +112,7 @@ class Watched:
             self.settings,
             journal,
             runner=Script(said("")),
+            refresh=self.refresh,
         )
         self.thread = threading.Thread(target=lambda: self.codes.append(watch.run()), daemon=True)
         self.thread.start()
@@ -181,7 +183,7 @@ def test_what_names_stand_for_reaches_the_maps_without_a_reconcile(watched: Watc
     assert "svc/far/db is of another namespace" in refused.message
     eventually(lambda: watched.server.watching("endpointslices") == 1)
     watched.server.replace(objects.endpoint_slice("db", addresses=["10.42.0.1", "10.42.0.2"]))
-    eventually(lambda: watched.sync.refreshed == [{"a": {"svc/db": 3}}])
+    eventually(lambda: watched.refreshed == [{"a": {"svc/db": 3}}])
     assert len(watched.sync.asked) == 1
 
 
@@ -191,7 +193,7 @@ def test_what_the_command_line_named_is_followed_too(watched: Watched) -> None:
     watched.start()
     watched.hears("in order")
     watched.server.create(objects.service("db", "far"))
-    eventually(lambda: watched.sync.refreshed == [{"a": {"svc/far/db": 1}}])
+    eventually(lambda: watched.refreshed == [{"a": {"svc/far/db": 1}}])
 
 
 def test_the_operator_may_list_namespaces_that_rules_may_name(watched: Watched) -> None:
