@@ -17,7 +17,7 @@ from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source, SourcedRule
 from podmgr.settings import Settings
-from podmgr.targets.names import resolve
+from podmgr.targets.cgroup import resolve
 
 if TYPE_CHECKING:
     from podmgr.targets.manifests import ManifestPod

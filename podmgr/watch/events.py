@@ -1,6 +1,7 @@
 """The wording of what a user reads of a pod: in Kubernetes Events, and in the lines of the log.
 
-Pure. Who looks for an Event's words looks here. Events are posted by `cluster.announcer`.
+Pure. Apart from `podsync`, which alone uses it: who looks for an Event's words looks here. Events are
+posted by `cluster.announcer`, for reasons that `cluster.reasons` names; `cluster.told` reads them again.
 """
 
 from __future__ import annotations
@@ -8,18 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from podmgr.attachment import PodRef
+from podmgr.cluster.reasons import APPLIED, OVER, REMOVED
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.source import POD
 
 MOST_LINES = 10  # of one pod and kind, in the log and in an Event
-FAILED, BYPASSED = "RuleFailed", "RuleBypassed"
-REASONS = {
-    Action.ATTACHED: "RuleApplied",
-    Action.REPLACED: "RuleApplied",
-    Action.DETACHED: "RuleRemoved",
-    Action.OVER: "RuleEnded",
-}
+REASONS = {Action.ATTACHED: APPLIED, Action.REPLACED: APPLIED, Action.DETACHED: REMOVED, Action.OVER: OVER}
 
 
 def told(outcome: Outcome) -> str:

@@ -2,6 +2,8 @@
 
 Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
 changes. Which pods, and when again, is the caller's business.
+
+Apart from `loop`, which alone uses it: one reconcile, without the threads and queues around it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
+from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
@@ -194,7 +197,7 @@ class PodSync:
                 continue
             line = bypassed_text(item)
             self._journal.warning(line, **events.names(row.pod))
-            self._announce(row.pod, events.BYPASSED, line, is_warning=True)
+            self._announce(row.pod, reasons.BYPASSED, line, is_warning=True)
             self._bypassed.add(row.identity)
         self._bypassed &= {  # until it sees packets again, or is gone
             item.attachment.identity
@@ -314,7 +317,7 @@ class PodSync:
         for line in shown:
             self._journal.error(line, **events.names(pod))
         if shown:
-            self._announce(pod, events.FAILED, " | ".join(shown), is_warning=True)
+            self._announce(pod, reasons.FAILED, " | ".join(shown), is_warning=True)
 
 
 def _is_populated(row: Attachment) -> bool:

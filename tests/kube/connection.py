@@ -231,7 +231,7 @@ class Connection(BaseHTTPRequestHandler):
         if request.verb == "patch":
             if self.headers.get_content_type() not in _MERGE_PATCHES:
                 raise StatusError(415, "the body of the request was in an unknown format")
-            return 200, api.patch(*place, obj)
+            return 200, api.patch(*place, obj, is_kept=request.query.get("dryRun") != "All")
         obj |= {"kind": resource.kind, "apiVersion": resource.api_version}
         _check_namespace(obj, request, resource)
         return (200, api.replace(obj)) if request.verb == "update" else (201, api.create(obj))

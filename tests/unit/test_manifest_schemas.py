@@ -26,7 +26,7 @@ from podmgr.watch.server import serve
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml"]
+CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml", ROOT / "k3s/kubectl-podmgr.yaml"]
 VERSIONS = ["1.30", "1.36"]  # an old one, and the one of k3s/run.sh
 
 Object = dict[str, Any]
