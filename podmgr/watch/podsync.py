@@ -165,7 +165,7 @@ class PodSync:
         """
         known = self._wishes_of  # the loop is another thread
         wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
-        for _, error in refresh(wishes, self._settings):
+        for _, error in refresh(wishes, self._settings) if wishes else ():
             raise error
 
     def _remember(
