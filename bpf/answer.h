@@ -17,7 +17,7 @@ enum { TO_SENDER = 1, TO_RECEIVER = 0 };
 #define MOST_QUOTED 128 /* bytes of the packet in an answer by ICMP */
 #define TTL 64
 
-/* Of a packet: whose it is, and what TCP says in it. Behind each other, as they stand in headers. */
+/* Of a packet: whose it is, and what TCP says in it. In the order of the headers. */
 struct ends {
 	__u8 receiver_mac[6];
 	__u8 sender_mac[6];
@@ -29,11 +29,13 @@ struct ends {
 	__be32 acknowledged;
 	__u8 data_offset;
 	__u8 flags;
+	__u8 leaves; /* the pod; what does not, reaches it */
 };
 
 /* -1: it cannot be read, or is too short for its protocol. */
-static __always_inline int read_ends(struct __sk_buff *skb, struct inside *at, struct ends *ends)
+static __always_inline int read_ends(struct __sk_buff *skb, struct inside *at, int leaves, struct ends *ends)
 {
+	ends->leaves = leaves;
 	if (at->network && bpf_skb_load_bytes(skb, 0, ends->receiver_mac, 12))
 		return -1;
 	if (at->is_ipv6) {
@@ -90,15 +92,14 @@ static __always_inline __u16 folded(__s64 sum)
  * that once the place where the sum begins has been taken out of the packet, see corrupt.bpf.c. What stands in
  * it is to be written. A header that was longer than all the answer leaves bytes behind it, as Ethernet does.
  */
-#define TAKEN_BYTES 80
-
 static __always_inline long make_blank(struct __sk_buff *skb, const struct inside *at, __u32 length)
 {
-	__u32 meanwhile = at->network + (at->is_ipv6 ? IPV6_BYTES : IPV4_BYTES) + TAKEN_BYTES;
+	__u32 network_bytes = at->is_ipv6 ? IPV6_BYTES : IPV4_BYTES;
+	__s32 taken = at->transport + TCP_BYTES;
 
-	if (bpf_skb_change_tail(skb, meanwhile, 0) ||
-	    bpf_skb_adjust_room(skb, -TAKEN_BYTES, BPF_ADJ_ROOM_NET, 0) ||
-	    bpf_skb_adjust_room(skb, TAKEN_BYTES, BPF_ADJ_ROOM_NET, 0))
+	if (bpf_skb_change_tail(skb, at->network + network_bytes + taken, 0) ||
+	    bpf_skb_adjust_room(skb, -taken, BPF_ADJ_ROOM_NET, 0) ||
+	    bpf_skb_adjust_room(skb, taken, BPF_ADJ_ROOM_NET, 0))
 		return -1;
 	return bpf_skb_change_tail(skb, length, 0) ? bpf_skb_change_tail(skb, at->transport, 0) : 0;
 }
@@ -140,7 +141,7 @@ static __always_inline __s64 sum_of_ip(const struct ends *ends, __u8 protocol, _
 static __always_inline long send_answer(struct __sk_buff *skb, const struct inside *at, const struct ends *ends,
 					int to_sender)
 {
-	int leaves = to_sender ? !DIRECTION_EGRESS : DIRECTION_EGRESS;
+	int leaves = ends->leaves ? !to_sender : to_sender;
 	__u8 macs[12];
 
 	if (skb->ifindex == LOOPBACK_IFINDEX) /* what is sent there arrives */

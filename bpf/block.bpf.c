@@ -7,14 +7,15 @@
  * RSTs, errors of ICMP, what goes to a group, and later fragments. Neighbour discovery passes, as ARP does.
  *
  * With CUTS what is sent in an open connection ends it: a RST goes to both ends, in each other's name. It goes
- * again when the sender has acknowledged more since, or after AGAIN_NS: the first came too late then. RSTs that
- * the ends themselves send in a connection that was cut pass, since they end it too.
+ * again when the sender has acknowledged more since, or after AGAIN_NS, and to the other end if it goes on: the
+ * first came too late then. RSTs that the ends themselves send in a connection that was cut pass.
  *
  * With ONLY_NEW a SYN without ACK is blocked, and no other packet of TCP. Datagrams and pings are blocked in
- * flows of which nothing has been seen going the other way since the program was attached; the last MOST_FLOWS
- * are known. For that podmgr also attaches it to the other side of the interface, behind what blocks there, with
- * CLASS_WATCHES as the class of its filter, see freeing.h. Protocols without ports are a flow for each pair of
- * addresses. Other ICMP, and later fragments, pass: they begin nothing.
+ * flows of which nothing has been seen going the other way since the program was attached. Protocols without
+ * ports are a flow for each pair of addresses. Other ICMP, and later fragments, pass: they begin nothing.
+ *
+ * For both, podmgr also attaches it to the other side of the interface, behind what blocks there, with
+ * CLASS_WATCHES as the class of its filter, see freeing.h. The last MOST_FLOWS flows are known.
  */
 #ifndef REPLY /* 0: none, 1: rst, 2: icmp */
 #define REPLY 0
@@ -73,10 +74,11 @@ struct {
 	__type(value, struct cut); /* 0 if it was only seen */
 } podmgr_flows SEC(".maps");
 
-/* Which the packet is of; `leaves`: it is one that the pod sends. */
-static __always_inline void name_flow(const struct inside *at, const struct ends *ends, int leaves,
-				      struct flow *flow)
+/* That the packet is of. */
+static __always_inline void name_flow(const struct inside *at, const struct ends *ends, struct flow *flow)
 {
+	int leaves = ends->leaves;
+
 	__builtin_memset(flow, 0, sizeof(*flow));
 	__builtin_memcpy(flow->local, leaves ? ends->sender : ends->receiver, 16);
 	__builtin_memcpy(flow->remote, leaves ? ends->receiver : ends->sender, 16);
@@ -97,7 +99,7 @@ static __always_inline int has_ports(__u32 protocol)
  * The flow of what is not TCP. A ping's number stands for its ports.
  * 0: it is none that could begin something.
  */
-static __always_inline int find_flow(struct __sk_buff *skb, const struct inside *at, struct ends *ends, int leaves,
+static __always_inline int find_flow(struct __sk_buff *skb, const struct inside *at, struct ends *ends,
 				     struct flow *flow)
 {
 	__u8 icmp[6] = {};
@@ -113,7 +115,7 @@ static __always_inline int find_flow(struct __sk_buff *skb, const struct inside 
 		__builtin_memcpy(&ends->sender_port, icmp + 4, 2);
 		ends->receiver_port = ends->sender_port;
 	}
-	name_flow(at, ends, leaves, flow);
+	name_flow(at, ends, flow);
 	return 1;
 }
 
@@ -123,7 +125,7 @@ static __always_inline int begins(struct __sk_buff *skb, const struct inside *at
 
 	if (at->protocol == IPPROTO_TCP)
 		return !at->is_later_fragment && (ends->flags & (SYN | ACK)) == SYN;
-	return find_flow(skb, at, ends, DIRECTION_EGRESS, &flow) && !bpf_map_lookup_elem(&podmgr_flows, &flow);
+	return find_flow(skb, at, ends, &flow) && !bpf_map_lookup_elem(&podmgr_flows, &flow);
 }
 
 /* What goes the other way: an answer to it begins nothing. */
@@ -134,9 +136,10 @@ static __always_inline int watch(struct __sk_buff *skb)
 	struct flow flow;
 	struct cut seen = {};
 
-	if (!is_ip(skb) || look_inside(skb, &at) || at.protocol == IPPROTO_TCP || read_ends(skb, &at, &ends))
+	if (!is_ip(skb) || look_inside(skb, &at) || at.protocol == IPPROTO_TCP ||
+	    read_ends(skb, &at, !DIRECTION_EGRESS, &ends))
 		return VERDICT_PASS;
-	if (find_flow(skb, &at, &ends, !DIRECTION_EGRESS, &flow) && !bpf_map_lookup_elem(&podmgr_flows, &flow))
+	if (find_flow(skb, &at, &ends, &flow) && !bpf_map_lookup_elem(&podmgr_flows, &flow))
 		bpf_map_update_elem(&podmgr_flows, &flow, &seen, BPF_ANY);
 	return VERDICT_PASS;
 }
@@ -156,6 +159,24 @@ static __always_inline int is_to_cut(const struct flow *flow, const struct ends 
 	bpf_map_update_elem(&podmgr_flows, flow, &cut, BPF_ANY);
 	return 1;
 }
+
+/* What goes the other way in a connection that was cut: its RST overtook what this end still waited for. */
+static __always_inline int watch(struct __sk_buff *skb)
+{
+	struct inside at = {};
+	struct ends ends = {};
+	struct flow flow;
+
+	if (!is_ip(skb) || look_inside(skb, &at) || at.protocol != IPPROTO_TCP || at.is_later_fragment ||
+	    read_ends(skb, &at, !DIRECTION_EGRESS, &ends) || ends.flags & (RST | SYN))
+		return VERDICT_PASS;
+	name_flow(&at, &ends, &flow);
+	if (!bpf_map_lookup_elem(&podmgr_flows, &flow))
+		return VERDICT_PASS;
+	if (!send_rst(skb, &at, &ends, TO_SENDER))
+		add_to_figure(RSTS, 1);
+	return VERDICT_DROP;
+}
 #endif
 
 #if REPLY || ONLY_NEW || CUTS
@@ -165,7 +186,7 @@ static __always_inline int block(struct __sk_buff *skb, struct inside *at)
 	struct wire wire = wire_of(skb);
 	int is_tcp;
 
-	if (read_ends(skb, at, &ends))
+	if (read_ends(skb, at, DIRECTION_EGRESS, &ends))
 		return count(wire, VERDICT_DROP);
 #if ONLY_NEW
 	if (!begins(skb, at, &ends))
@@ -175,7 +196,7 @@ static __always_inline int block(struct __sk_buff *skb, struct inside *at)
 #if CUTS
 	struct flow flow;
 
-	name_flow(at, &ends, DIRECTION_EGRESS, &flow);
+	name_flow(at, &ends, &flow);
 	if (is_tcp && ends.flags & RST && bpf_map_lookup_elem(&podmgr_flows, &flow))
 		return count(wire, VERDICT_PASS);
 	if (is_tcp && !(ends.flags & (RST | SYN)) && may_be_answered(at, &ends)) {
@@ -209,7 +230,7 @@ int podmgr_block(struct __sk_buff *skb)
 {
 	struct inside at = {};
 
-#if ONLY_NEW
+#if ONLY_NEW || CUTS
 	if (skb->tc_classid == CLASS_WATCHES)
 		return watch(skb);
 #endif

@@ -107,7 +107,7 @@ class Block(Rule):
 
     @property
     def watches_back(self) -> bool:
-        return self.state is State.NEW
+        return self.state is State.NEW or self.cut is Cut.YES
 
     def explain(self) -> list[tuple[str, str]]:
         passes = "leaves" if self.direction is Direction.EGRESS else "reaches"
