@@ -72,11 +72,11 @@ static __always_inline int is_icmp_error(struct __sk_buff *skb, const struct ins
 {
 	__u8 type = 3;
 
-	if (at->protocol != (at->is_ipv6 ? ICMPV6 : IPPROTO_ICMP))
+	if (at->protocol != (at->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return 0;
 	bpf_skb_load_bytes(skb, at->transport, &type, sizeof(type));
 	if (at->is_ipv6)
-		return type < 128 || type == LAST_OF_NEIGHBOUR_DISCOVERY;
+		return type < 128;
 	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
@@ -201,7 +201,7 @@ static __always_inline long send_unreachable(struct __sk_buff *skb, const struct
 					     const struct ends *ends)
 {
 	__u32 network_bytes = at->is_ipv6 ? IPV6_BYTES : IPV4_BYTES;
-	__u8 protocol = at->is_ipv6 ? ICMPV6 : IPPROTO_ICMP;
+	__u8 protocol = at->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	__be32 icmp[(ICMP_BYTES + MOST_QUOTED) / 4] = {};
 	__u32 less_one = at->end - at->network - 1, bytes;
 	__s64 sum = 0;

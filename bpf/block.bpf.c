@@ -4,7 +4,7 @@
  *
  * REPLY says what the sender is told: nothing, as if the network had lost it; a RST, so that TCP fails at once;
  * or by ICMP that an administrator forbids it. What is not TCP is never answered by a RST. Never answered are
- * RSTs, errors of ICMP, what goes to a group, and later fragments. Neighbour discovery passes, as ARP does.
+ * RSTs, errors of ICMP, what goes to a group, and later fragments.
  *
  * With CUTS what is sent in an open connection ends it: a RST goes to both ends, in each other's name. It goes
  * again when the sender has acknowledged more since, or after AGAIN_NS, and to the other end if it goes on: the
@@ -27,7 +27,7 @@
 #define CUTS 0
 #endif
 #define PODMGR_FIGURES 3 /* RSTs, ICMPs, connections cut */
-#include "network.h"
+#include "podmgr.h"
 #if REPLY || ONLY_NEW || CUTS
 #include "answer.h"
 #endif
@@ -43,16 +43,6 @@ _Static_assert(REPLY >= NONE && REPLY <= UNREACHABLE, "REPLY is 0, 1 or 2");
 _Static_assert(!(ONLY_NEW && CUTS), "what is cut is not new");
 _Static_assert(PODMGR_TC || !(REPLY || ONLY_NEW || CUTS), "the cgroup hook knows silence alone");
 
-static __always_inline int is_neighbour_discovery(struct __sk_buff *skb, const struct inside *at)
-{
-	__u8 type = 0;
-
-	if (!at->is_ipv6 || at->protocol != ICMPV6)
-		return 0;
-	bpf_skb_load_bytes(skb, at->transport, &type, sizeof(type));
-	return type >= FIRST_OF_NEIGHBOUR_DISCOVERY && type <= LAST_OF_NEIGHBOUR_DISCOVERY;
-}
-
 #if ONLY_NEW || CUTS
 struct flow {
 	__be32 local[4];
@@ -64,7 +54,7 @@ struct flow {
 
 struct cut {
 	__u64 at_ns;
-	__be32 acknowledged;
+	__u64 acknowledged;
 };
 
 struct {
@@ -108,7 +98,7 @@ static __always_inline int find_flow(struct __sk_buff *skb, const struct inside 
 		return 0;
 	if (has_ports(at->protocol)) {
 		bpf_skb_load_bytes(skb, at->transport, &ends->sender_port, 4);
-	} else if (at->protocol == (at->is_ipv6 ? ICMPV6 : IPPROTO_ICMP)) {
+	} else if (at->protocol == (at->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		bpf_skb_load_bytes(skb, at->transport, icmp, sizeof(icmp));
 		if (at->is_ipv6 ? icmp[0] != 128 && icmp[0] != 129 : icmp[0] != 8 && icmp[0] != 0)
 			return 0;
@@ -167,10 +157,18 @@ static __always_inline int watch(struct __sk_buff *skb)
 	struct ends ends = {};
 	struct flow flow;
 
-	if (!is_ip(skb) || look_inside(skb, &at) || at.protocol != IPPROTO_TCP || at.is_later_fragment ||
-	    read_ends(skb, &at, !DIRECTION_EGRESS, &ends) || ends.flags & (RST | SYN))
+	if (PODMGR_SHADOW || !is_ip(skb) || look_inside(skb, &at) || at.protocol != IPPROTO_TCP ||
+	    at.is_later_fragment || read_ends(skb, &at, !DIRECTION_EGRESS, &ends) || ends.flags & RST)
 		return VERDICT_PASS;
+#if PODMGR_TIMED
+	if (!is_in_force(0))
+		return VERDICT_PASS;
+#endif
 	name_flow(&at, &ends, &flow);
+	if (ends.flags & SYN) { /* another connection */
+		bpf_map_delete_elem(&podmgr_flows, &flow);
+		return VERDICT_PASS;
+	}
 	if (!bpf_map_lookup_elem(&podmgr_flows, &flow))
 		return VERDICT_PASS;
 	if (!send_rst(skb, &at, &ends, TO_SENDER))
@@ -180,13 +178,14 @@ static __always_inline int watch(struct __sk_buff *skb)
 #endif
 
 #if REPLY || ONLY_NEW || CUTS
-static __always_inline int block(struct __sk_buff *skb, struct inside *at)
+static __always_inline int block(struct __sk_buff *skb)
 {
+	struct inside inside = {}, *at = &inside;
 	struct ends ends = {};
 	struct wire wire = wire_of(skb);
 	int is_tcp;
 
-	if (read_ends(skb, at, DIRECTION_EGRESS, &ends))
+	if (look_inside(skb, at) || read_ends(skb, at, DIRECTION_EGRESS, &ends))
 		return count(wire, VERDICT_DROP);
 #if ONLY_NEW
 	if (!begins(skb, at, &ends))
@@ -201,9 +200,9 @@ static __always_inline int block(struct __sk_buff *skb, struct inside *at)
 		return count(wire, VERDICT_PASS);
 	if (is_tcp && !(ends.flags & (RST | SYN)) && may_be_answered(at, &ends)) {
 		if (is_to_cut(&flow, &ends)) {
-			if (!send_rst(skb, at, &ends, TO_RECEIVER))
+			if (PODMGR_SHADOW || !send_rst(skb, at, &ends, TO_RECEIVER))
 				add_to_figure(RSTS, 1);
-			if (!send_rst(skb, at, &ends, TO_SENDER))
+			if (PODMGR_SHADOW || !send_rst(skb, at, &ends, TO_SENDER))
 				add_to_figure(RSTS, 1);
 		}
 		return count(wire, VERDICT_DROP);
@@ -211,16 +210,16 @@ static __always_inline int block(struct __sk_buff *skb, struct inside *at)
 #endif
 	if (REPLY == NONE || (is_tcp && ends.flags & RST) || !may_be_answered(at, &ends))
 		return count(wire, VERDICT_DROP);
-	if (REPLY == RST_OF_TCP && is_tcp && !send_rst(skb, at, &ends, TO_SENDER))
+	if (REPLY == RST_OF_TCP && is_tcp && (PODMGR_SHADOW || !send_rst(skb, at, &ends, TO_SENDER)))
 		add_to_figure(RSTS, 1);
-	if (REPLY == UNREACHABLE && !is_icmp_error(skb, at) && !send_unreachable(skb, at, &ends))
+	if (REPLY == UNREACHABLE && !is_icmp_error(skb, at) &&
+	    (PODMGR_SHADOW || !send_unreachable(skb, at, &ends)))
 		add_to_figure(ICMPS, 1);
 	return count(wire, VERDICT_DROP);
 }
 #else
-static __always_inline int block(struct __sk_buff *skb, struct inside *at)
+static __always_inline int block(struct __sk_buff *skb)
 {
-	(void)at;
 	return count(wire_of(skb), VERDICT_DROP);
 }
 #endif
@@ -228,19 +227,13 @@ static __always_inline int block(struct __sk_buff *skb, struct inside *at)
 SEC(PODMGR_SECTION)
 int podmgr_block(struct __sk_buff *skb)
 {
-	struct inside at = {};
-
 #if ONLY_NEW || CUTS
 	if (skb->tc_classid == CLASS_WATCHES)
 		return watch(skb);
 #endif
 	if (is_exempt(skb) || is_judged(skb))
 		return VERDICT_PASS;
-	if (look_inside(skb, &at))
-		return count(wire_of(skb), VERDICT_DROP);
-	if (is_neighbour_discovery(skb, &at))
-		return VERDICT_PASS;
-	return block(skb, &at);
+	return block(skb);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -63,7 +63,7 @@ static __always_inline __u32 find_checksum(struct __sk_buff *skb, struct layout 
 	bpf_skb_load_bytes(skb, at->transport, &first, sizeof(first));
 	if (first >= FIRST_OF_NEIGHBOUR_DISCOVERY && first <= LAST_OF_NEIGHBOUR_DISCOVERY)
 		return 0;
-	return at->protocol == ICMPV6 ? 8 : 0;
+	return at->protocol == IPPROTO_ICMPV6 ? 8 : 0;
 }
 
 /* Whether it is a packet that can be corrupted. */
@@ -248,7 +248,7 @@ int podmgr_corrupt(struct __sk_buff *skb)
 	wire = wire_of(skb);
 	if ((__u64)bpf_get_prandom_u32() >= THRESHOLD || !look(skb, &at))
 		return count(wire, VERDICT_PASS);
-	if (corrupt(skb, &at)) /* without memory; what the receiver would discard may as well be lost here */
+	if (!PODMGR_SHADOW && corrupt(skb, &at)) /* without memory; what the receiver would discard may as well be lost here */
 		return count(wire, REACHES_APPLICATION ? VERDICT_PASS : VERDICT_DROP);
 	add_to_figure(0, wire.packets);
 	return count(wire, VERDICT_PASS);

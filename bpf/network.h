@@ -7,7 +7,6 @@
 
 #include "podmgr.h"
 
-#define ICMPV6 58 /* the kernel has it in a header that does not go with others */
 #define FRAGMENT_OFFSET 0x1fff
 #define MORE_FRAGMENTS 0x2000
 #define FIRST_OF_NEIGHBOUR_DISCOVERY 133
@@ -45,7 +44,6 @@ struct inside {
 
 /* Extension headers of IPv6; what stands behind more of them, or behind others, is not found. */
 #define MOST_EXTENSIONS 6
-enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60 };
 
 static __always_inline int pass_extensions(struct __sk_buff *skb, struct inside *at)
 {
@@ -53,13 +51,17 @@ static __always_inline int pass_extensions(struct __sk_buff *skb, struct inside 
 		__u32 protocol = at->protocol;
 		__u8 header[4];
 
-		if (protocol != HOP_BY_HOP && protocol != ROUTING && protocol != FRAGMENT && protocol != DESTINATION)
+		if (protocol != IPPROTO_HOPOPTS && protocol != IPPROTO_ROUTING && protocol != IPPROTO_FRAGMENT &&
+		    protocol != IPPROTO_DSTOPTS && protocol != IPPROTO_AH && protocol != IPPROTO_MH)
 			return 0;
 		if (bpf_skb_load_bytes(skb, at->transport, header, sizeof(header)))
 			return -1;
-		if (protocol == FRAGMENT)
+		if (protocol == IPPROTO_FRAGMENT) {
 			at->is_later_fragment = (header[2] << 8 | header[3]) >> 3 != 0;
-		at->transport += 8 + (protocol == FRAGMENT ? 0 : header[1] * 8);
+			at->transport += 8;
+		} else {
+			at->transport += protocol == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+		}
 		at->protocol = header[0];
 	}
 	return 0;

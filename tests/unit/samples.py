@@ -27,7 +27,6 @@ from podmgr.rules.kinds.bandwidth import (
 from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.delay import MIN_DELAY_NS, Delay, Order
-from podmgr.rules.kinds.block import Block, Cut, Reply, State
 from podmgr.rules.kinds.duplicate import Duplicate
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.kinds.loss_bursts import BurstLoss, GilbertLoss, MarkovLoss
