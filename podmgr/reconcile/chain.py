@@ -10,8 +10,8 @@ from podmgr.rules.rule import Rule, Stage
 # What frees packets from their socket comes before all else, since all before it sees them twice; then
 # what is enforced. What delays is last of all, so that nobody behind it takes its departure times back.
 _FREEING = 50
-_ENFORCED, _OTHERS = 51, 100
-_MOST_CUSTOM = 39  # further ones share the last place
+_ENFORCED, _OTHERS = 51, 99
+_MOST_CUSTOM = 40  # further ones share the last place
 _DEPARTURE = 144  # for each stage two: what is enforced, and before it the others
 
 PRIORITIES = range(_FREEING, 150)

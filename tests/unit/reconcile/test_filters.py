@@ -135,9 +135,11 @@ def test_what_is_enforced_comes_first_but_no_departure_time_is_taken_back() -> N
 
     custom = "ebpf-limit=dropper egress"
     chain = [
+        place("block=egress", is_enforced=True),
         place(LOSS, is_enforced=True),
         *(place(custom, is_enforced=True, position=number) for number in range(40)),
         place(SLOW, is_enforced=True),
+        place("block=egress"),
         place(LOSS),
         *(place(custom, position=number) for number in range(40)),
         place(SLOW),
