@@ -19,8 +19,9 @@
 #define UNKNOWN_PROTOCOL 0xfffe
 
 struct podmgr_prefix {
-	__u32 bits;
-	__u8 address[16]; /* IPv4: ::ffff:a.b.c.d */
+	__u32 bits;	  /* of what follows */
+	__u8 family;	  /* 4 or 6 */
+	__u8 address[19]; /* 4 or 16 bytes, and then nothing */
 };
 
 struct podmgr_list {
@@ -223,10 +224,13 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
 static __always_inline int read_peer(struct __sk_buff *skb, struct podmgr_prefix *peer)
 {
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		peer->address[10] = peer->address[11] = 0xff;
-		return !bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address + 12, 4,
+		peer->bits = 8 + 32;
+		peer->family = 4;
+		return !bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address, 4,
 						    BPF_HDR_START_NET);
 	}
+	peer->bits = 8 + 128;
+	peer->family = 6;
 	return skb->protocol == bpf_htons(ETH_P_IPV6) &&
 	       !bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 24 : 8, peer->address, 16,
 					    BPF_HDR_START_NET);
@@ -235,7 +239,7 @@ static __always_inline int read_peer(struct __sk_buff *skb, struct podmgr_prefix
 /* Whether the packet is the rule's: of all rules that match it, the most specific that is in force. */
 static __always_inline int is_matched(struct __sk_buff *skb)
 {
-	struct podmgr_prefix peer = { .bits = 128 };
+	struct podmgr_prefix peer = {};
 	struct podmgr_list *list;
 	__u64 transport;
 
