@@ -7,6 +7,8 @@ import itertools
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from podmgr.demo.throwaway import inside
 from podmgr.kernel import bpf_syscall
 from tests.endpoints import PATIENCE_SECONDS, End, Seen, arrived, ends, seen
-from tests.lab import Lab, lab
+from tests.lab import WORLD, Lab, lab
 
 AT_ONCE_MS = 100  # on a busy machine; the round trip is 0.1 ms
 NEXT_SYN_MS = (900, 1_400)
@@ -348,3 +351,48 @@ def test_silence_at_the_cgroup_hook(made: Lab) -> None:
         asking.communicate()
         counters = bpf_syscall.pinned_counters(path)
         assert counters is not None and counters.dropped_packets >= 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("rule", ["block=egress reply=rst", "block=egress reply=rst cut=yes"])
+def test_on_shared_interfaces_the_cgroups_packets_are_answered_and_no_others(
+    made: Lab, rule: str, host: str
+) -> None:
+    """Also on loopback, where what is sent arrives."""
+    family = "AF_INET6" if ":" in host else "AF_INET"
+    connecting = (
+        "import errno, socket\n"
+        f"server = socket.create_server(({host!r}, 0), family=socket.{family})\n"
+        f"client = socket.socket(socket.{family})\n"
+        "client.settimeout(1)\n"
+        "found = client.connect_ex(server.getsockname())\n"
+        "print(errno.errorcode.get(found, found))\n"
+    )
+    command = [sys.executable, "-c", connecting]
+    assert made.podmgr("run", "-q", "--rule", rule, "--", *command).strip() == "ECONNREFUSED"
+    other = subprocess.run(inside(made.node, command), capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == "0"
+
+
+def test_in_the_shadow_nothing_is_blocked_or_answered(made: Lab) -> None:
+    rule = "block=egress reply=rst cut=yes mode=shadow"
+    with case(made, "egress", is_ipv6=False) as it, made.under(rule):
+        assert it.sender.connect(it.there).what == "done"
+        assert it.send_in_open().what == "silence"
+        assert it.other_open.recv(16) == b"sent"
+        told = figures(made)
+        assert made.counters().dropped_packets > 0
+    assert told["cut"] >= 1
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_one_peer_and_port_are_blocked_and_others_not(made: Lab, direction: str) -> None:
+    with case(made, direction, is_ipv6=False) as it:
+        port = it.there.getsockname()[1]
+        others = it.other.listener()
+        match = f"peer={WORLD} port={port}" if direction == "egress" else f"peer={WORLD} local-port={port}"
+        with made.under(f"block={direction} reply=rst cut=yes {match}"):
+            assert it.sender.connect(it.there).what == "ECONNREFUSED"
+            assert it.sender.connect(others).what == "done"
+            assert it.send_in_open().what == "silence"
+            assert it.other_open.recv(16) == b"sent"
