@@ -78,7 +78,7 @@ class End:
     def family(self) -> int:
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
-    def socket(self, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
+    def make(self, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
         return self.kept(socket_in(self.pid, self.family, kind, protocol))
 
     def kept(self, made: socket.socket) -> socket.socket:
@@ -90,7 +90,7 @@ class End:
         return made
 
     def bound(self, kind: int, port: int = 0) -> socket.socket:
-        made = self.socket(kind)
+        made = self.make(kind)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((self.host, port))
         return made
@@ -102,7 +102,7 @@ class End:
 
     def connect(self, server: socket.socket, seconds: float = PATIENCE_SECONDS) -> Seen:
         """What a new connection to a listener sees."""
-        client = self.socket()
+        client = self.make()
         client.settimeout(None)  # as most programs call it, and so that an error is told as to them
         client.setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -113,7 +113,7 @@ class End:
 
     def connected(self, other: End) -> tuple[socket.socket, socket.socket]:
         """An open connection of TCP to the other end, over which bytes have gone both ways."""
-        server, client = other.listener(), self.socket()
+        server, client = other.listener(), self.make()
         client.connect(server.getsockname())
         accepted = self.kept(server.accept()[0])
         for one, two in ((client, accepted), (accepted, client)):
