@@ -59,7 +59,7 @@ _SEEN = {
     Reply.NONE: (_GIVES_UP, _GIVES_UP, "nothing"),
     Reply.RST: ("ECONNREFUSED, at once", "ECONNRESET, as soon as it sends", "nothing: a RST is TCP's alone"),
     Reply.ICMP: (
-        "EHOSTUNREACH, of IPv6 EACCES, at once",
+        "EHOSTUNREACH, of IPv6 EACCES: at once, on one machine with the next SYN (1 s)",
         "nothing, until it gives up (EHOSTUNREACH, EACCES)",
         "EHOSTUNREACH, of IPv6 EACCES, if the socket is connected",
     ),
