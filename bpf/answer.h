@@ -7,6 +7,7 @@
  */
 #include "network.h"
 
+#if PODMGR_TC
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 enum { TO_SENDER = 1, TO_RECEIVER = 0 };
 
@@ -228,3 +229,4 @@ static __always_inline long send_unreachable(struct __sk_buff *skb, const struct
 		return -1;
 	return send_answer(skb, at, ends, TO_SENDER);
 }
+#endif

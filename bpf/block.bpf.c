@@ -27,10 +27,7 @@
 #define CUTS 0
 #endif
 #define PODMGR_FIGURES 3 /* RSTs, ICMPs, connections cut */
-#include "podmgr.h"
-#if REPLY || ONLY_NEW || CUTS
 #include "answer.h"
-#endif
 
 #define MOST_FLOWS 4096 /* 128 bytes each */
 #define AGAIN_NS (100 * 1000000ULL)
