@@ -62,8 +62,8 @@ Rules = Annotated[
         "--rule",
         metavar="KEY=VALUE",
         help="A rule, such as 'loss=uniform egress 2%'. May be repeated. Keys: bandwidth, delay, loss, "
-        "duplicate, corrupt, reorder, and that of programs of your own; 'podmgr compile --explain' says "
-        "what a rule means.",
+        "duplicate, corrupt, reorder, block, and that of programs of your own; 'podmgr compile --explain' "
+        "says what a rule means.",
     ),
 ]
 Kubeconfig = Annotated[

@@ -37,14 +37,15 @@ class Stage(IntEnum):
     rate first, to which a delay adds, and then what is late beyond it.
     """
 
-    LOSS = 0
-    CUSTOM = 1
-    CORRUPT = 2
-    DUPLICATE = 3
-    RATE = 4
-    DEPARTURE = 5
-    DELAY = 6
-    REORDER = 7
+    BLOCK = 0
+    LOSS = 1
+    CUSTOM = 2
+    CORRUPT = 3
+    DUPLICATE = 4
+    RATE = 5
+    DEPARTURE = 6
+    DELAY = 7
+    REORDER = 8
 
 
 class Place(NamedTuple):
@@ -166,6 +167,16 @@ class Rule(ABC):
     def fq_needs(self) -> FqNeeds | None:
         """What the fq that holds its packets must be able to; None if none does."""
         return None
+
+    @property
+    def needs_tc(self) -> str:
+        """Why it cannot act at the cgroup hook, where others of its kind can; "" if it can."""
+        return ""
+
+    @property
+    def watches_back(self) -> bool:
+        """Whether its program, at tc, also looks at what goes the other way: see CLASS_WATCHES in bpf/."""
+        return False
 
     @property
     def on_egress_alone(self) -> Rule | None:
