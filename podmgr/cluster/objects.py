@@ -17,6 +17,8 @@ from podmgr.errors import UnknownKeyError
 from podmgr.rules.annotations import misplaced
 from podmgr.rules.keys import STANDARD_KEYS, is_own_key
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.words import Profiles
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 
@@ -52,11 +54,12 @@ class Cluster:
     """The pods of a node, and the services and namespaces that carry rules.
 
     The methods return the UIDs of the pods whose rules may have changed. `reads_standard`:
-    Kubernetes' own annotations of pods count, too.
+    Kubernetes' own annotations of pods count, too. `profiles` says what the name of one stands for.
     """
 
     pods: dict[str, Pod] = field(default_factory=dict)
     reads_standard: bool = False
+    profiles: Profiles = rules_of_built_in
     _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
     _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
 
@@ -71,6 +74,7 @@ class Cluster:
             self._services.get(pod.ref.namespace, {}).values(),
             self._namespaces.get(pod.ref.namespace),
             reads_standard=self.reads_standard,
+            profiles=self.profiles,
         )
 
     def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
@@ -85,7 +89,8 @@ class Cluster:
 
     def enforces(self, namespace: str) -> bool:
         """Whether a namespace holds its pods to rules, also to such as cannot be read now."""
-        found = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace))
+        space = self._namespaces.get(namespace)
+        found = rules_of_pod("", {}, {}, (), space, profiles=self.profiles)
         return bool(found.enforcing and (found.rules or found.unreadable))
 
     def put_pod(self, item: Mapping[str, Any]) -> set[str]:

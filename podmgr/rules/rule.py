@@ -134,6 +134,7 @@ class Rule(ABC):
 
     direction: Direction
     place: Place = field(default=ANYWHERE, kw_only=True)
+    of_profile: str = field(default="", compare=False, kw_only=True)  # of which it is a part
 
     @property
     @abstractmethod
@@ -164,6 +165,11 @@ class Rule(ABC):
     def on_egress_alone(self) -> Rule | None:
         """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
         return self
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        """Why another rule stands for it there."""
+        return ""
 
     @classmethod
     def macros_of(cls, rules: Sequence[Self]) -> Macros:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from podmgr.errors import RuleError, printable
-from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place
+from podmgr.errors import PodmgrError, RuleError, printable
+from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place, Rule
 from podmgr.rules.units import TIME_UNITS, format_number, format_time, parse_number, scaled
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
@@ -24,6 +24,7 @@ _WAYS = (*Direction, _BOTH, "rtt")
 
 Fail = Callable[[str, str], RuleError]
 Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
+Profiles = Callable[[str], Sequence[Rule]]  # what a profile's name stands for; raises PodmgrError
 
 
 class Common(NamedTuple):
@@ -37,10 +38,21 @@ def closest(word: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word[:80], list(names), n=1)), None)
 
 
-class Words:
-    """The words of one rule inside a value, read from left to right, each with its column."""
+def no_profiles(name: str) -> Sequence[Rule]:
+    """There are none here."""
+    raise PodmgrError(f"no profile {name!r} here", tip="profiles do not include others")
 
-    def __init__(self, key: str, value: str, start: int, end: int, form: str) -> None:
+
+class Words:
+    """The words of one rule inside a value, read from left to right, each with its column.
+
+    `profiles` says what the name of one stands for.
+    """
+
+    def __init__(
+        self, key: str, value: str, start: int, end: int, form: str, profiles: Profiles = no_profiles
+    ) -> None:
+        self.profiles = profiles
         self._key = key
         self._value = value
         self._end = end

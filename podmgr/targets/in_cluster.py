@@ -21,6 +21,7 @@ from podmgr.cluster.this_node import find_node
 from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroups import find_root
 from podmgr.kernel.pod_cgroups import PodIndex
+from podmgr.programs.profiles import finder
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.outcome import Action, Outcome, Report
@@ -179,7 +180,7 @@ class ClusterWishes:
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:
         """The services and namespaces that matter to these pods."""
-        cluster = Cluster(reads_standard=self.reads_standard)
+        cluster = Cluster(reads_standard=self.reads_standard, profiles=finder(self.settings))
         services: list[workloads.Item] = []
         for namespace in sorted({pod.ref.namespace for pod in pods}):
             services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]

@@ -25,6 +25,7 @@ from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.proc import Runner
+from podmgr.programs.profiles import finder
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
@@ -92,7 +93,12 @@ class Watch:
         self._health = Health()
         self._queue = WorkQueue()
         self._cache = Cache(
-            self._connect, self._changed, journal, self._stopping, reads_standard=options.reads_standard
+            self._connect,
+            self._changed,
+            journal,
+            self._stopping,
+            reads_standard=options.reads_standard,
+            profiles=finder(settings),
         )
         self._sync = PodSync(
             settings,

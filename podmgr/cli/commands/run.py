@@ -61,7 +61,7 @@ def command(
     from podmgr.cli.doctor import require_sockets_with_cgroups
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
-    parsed = parse_rules(rule)
+    parsed = parse_rules(rule, settings)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
     require_sockets_with_cgroups(settings, runner=proc.run)

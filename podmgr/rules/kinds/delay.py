@@ -128,7 +128,13 @@ class Delay(Rule):
             self.correlation_percent,
             self.order,
             place=self.place,
+            of_profile=self.of_profile,
         )
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        said = f"the delay of profile {self.of_profile}" if self.of_profile else f"'{self.key}=... rtt'"
+        return f"stands for {said}: here only what leaves can be delayed, by the whole time"
 
     def explain(self) -> list[tuple[str, str]]:
         whole = f"{_time(self.round_trip_ns)} more, with the other direction's"

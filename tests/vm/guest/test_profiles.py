@@ -1,0 +1,133 @@
+"""Each of podmgr's own profiles on a pod: its rate, its round trip and its loss are what its figures say."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import accumulate
+from statistics import fmean, linear_regression, median
+
+import pytest
+
+from podmgr.demo.intervals import binomial_interval
+from podmgr.rules.profiles import Profile, built_in
+from podmgr.rules.rule import Direction
+from tests.capture import arrivals
+from tests.lab import WORLD, Lab, lab
+from tests.oneway import journeys
+
+PINGS, APART_SECONDS = 20, 0.25
+FULL_BYTES, LEAST_BYTES, HEADER_BYTES = 1514, 100, 42
+OVER_THE_RATE = 1.2
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Lab]:
+    with lab() as made:
+        yield made
+
+
+@pytest.mark.parametrize("profile", built_in().values(), ids=built_in())
+def test_a_profile_is_what_its_figures_say(made: Lab, profile: Profile) -> None:
+    if profile.jitter_ns:
+        with made.under(f"profile={profile.name}", "loss=uniform both 0%"):
+            check_jitter(made, profile)
+    with made.under(f"profile={profile.name}"):
+        if not profile.jitter_ns:
+            trips = pings(made)
+            print(f"{profile.name}: round trip {median(trips) * 1e3:.3f} ms, {len(trips)} pings")
+            assert median(trips) == pytest.approx(profile.round_trip_ns / 1e9, abs=1e-3)
+        for direction in Direction:
+            check_rate_and_loss(made, profile, direction)
+
+
+def check_jitter(made: Lab, profile: Profile) -> None:
+    """Pings took what the programs say they were delayed by, and all within the jitter."""
+    trips = pings(made)
+    means = re.findall(r"mean delay ([\d.]+) (ms|s)", made.podmgr("list", "-o", "wide"))
+    given = sum(float(mean) * (1e-3 if unit == "ms" else 1) for mean, unit in means)
+    middle, jitter = profile.round_trip_ns / 1e9, profile.jitter_ns / 1e9
+    print(
+        f"{profile.name}: round trip {fmean(trips) * 1e3:.3f} ms on average, {min(trips) * 1e3:.3f} to "
+        f"{max(trips) * 1e3:.3f}, given {given * 1e3:.3f}"
+    )
+    assert (len(trips), len(means)) == (PINGS, 2)
+    assert fmean(trips) == pytest.approx(given, abs=1e-3)
+    assert middle - jitter <= min(trips) <= max(trips) <= middle + jitter + 1e-3
+
+
+def check_rate_and_loss(made: Lab, profile: Profile, direction: Direction) -> None:
+    """More datagrams than it carries: what arrives keeps the rate, and what is lost is counted, and fair."""
+    rate = profile.rate_bits_per_second(direction)
+    seconds, size, apart = train(profile, direction)
+    before = lost_and_passed(made, "loss", direction)
+    limited_before, _ = lost_and_passed(made, "bandwidth", direction)
+    is_ingress = direction is Direction.INGRESS
+    with arrivals(made.pod if is_ingress else made.world, "eth0") as captured:
+        found = journeys(
+            made,
+            round(seconds / apart),
+            apart_seconds=apart,
+            ingress=is_ingress,
+            payload_bytes=size - HEADER_BYTES,
+            quiet_seconds=1.5,
+        )
+    lost, passed = (
+        now - then for now, then in zip(lost_and_passed(made, "loss", direction), before, strict=True)
+    )
+    limited = lost_and_passed(made, "bandwidth", direction)[0] - limited_before
+    assert (found.errors, found.copies) == (0, 0)
+    assert found.lost == lost + limited
+    if rate is not None:
+        moments, sizes = zip(*(item for item in captured[0].seen if item[1] == size), strict=True)
+        measured = 8 * linear_regression(moments, list(accumulate(sizes))).slope
+        print(f"{profile.name}: {direction} {measured / 1e3:.2f} kbps, {measured / rate - 1:+.2%}")
+        assert measured == pytest.approx(rate, rel=0.02)
+    if profile.loss_percent:
+        low, high = fair(profile, lost + passed)
+        print(f"{profile.name}: {direction} {lost} of {lost + passed} lost, fair are {low} to {high}")
+        assert low <= lost <= high
+
+
+def train(profile: Profile, direction: Direction) -> tuple[float, int, float]:
+    """For how many seconds datagrams of how many bytes on the wire are sent, how many seconds apart.
+
+    A hundred at least; for long enough that jitter, a draw for each slot, is far below 2 % of it.
+    """
+    rate = profile.rate_bits_per_second(direction) or 5_000_000
+    seconds = max(1 if rate > 50e6 else 2, 200 * profile.jitter_ns / 2e9)
+    size = min(FULL_BYTES, max(LEAST_BYTES, round(seconds * rate / 8 / 100)))
+    seconds = max(seconds, 100 * size * 8 / rate)
+    return seconds, size, size * 8 / (rate * OVER_THE_RATE)
+
+
+def fair(profile: Profile, count: int) -> tuple[int, int]:
+    """Between how many losses 99.99 % of all outcomes lie.
+
+    In runs losses depend on each other, as if there were fewer packets: the variance is (1 + c) / (1 - c)
+    times that of independent ones, with c the correlation of neighbours, 1 - p - r of Gilbert's model.
+    """
+    share = Fraction(profile.loss_percent) / 100
+    ends = 1 / Fraction(profile.run_packets) if profile.run_packets else 1 - share
+    neighbours = 1 - ends - share * ends / (1 - share)
+    wider = float((1 + neighbours) / (1 - neighbours))
+    low, high = binomial_interval(max(1, round(count / wider)), float(share))
+    return math.floor(low * wider), math.ceil((high + 1) * wider) - 1 if wider > 1 else high
+
+
+def pings(made: Lab) -> list[float]:
+    """The round trips, in seconds, of those that came back."""
+    argv = ["ping", "-n", "-c", str(PINGS), "-i", str(APART_SECONDS), "-W", "3", WORLD]
+    output, _ = made.in_pod(argv).communicate()
+    return [float(trip) / 1e3 for trip in re.findall(r"time=([\d.]+) ms", output)]
+
+
+def lost_and_passed(made: Lab, kind: str, direction: Direction) -> tuple[int, int]:
+    """What the profile's rule of that kind and direction has dropped and passed; nothing if it has none."""
+    for row in json.loads(made.podmgr("list", "-o", "json"))["attachments"]:
+        if (row["kind"], row["direction"]) == (kind, direction):
+            return row["counters"]["dropped_packets"], row["counters"]["passed_packets"]
+    return 0, 0
