@@ -131,3 +131,25 @@ def lost_and_passed(made: Lab, kind: str, direction: Direction) -> tuple[int, in
         if (row["kind"], row["direction"]) == (kind, direction):
             return row["counters"]["dropped_packets"], row["counters"]["passed_packets"]
     return 0, 0
+
+
+def test_on_a_network_that_others_use_too_the_whole_delay_is_on_egress_and_the_rate_drops(made: Lab) -> None:
+    other = made.beside_pod(["sleep", "1000"])
+    try:
+        with made.root("handle 7: fq limit 20000 flow_limit 20000"), made.under("profile=hspa"):
+            trips = pings(made)
+            rules = {row["rule"] for row in json.loads(made.podmgr("list", "-o", "json"))["attachments"]}
+            again = made.podmgr("apply", made.target, "--rule", "profile=hspa").splitlines()
+    finally:
+        other.kill()
+        other.wait()
+    assert rules == {
+        "bandwidth=2 mbps egress algorithm=edt",
+        "bandwidth=4 mbps ingress",
+        "delay=120ms egress",
+        "loss=uniform egress 0.1%",
+        "loss=uniform ingress 0.1%",
+    }
+    assert median(trips) == pytest.approx(0.12, abs=1e-3)
+    assert len(again) == len(rules)
+    assert all(line.endswith(" unchanged") for line in again)
