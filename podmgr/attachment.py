@@ -6,14 +6,19 @@ Pure data. Which rules hold is `rules`' business, what the kernel has is `reconc
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from podmgr.rules.match import Peer
+from podmgr.rules.peers import Entry
 from podmgr.rules.rule import Direction, Hook, Rule
 from podmgr.rules.source import Source, SourcedRule
 
 Slot = tuple[object, ...]
+NOBODY: Mapping[Peer, tuple[Entry, ...]] = MappingProxyType({})
 
 
 class Cgroup(NamedTuple):
@@ -174,7 +179,8 @@ class Wish(NamedTuple):
     So does a key that cannot be read (`unreadable`, by source and bare key). What the command
     line put on the target stays, over colliding rules, but for those of a namespace that
     enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
-    beat them fail.
+    beat them fail. `peers` says what the names in their matches stand for now; one that is not
+    in it is nobody's yet.
     """
 
     target: Target
@@ -183,3 +189,4 @@ class Wish(NamedTuple):
     unreadable: frozenset[tuple[Source, str]] = frozenset()
     enforcing: frozenset[Source] = frozenset()
     beaten: frozenset[tuple[Source, Rule]] = frozenset()
+    peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY

@@ -47,10 +47,10 @@ class ByChance(Rule):
 
     @property
     def words(self) -> list[str]:
-        return [f"{format_number(self.percent)}%", self.direction.value, *self.options]
+        return [f"{format_number(self.percent)}%", self.direction.value, *self.own_options]
 
     @property
-    def options(self) -> list[str]:
+    def own_options(self) -> list[str]:
         """Those that are not the default, as they are written."""
         return []
 

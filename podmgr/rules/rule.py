@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, NamedTuple, Self
 
+from podmgr.rules.match import EVERYTHING, Match
+from podmgr.rules.timing import ALWAYS, Timing
+
 MAX_INTERFACES = 16
 
 
@@ -119,6 +122,7 @@ class CollisionKey(NamedTuple):
 
     kind: str
     direction: Direction
+    match: Match = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,9 @@ class Rule(ABC):
 
     direction: Direction
     place: Place = field(default=ANYWHERE, kw_only=True)
+    match: Match = field(default=EVERYTHING, kw_only=True)
+    timing: Timing = field(default=ALWAYS, kw_only=True)
+    is_shadow: bool = field(default=False, kw_only=True)  # it counts, and touches nothing
     of_profile: str = field(default="", compare=False, kw_only=True)  # of which it is a part
 
     @property
@@ -194,17 +201,23 @@ class Rule(ABC):
     @property
     def collision_key(self) -> CollisionKey:
         """Two rules with the same key cannot both hold on one pod."""
-        return CollisionKey(self.kind, self.direction)
+        return CollisionKey(self.kind, self.direction, self.match)
 
     @property
     def succession_key(self) -> CollisionKey:
         """A rule takes the place of one with the same key that goes."""
-        return CollisionKey(self.kind, self.direction)
+        return CollisionKey(self.kind, self.direction, self.match)
+
+    @property
+    def options(self) -> list[str]:
+        """Those that every kind has, as they are written."""
+        shadow = ["mode=shadow"] if self.is_shadow else []
+        return [*self.match.words, *self.timing.words, *shadow, *self.place.words]
 
     @property
     def value(self) -> str:
         """The value of the annotation."""
-        return " ".join([*self.words, *self.place.words])
+        return " ".join([*self.words, *self.options])
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RATE_UNITS = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
 SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6}
 TIME_UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}  # in nanoseconds
+LONG_TIME_UNITS = {**TIME_UNITS, "m": 60 * 10**9, "h": 3_600 * 10**9}
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _MAX_NUMBER_CHARACTERS = 40
@@ -153,6 +154,13 @@ def format_size(size_bytes: int) -> str:
 def format_time(time_ns: int) -> str:
     """`100ms`: the largest unit that leaves a number of at least 1. Reading it back is exact."""
     return _format(time_ns, TIME_UNITS, separator="")
+
+
+def format_long_time(time_ns: int) -> str:
+    """`5m`, `90s`: the largest unit that leaves a whole number. Reading it back is exact."""
+    fitting = (item for item in reversed(LONG_TIME_UNITS.items()) if time_ns % item[1] == 0)
+    unit, factor = next(fitting, ("us", LONG_TIME_UNITS["us"]))
+    return f"{format_number(Decimal(time_ns) / factor)}{unit}"
 
 
 def _format(amount: int, units: dict[str, int], *, separator: str) -> str:

@@ -1,4 +1,4 @@
-"""The words of a rule as a user writes it, and the options that every kind takes.
+"""The words of a rule as a user writes it.
 
 A kind reads its own words with `Words`: each has its column, and each error says what is right.
 """
@@ -9,28 +9,23 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
-from podmgr.errors import PodmgrError, RuleError, printable
-from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Direction, Hook, Place, Rule
+from podmgr.errors import PodmgrError, RuleError
+from podmgr.rules.match import EVERYTHING
+from podmgr.rules.options import Common, CommonReader
+from podmgr.rules.rule import Direction, Hook, Rule
 from podmgr.rules.units import TIME_UNITS, format_number, format_time, parse_number, scaled
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
 _BEHIND_A_PERCENTAGE = re.compile(r"egress|ingress|both|.*=.*", re.ASCII | re.IGNORECASE)
 _ROUND_TRIP = re.compile(r"rtt", re.ASCII | re.IGNORECASE)
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
 _BOTH = "both"
 _WAYS = (*Direction, _BOTH, "rtt")
 
 Fail = Callable[[str, str], RuleError]
 Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
 Profiles = Callable[[str], Sequence[Rule]]  # what a profile's name stands for; raises PodmgrError
-
-
-class Common(NamedTuple):
-    """The options of every kind; its fields are those of `Rule`."""
-
-    place: Place = ANYWHERE
 
 
 def closest(word: str, names: Iterable[str]) -> str | None:
@@ -183,22 +178,29 @@ class Words:
         return tuple(Direction) if word == _BOTH else (Direction(word),)
 
     def options(
-        self, own: Mapping[str, Reader], *, hooks: Sequence[Hook] = tuple(Hook)
+        self,
+        own: Mapping[str, Reader],
+        *,
+        hooks: Sequence[Hook] = tuple(Hook),
+        takes_match: bool = True,
     ) -> tuple[dict[str, Any], Common]:
         """The `name=value` words that end a rule: the kind's own, by their readers, and the common ones.
 
-        `hooks` are those at which such a rule can act.
+        `hooks` are those at which such a rule can act; one that takes no match is about all packets.
         """
         values: dict[str, Any] = {}
-        common = CommonReader()
+        common = CommonReader(self.fail)
         while not self.done():
             word = self.take("an option")
-            if common.read(word, self):
+            if common.read(word):
                 hook = common.found.place.hook
                 if hook is not None and hook not in hooks:
                     raise self.fail(
                         f"such a rule cannot act at the {hook} hook", f"hook={hooks[0]}, or without hook="
                     )
+                if not takes_match and common.found.match != EVERYTHING:
+                    option = word.partition("=")[0].lower()
+                    raise self.fail(f"such a rule is about all packets: no {option}=", self._form)
                 continue
             name, equals, text = word.partition("=")
             name = name.lower()
@@ -209,7 +211,7 @@ class Words:
                 raise self.fail(f"{name} twice", "each option once")
             self._options[name] = self._next - 1
             values[name] = own[name](text, self.fail)
-        return values, common.found
+        return values, common.done()
 
 
 def time_option(name: str) -> Reader:
@@ -239,54 +241,3 @@ def percent_option(text: str, fail: Fail) -> Decimal:
     if percent > 100:
         raise fail(f"{format_number(percent)}% is out of range", "a probability from 0% to 100%")
     return percent
-
-
-def _hook(found: Common, text: str, fail: Fail) -> Common:
-    try:
-        return found._replace(place=found.place._replace(hook=Hook(text.lower())))
-    except ValueError:
-        raise fail(f"unknown hook {text!r}", "cgroup or tc") from None
-
-
-def _interface(found: Common, text: str, fail: Fail) -> Common:
-    return found._replace(place=found.place._replace(interfaces=_interfaces(text, fail)))
-
-
-_COMMON: Mapping[str, Callable[[Common, str, Fail], Common]] = {"hook": _hook, "interface": _interface}
-
-
-class CommonReader:
-    """Reads the options that every kind takes, one word at a time."""
-
-    names = tuple(_COMMON)
-
-    def __init__(self) -> None:
-        self.found = Common()
-        self._seen: set[str] = set()
-
-    def read(self, word: str, words: Words) -> bool:
-        """Whether the word, which was taken last, is such an option; it is then among `found`."""
-        name, equals, text = word.partition("=")
-        name = name.lower()
-        if not equals or name not in self.names:
-            return False
-        if name in self._seen:
-            raise words.fail(f"{name} twice", "each option once")
-        self._seen.add(name)
-        self.found = _COMMON[name](self.found, text, words.fail)
-        if self.found.place.hook is Hook.CGROUP and self.found.place.interfaces:
-            expected = "interface=NAME with hook=tc, or without hook="
-            raise words.fail("the cgroup hook knows no interfaces", expected)
-        return True
-
-
-def _interfaces(text: str, fail: Fail) -> tuple[str, ...]:
-    """The names of `interface=NAME[,NAME]...`, sorted, each once."""
-    names = sorted(set(text.split(",")))
-    for name in names:
-        if not (_INTERFACE.fullmatch(name) and name.strip(".")):
-            expected = "interface=NAME or interface=NAME,NAME; a name has 15 characters at most"
-            raise fail(f"{printable(name)[:60]!r} names no interface", expected)
-    if len(names) > MAX_INTERFACES:
-        raise fail(f"{len(names)} interfaces", f"{MAX_INTERFACES} at most")
-    return tuple(names)

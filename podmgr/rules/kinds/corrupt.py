@@ -43,7 +43,7 @@ class Corrupt(ByChance):
     found_as: As = As.CHECKSUM
 
     @property
-    def options(self) -> list[str]:
+    def own_options(self) -> list[str]:
         return [] if self.found_as is As.CHECKSUM else [f"as={self.found_as}"]
 
     @property

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.options import CommonReader
 from podmgr.rules.programs import RESERVED_MACROS, is_program_name
 from podmgr.rules.rule import CollisionKey, Macros, Rule
 from podmgr.rules.units import address_in_c, is_address
-from podmgr.rules.words import CommonReader, Words
+from podmgr.rules.words import Words
 
 _MACRO = re.compile(r"-D([A-Za-z_][A-Za-z0-9_]*)(?:=([A-Za-z0-9_.:]*))?", re.ASCII)
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_]*", re.ASCII)
@@ -48,12 +49,12 @@ class Custom(Rule):
     @property
     def collision_key(self) -> CollisionKey:
         """With other macros it is another kind: one that drops port 80, and one 443."""
-        return CollisionKey(" ".join(["custom", self.name, *self.macro_words]), self.direction)
+        return CollisionKey(" ".join(["custom", self.name, *self.macro_words]), self.direction, self.match)
 
     @property
     def succession_key(self) -> CollisionKey:
         """Whatever the macros."""
-        return CollisionKey(f"custom {self.name}", self.direction)
+        return CollisionKey(f"custom {self.name}", self.direction, self.match)
 
     def explain(self) -> list[tuple[str, str]]:
         rows = [("custom program", self.name), ("macros", " ".join(self.macro_words) or "none")]
@@ -76,7 +77,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         )
     directions = words.directions()
     macros: dict[str, str | None] = {}
-    common = CommonReader()
+    common = CommonReader(words.fail)
     while not words.done():
         word = words.take("a macro")
         if word.lower().startswith("hook="):
@@ -84,13 +85,18 @@ def _parse(words: Words) -> tuple[Rule, ...]:
                 "custom programs have no hook=: the program's section says it",
                 'leave hook= out; SEC("cgroup_skb/" INTERFACE) is for cgroup, SEC("tc") for tc',
             )
-        if not common.read(word, words):
+        if word.lower().startswith("mode="):
+            raise words.fail(
+                "custom programs have no mode=: what theirs would do, only they know", "leave mode= out"
+            )
+        if not common.read(word):
             macro, value = _macro(word, words)
             if macro in macros:
                 raise words.fail(f"-D{macro} twice", "each macro once")
             macros[macro] = value
+    found = common.done()
     ordered = tuple(sorted(macros.items()))
-    return tuple(Custom(direction, name, ordered, **common.found._asdict()) for direction in directions)
+    return tuple(Custom(direction, name, ordered, **found._asdict()) for direction in directions)
 
 
 def _macro(word: str, words: Words) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -120,15 +120,12 @@ class Delay(Rule):
             return self
         if self.direction is not Direction.EGRESS:
             return None
-        return Delay(
-            self.direction,
-            self.round_trip_ns,
-            self.round_trip_jitter_ns,
-            self.distribution,
-            self.correlation_percent,
-            self.order,
-            place=self.place,
-            of_profile=self.of_profile,
+        return replace(
+            self,
+            time_ns=self.round_trip_ns,
+            jitter_ns=self.round_trip_jitter_ns,
+            round_trip_ns=0,
+            round_trip_jitter_ns=0,
         )
 
     @property

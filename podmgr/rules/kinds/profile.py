@@ -25,7 +25,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
         parts = words.profiles(name)
     except PodmgrError as error:
         raise words.fail(error.message, error.tip or "podmgr profiles") from error
-    _, common = words.options({}, hooks=(Hook.TC,))
+    _, common = words.options({}, hooks=(Hook.TC,), takes_match=False)
     return tuple(replace(part, **common._asdict()) for part in parts)
 
 

@@ -37,7 +37,7 @@ class Reorder(ByChance):
     late_ns: int = DEFAULT_LATE_NS
 
     @property
-    def options(self) -> list[str]:
+    def own_options(self) -> list[str]:
         return [] if self.late_ns == DEFAULT_LATE_NS else [f"by={format_time(self.late_ns)}"]
 
     @property

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from podmgr.attachment import Attachment, PodRef, Selection, slot_of
 from podmgr.reconcile.plan import Plan, make_plan
+from podmgr.rules.match import EVERYTHING
 from podmgr.rules.rule import Hook, Rule
 from podmgr.rules.source import CLI, POD, parse_source
 from tests.unit.samples import EGRESS, INGRESS, attachment, parsed, rules
@@ -120,7 +121,7 @@ def test_changed_rule_replaces_the_old_one() -> None:
     old, new = row(RULES[0], program_id=5), row(RULES[1])
     plan = make_plan([new], [old])
     assert (plan.attach, plan.detach, plan.unchanged) == ((new,), (old,), ())
-    assert plan.replaced == {(7, "bandwidth", EGRESS)}
+    assert plan.replaced == {(7, "bandwidth", EGRESS, EVERYTHING)}
 
 
 def test_same_rule_with_another_program_replaces_the_old_one() -> None:

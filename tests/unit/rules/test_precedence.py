@@ -539,3 +539,9 @@ def test_two_profiles_are_one_error_and_stop_no_other_rule() -> None:
     result = pod({"podmgr.io/profile": "3g; lte", "loss": "1% egress"})
     assert found(result) == [("loss=uniform egress 1%", "pod")]
     assert [error.problem for error in result.errors] == ["two profiles: 3g and lte"]
+
+
+def test_only_a_rule_for_all_packets_replaces_a_profiles_part() -> None:
+    result = pod({"podmgr.io/profile": "3g", "delay": "1ms egress peer=10.0.0.0/8"})
+    assert ("delay=1ms egress peer=10.0.0.0/8", "pod") in found(result)
+    assert ("delay=150ms egress", "pod") in found(result)

@@ -88,6 +88,13 @@ def test_all_of_a_profiles_rules_act_where_it_says() -> None:
     assert {rule.of_profile for rule in rules} == {"lte"}
 
 
+def test_all_of_a_profiles_rules_hold_as_long_as_it_says_and_in_earnest_or_not() -> None:
+    rules = parse_value("profile", "lte for=1m mode=shadow")
+    assert all(rule.value.endswith(" for=1m mode=shadow") for rule in rules)
+    alone = {rule.on_egress_alone for rule in rules} - {None}
+    assert all(str(rule).endswith(" for=1m mode=shadow") for rule in alone)
+
+
 @pytest.mark.parametrize(
     ("value", "column", "problem", "expected"),
     [
@@ -98,6 +105,8 @@ def test_all_of_a_profiles_rules_act_where_it_says() -> None:
         ("lte; lte", 6, "the profile lte twice", "one profile"),
         ("lte egress", 5, "unexpected 'egress'", "hook=..."),
         ("lte hook=cgroup", 5, "such a rule cannot act at the cgroup hook", "hook=tc"),
+        ("lte for=1m port=53", 12, "such a rule is about all packets: no port=", "NAME"),
+        ("lte peer=10.0.0.0/8 for=1m", 5, "such a rule is about all packets: no peer=", "NAME"),
         ("", 1, "no rule", "NAME"),
     ],
 )
