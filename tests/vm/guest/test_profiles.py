@@ -7,16 +7,16 @@ import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import accumulate
 from statistics import linear_regression
 from typing import NamedTuple
 
 import pytest
 
 from podmgr.demo.intervals import binomial_interval
+from podmgr.kernel import bpf_syscall
+from podmgr.reconcile import ledger
 from podmgr.rules.profiles import Profile, built_in
 from podmgr.rules.rule import Direction
-from tests.capture import arrivals
 from tests.lab import WORLD, Lab, lab
 from tests.oneway import journeys
 
@@ -62,27 +62,25 @@ def check_rate_and_loss(made: Lab, profile: Profile, direction: Direction) -> No
     """More datagrams than it carries: what arrives keeps the rate, and what is lost is counted, and fair."""
     rate = profile.rate_bits_per_second(direction)
     seconds, size, apart = train(profile, direction)
-    before = lost_and_passed(made, "loss", direction)
-    limited_before, _ = lost_and_passed(made, "bandwidth", direction)
-    is_ingress = direction is Direction.INGRESS
-    with arrivals(made.pod if is_ingress else made.world, "eth0") as captured:
-        found = journeys(
-            made,
-            round(seconds / apart),
-            apart_seconds=apart,
-            ingress=is_ingress,
-            payload_bytes=size - HEADER_BYTES,
-            quiet_seconds=1.5,
-        )
-    lost, passed = (
-        now - then for now, then in zip(lost_and_passed(made, "loss", direction), before, strict=True)
+    before = counted(made, direction)
+    found = journeys(
+        made,
+        round(seconds / apart),
+        apart_seconds=apart,
+        ingress=direction is Direction.INGRESS,
+        payload_bytes=size - HEADER_BYTES,
+        quiet_seconds=1.5,
     )
-    limited = lost_and_passed(made, "bandwidth", direction)[0] - limited_before
+    after = counted(made, direction)
+    (lost, passed), (limited, _) = (
+        [now - then for now, then in zip(after[kind], before[kind], strict=True)]
+        for kind in ("loss", "bandwidth")
+    )
     assert (found.errors, found.copies) == (0, 0)
     assert found.lost == lost + limited
     if rate is not None:
-        moments, sizes = zip(*(item for item in captured[0].seen if item[1] == size), strict=True)
-        measured = 8 * linear_regression(moments, list(accumulate(sizes))).slope
+        bits = [8 * size * number for number in range(len(found.moments))]
+        measured = linear_regression([moment - found.moments[0] for moment in found.moments], bits).slope
         print(f"{profile.name}: {direction} {measured / 1e3:.2f} kbps, {measured / rate - 1:+.2%}")
         assert measured == pytest.approx(rate, rel=0.02)
     if profile.loss_percent:
@@ -138,12 +136,17 @@ def pings(made: Lab) -> Trips:
     return Trips(int(found[1]), *map(float, found.groups()[1:]))
 
 
-def lost_and_passed(made: Lab, kind: str, direction: Direction) -> tuple[int, int]:
-    """What the profile's rule of that kind and direction has dropped and passed; nothing if it has none."""
-    for row in json.loads(made.podmgr("list", "-o", "json"))["attachments"]:
-        if (row["kind"], row["direction"]) == (kind, direction):
-            return row["counters"]["dropped_packets"], row["counters"]["passed_packets"]
-    return 0, 0
+def counted(made: Lab, direction: Direction) -> dict[str, tuple[int, int]]:
+    """The packets that the profile's rule of each kind has dropped and passed; none if it has no such rule.
+
+    Read here: to start podmgr takes an emulated processor seconds.
+    """
+    counts = {"loss": (0, 0), "bandwidth": (0, 0)}
+    for row in ledger.read(made.state_dir):
+        path = made.bpffs / row.owner / f"{row.digest}-maps" / "podmgr_counters"
+        if row.direction is direction and (counters := bpf_syscall.pinned_counters(path)):
+            counts[row.kind] = (counters.dropped_packets, counters.passed_packets)
+    return counts
 
 
 def test_on_a_network_that_others_use_too_the_whole_delay_is_on_egress_and_the_rate_drops(made: Lab) -> None:
