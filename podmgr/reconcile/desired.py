@@ -178,7 +178,8 @@ class Desiring:
             place = self._place(target, whole, is_enforced=sourced.is_enforced)
             note = rule.note_on_egress_alone
             note += "; run --net delays both ways" if target.starts_here else ""
-            return _Placed(sourced._replace(rule=whole), place._replace(note=note))
+            notes = "; ".join(filter(None, (note, place.note)))
+            return _Placed(sourced._replace(rule=whole), place._replace(note=notes))
         return _Placed(sourced, self._place(target, rule, is_enforced=sourced.is_enforced))
 
     def _wanted(

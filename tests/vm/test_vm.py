@@ -19,7 +19,7 @@ from tests.vm.errors import MachineError
 from tests.vm.image import CHECKOUT
 from tests.vm.machine import QEMU, Machine, run
 
-LONG = {f"tests/vm/guest/test_{name}.py" for name in ("reorder", "run_net", "stamps")}
+LONG = {f"tests/vm/guest/test_{name}.py" for name in ("profiles", "reorder", "run_net", "stamps")}
 """Seven minutes more, together, and so run by hand: python -m tests.vm --icount --cpus 1 -- python3 -m pytest
 tests/vm/guest."""
 
