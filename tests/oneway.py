@@ -31,14 +31,12 @@ class Journeys:
     """Each datagram that arrived, in the order of arrival: its number, and how long it took, in seconds.
 
     The first was sent at `begun_ns` of CLOCK_MONOTONIC, to which the draws of `order=keep` are bound.
-    `moments` are when they arrived, in seconds since 1970.
     """
 
     sent: int
     errors: int
     arrived: tuple[tuple[int, float], ...]
     begun_ns: int = 0
-    moments: tuple[float, ...] = ()
 
     @property
     def delays(self) -> list[float]:
@@ -103,9 +101,8 @@ def journeys(
     sender = start([*me, "send", host, str(port), str(count), str(apart_seconds), str(payload_bytes)])
     errors, begun_ns = map(int, sender.communicate()[0].split())
     output, _ = receiver.communicate()
-    rows = json.loads(output)
-    arrived = tuple((number, delay / 1e9) for number, delay, _ in rows)
-    return Journeys(count, errors, arrived, begun_ns, tuple(stamp / 1e9 for _, _, stamp in rows))
+    arrived = tuple((number, delay / 1e9) for number, delay in json.loads(output))
+    return Journeys(count, errors, arrived, begun_ns)
 
 
 def _send(host: str, port: int, count: int, apart_seconds: float, payload_bytes: int) -> None:
@@ -142,8 +139,7 @@ def _receive(host: str, port: int, quiet_seconds: float) -> None:
             ((_, _, stamp),) = extra
             seconds, ns = struct.unpack("=qq", stamp[:16])
             number, sent_ns = _HEAD.unpack_from(data)
-            stamp_ns = seconds * 10**9 + ns
-            found.append((number, stamp_ns - sent_ns, stamp_ns))
+            found.append((number, seconds * 10**9 + ns - sent_ns))
     except TimeoutError:
         pass
     print(json.dumps(found))
