@@ -69,9 +69,7 @@ class PinnedMap:
             key = self._next.raw
             yield key
 
-    def _call(
-        self, command: int, value: ctypes.Array[ctypes.c_char] | None, *, has_key: bool = True
-    ) -> None:
+    def _call(self, command: int, value: ctypes.Array[ctypes.c_char] | None, *, has_key: bool = True) -> None:
         attr = bytearray(ATTR_BYTES)
         key = ctypes.addressof(self._key) if has_key else 0
         struct.pack_into("=IxxxxQQ", attr, 0, self._fd, key, 0 if value is None else ctypes.addressof(value))

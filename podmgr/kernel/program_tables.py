@@ -23,7 +23,7 @@ _MOST_TERMS = 1_024
 _FOREVER_NS = 2**64 - 1
 
 _INDEX = struct.Struct("=I")
-_PREFIX = struct.Struct("=I16s")
+_PREFIX = struct.Struct("=I17s3x")
 _LIST = struct.Struct("=II")
 _TERM = struct.Struct("=6HBBHI")
 _WINDOW = struct.Struct("=5Q")

@@ -55,7 +55,7 @@ _ENTRY_BYTES = 48  # struct htab_elem of the kernel
 _BUCKET_BYTES = 32  # 16, and up to twice as many buckets as entries
 _MAPS_OF_MAPS = frozenset({12, 13})
 # bpf/match.h: it has what podmgr puts in, with a limit of its own, see rules/tables.py.
-_PODMGRS_OWN = ("podmgr_peers", 11, 20, 8)
+_PODMGRS_OWN = ("podmgr_peers", 11, 24, 8)
 
 
 class MapInfo(NamedTuple):

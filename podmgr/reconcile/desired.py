@@ -20,6 +20,7 @@ from podmgr.reconcile import ledger, qdiscs
 from podmgr.reconcile.chain import priority
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.lookups import Lookup, lookups
+from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of
@@ -162,11 +163,11 @@ class Desiring:
         self, wish: Wish, present: Collection[Attachment]
     ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
         """In the order of the chain."""
-        rules = _merged(wish, present)
+        rules = merged(wish, present)
         theirs = {row.rule: row for row in present if _is_of_command_line(row)}
         found: list[tuple[DesiredRule, ProgramSpec]] = []
         programs: dict[object, list[_Placed]] = {}
-        self._meant[wish.target.owner] = frozenset(form for sourced in rules for form in _forms(sourced.rule))
+        self._meant[wish.target.owner] = frozenset(form for sourced in rules for form in forms(sourced.rule))
         beside = lookups(rules, wish.peers)
         for sourced in sorted(rules, key=lambda sourced: template_of(sourced.rule).stage):
             has_ended = self._is_over(sourced.rule)
@@ -276,7 +277,7 @@ class Desiring:
         """Whether the rule has ended for good on the target at hand."""
         if rule is None or rule.timing == ALWAYS:
             return False
-        return any(is_over(form, self._starts.of(form)) for form in _forms(rule))
+        return any(is_over(form, self._starts.of(form)) for form in forms(rule))
 
     def _left_alone(
         self, row: Attachment, rule: Rule, lookup: Lookup
@@ -302,12 +303,6 @@ def _require_not_past(rule: Rule) -> None:
         raise UsageError(f"'{rule}': until lies in the past", tip="date -u shows what time it is")
 
 
-def _forms(rule: Rule) -> list[Rule]:
-    """The rule, and what stands for it where only what leaves can be delayed."""
-    whole = rule.on_egress_alone
-    return [rule] if whole in (rule, None) else [rule, whole]
-
-
 def _is_of_command_line(row: Attachment) -> bool:
     return row.source == CLI and row.rule is not None
 
@@ -316,29 +311,3 @@ def _positions(rules: Sequence[SourcedRule]) -> dict[SourcedRule, int]:
     """The place of custom programs among each other: in the order written."""
     brought = [sourced for sourced in rules if sourced.rule.brings_program]
     return {sourced: position for position, sourced in enumerate(brought)}
-
-
-def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
-    """The wish's rules, and those on the target that stay beside or above them.
-
-    Only a standing wish leaves there what the command line put.
-    """
-    rules = list(wish.rules)
-    for row in present:
-        rule = row.rule
-        if rule is None:
-            continue
-        is_to_stay = row.source == CLI and wish.is_standing
-        if not is_to_stay and (row.source, rule.key) not in wish.unreadable:
-            continue
-        if row.source in wish.enforcing:
-            rules = [item for item in rules if item.rule != rule]
-            rules.append(SourcedRule(rule, row.source, is_enforced=True))
-            continue
-        key = rule.collision_key
-        rivals = [item for item in rules if item.rule.collision_key == key and not item.is_enforced]
-        is_enforced = any(item.rule == rule and item.is_enforced for item in rules)
-        if is_enforced or any(rival.source.strength > row.source.strength for rival in rivals):
-            continue
-        rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
-    return rules

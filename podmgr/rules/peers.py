@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from podmgr.rules.match import DNS_PORT, Peer, PeerKind
 
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96: IPv4 among IPv6
-_MAPPED_BITS = 96
+_FAMILY_BITS = 8
 
 
 class Prefix(NamedTuple):
-    """The first `bits` (0 to 128) of 16 bytes; an IPv4 address as IPv4-mapped IPv6."""
+    """The first `bits` (0 to 136) of 17 bytes: 4 or 6, and an address of that family."""
 
     address: bytes
     bits: int
@@ -22,9 +21,11 @@ class Prefix(NamedTuple):
     def __str__(self) -> str:
         from ipaddress import IPv4Address, IPv6Address
 
-        if self.bits >= _MAPPED_BITS and self.address.startswith(_MAPPED):
-            return f"{IPv4Address(self.address[12:])}/{self.bits - _MAPPED_BITS}"
-        return f"{IPv6Address(self.address)}/{self.bits}"
+        if not self.bits:
+            return "everything"
+        family, raw = self.address[0], self.address[1:]
+        address = IPv4Address(raw[:4]) if family == 4 else IPv6Address(raw)
+        return f"{address}/{self.bits - _FAMILY_BITS}"
 
 
 class Pair(NamedTuple):
@@ -49,7 +50,7 @@ class Entry(NamedTuple):
     is_taken_away: bool = False
 
 
-ANYWHERE = Prefix(bytes(16), 0)
+ANYWHERE = Prefix(bytes(17), 0)
 _DNS = frozenset(Pair(protocol, DNS_PORT, DNS_PORT) for protocol in (6, 17))
 
 
@@ -58,10 +59,9 @@ def prefix_of(text: str) -> Prefix:
     from ipaddress import ip_address  # 3 ms: few rules name one
 
     address, _, bits = text.partition("/")
-    packed = ip_address(address).packed
-    if len(packed) == 4:
-        return Prefix(_MAPPED + packed, int(bits or 32) + _MAPPED_BITS)
-    return Prefix(packed, int(bits or 128))
+    parsed = ip_address(address)
+    content = bytes([parsed.version]) + parsed.packed.ljust(16, b"\0")
+    return Prefix(content, _FAMILY_BITS + int(bits or parsed.max_prefixlen))
 
 
 def own_entries(peer: Peer) -> tuple[Entry, ...]:
