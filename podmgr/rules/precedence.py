@@ -21,6 +21,7 @@ from podmgr.rules.keys import (
     bare_key,
 )
 from podmgr.rules.kinds import BY_KEY
+from podmgr.rules.peers import Tenant
 from podmgr.rules.profiles import is_replaced, rules_of_built_in
 from podmgr.rules.rule import CollisionKey, Rule
 from podmgr.rules.source import POD, STANDARD, Layer, Source, SourcedRule
@@ -115,12 +116,14 @@ def rules_of_pod(
     *,
     kind: str = "pod",
     reads_standard: bool = False,
+    tenant: Tenant | None = None,
     profiles: Profiles = rules_of_built_in,
 ) -> PodRules:
     """The rules for one pod, from its annotations and those of its namespace and its services.
 
     `kind` is what errors call it: a workload's, where its pod template is all there is.
     `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
+    `tenant` says which names its rules may have; None: any.
     `profiles` says what the name of one stands for.
     """
     errors = namespace.errors if namespace is not None else []
@@ -140,7 +143,9 @@ def rules_of_pod(
             errors += [error.on(layer.where) for error in unknown_keys(layer.annotations, is_pods=is_pods)]
         for key, value in _values(layer):
             try:
-                found += [(layer, rule) for rule in _read(key, value, profiles)]
+                rules = _read(key, value, profiles)
+                _require_own_names(key, value, rules, tenant)
+                found += [(layer, rule) for rule in rules]
             except RuleError as error:
                 errors.append(error.on(layer.where))
                 unreadable |= {(layer.source, lost) for lost in _unread(key, layer)}
@@ -223,6 +228,19 @@ def _read(key: str, value: str, profiles: Profiles) -> tuple[Rule, ...]:
     except ValueError as error:
         problem, expected = error.args
         raise RuleError(problem, key=key, value=value, column=1, expected=expected) from error
+
+
+def _require_own_names(key: str, value: str, rules: Iterable[Rule], tenant: Tenant | None) -> None:
+    """Raise RuleError for the name of a namespace that is not the rules' own to name."""
+    for peer in (peer for rule in rules for peer in rule.match.names):
+        if tenant is not None and not tenant.may_name(peer):
+            raise RuleError(
+                f"{peer} is of another namespace",
+                key=key,
+                value=value,
+                column=max(0, value.lower().find(str(peer))) + 1,
+                expected="names of its own namespace; the operator may list others: --peer-namespaces",
+            )
 
 
 def _require_text(key: str, value: str) -> None:

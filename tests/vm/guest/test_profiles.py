@@ -29,6 +29,9 @@ from podmgr.rules.profiles import Profile, built_in
 from podmgr.rules.rule import Direction
 from tests.lab import POD, WORLD, Lab, lab
 
+pytestmark = pytest.mark.timeout(3600)
+"""A clock that counts instructions leaps on while a disk is waited for: by minutes, as clang first starts."""
+
 PINGS, APART_SECONDS = 20, 0.25
 FULL_BYTES, LEAST_BYTES, HEADER_BYTES = 1514, 100, 42
 OVER_THE_RATE = 1.2
