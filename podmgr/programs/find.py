@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -52,7 +51,7 @@ def find_source(
         if hiding := _hiding(folder, name):
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
         return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
-    trusted = _trusted_users(settings)
+    trusted = vetting.trusted_users(settings)
     for path in _candidates(folder, name):
         content = _read(path, trusted, f"program {name}")
         if content is None:
@@ -75,7 +74,7 @@ def find_table(name: str, settings: Settings) -> tuple[int, ...]:
     Raises PodmgrError if there is none, if others could have written it, or if it is malformed.
     """
     path = settings.program_dir / f"{name}.dist"
-    content = _read(path, _trusted_users(settings), f"distribution {name}")
+    content = _read(path, vetting.trusted_users(settings), f"distribution {name}")
     if content is None:
         names = ("uniform", *distributions.BUILT_IN)
         guess = next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
@@ -175,15 +174,6 @@ def _source(name: str, content: bytes, read: Callable[[str], bytes | None]) -> P
     expanded = csource.expand(file, content, read)
     named = f'#line 1 "{file}"\n'.encode() + expanded  # for the lines of clang and of the verifier
     return ProgramSource(name, named, macros=csource.offered_macros(content))
-
-
-def _trusted_users(settings: Settings) -> frozenset[int]:
-    users = {0}
-    if settings.trusts_invoker:
-        sudo_uid = os.environ.get("SUDO_UID", "")
-        is_sudo = os.getuid() == 0 and sudo_uid.isascii() and sudo_uid.isdigit()
-        users.add(int(sudo_uid) if is_sudo else os.getuid())
-    return frozenset(users)
 
 
 def require_system(files: Iterable[str], name: str) -> None:
