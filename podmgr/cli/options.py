@@ -140,7 +140,7 @@ def settings_of(
         max_map_bytes=max_map_bytes,
     )
     if settings.trusts_invoker:
-        from podmgr.programs.find import require_folder
+        from podmgr.programs.vetting import require_folder
 
         require_folder(settings)
     return settings

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
 from podmgr.settings import Settings
 
 _ACCESS_LIST = "system.posix_acl_access"
@@ -23,6 +23,23 @@ _COPY = (
     "with --program-dir"
 )
 _MOST_LINKS = 40  # as the kernel follows
+
+
+def require_folder(settings: Settings) -> None:
+    """Raise UsageError if the program folder, which somebody has named, is none.
+
+    Without a program of one's own the default folder may be missing.
+    """
+    if problem := why_no_folder(settings.program_dir):
+        raise UsageError(problem, tip="see --program-dir")
+
+
+def why_no_folder(folder: Path) -> str:
+    """What is wrong with a folder; "" if it is one."""
+    try:
+        return "" if stat.S_ISDIR(folder.stat().st_mode) else f"{folder} is not a folder"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
 
 
 def trusted_users(settings: Settings) -> frozenset[int]:
