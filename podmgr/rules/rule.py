@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, NamedTuple, Self
 
+from podmgr.rules import match, timing
 from podmgr.rules.match import EVERYTHING, Match
 from podmgr.rules.timing import ALWAYS, Timing
 
@@ -224,6 +225,11 @@ class Rule(ABC):
         """Those that every kind has, as they are written."""
         shadow = ["mode=shadow"] if self.is_shadow else []
         return [*self.match.words, *self.timing.words, *shadow, *self.place.words]
+
+    def explain_options(self) -> list[tuple[str, str]]:
+        """What the options of every kind mean, as (label, text) rows."""
+        shadow = [("mode", "shadow: it counts what it would do, and touches nothing")]
+        return [*match.explained(self.match), *timing.explained(self.timing), *(shadow * self.is_shadow)]
 
     @property
     def value(self) -> str:
