@@ -108,6 +108,8 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         ("maps", maps or "none"),
         ("digest", result.spec.digest),
     ]
+    if of := result.rule.of_profile:
+        rows.append(("profile", f"{of}; podmgr profiles {of} says where its figures are from"))
     rows += [("note", line) for line in result.rule.caveats(Hook(info.hook))]
     if result.path is not None:
         rows.append(("written", str(result.path)))

@@ -16,7 +16,10 @@ from podmgr.attachment import PodRef
 from podmgr.errors import UnknownKeyError
 from podmgr.rules.annotations import misplaced
 from podmgr.rules.keys import STANDARD_KEYS, is_own_key
+from podmgr.rules.peers import Tenant
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.words import Profiles
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 
@@ -44,7 +47,7 @@ class Pod:
     @property
     def has_ended(self) -> bool:
         """Its containers have run to their end and are not started again."""
-        return self.phase in _ENDED
+        return has_ended(self.phase)
 
 
 @dataclass(slots=True)
@@ -52,11 +55,14 @@ class Cluster:
     """The pods of a node, and the services and namespaces that carry rules.
 
     The methods return the UIDs of the pods whose rules may have changed. `reads_standard`:
-    Kubernetes' own annotations of pods count, too.
+    Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that rules may name
+    besides their own; `profiles` says what the name of a profile stands for.
     """
 
     pods: dict[str, Pod] = field(default_factory=dict)
     reads_standard: bool = False
+    peer_namespaces: frozenset[str] = frozenset()
+    profiles: Profiles = rules_of_built_in
     _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
     _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
 
@@ -71,6 +77,8 @@ class Cluster:
             self._services.get(pod.ref.namespace, {}).values(),
             self._namespaces.get(pod.ref.namespace),
             reads_standard=self.reads_standard,
+            tenant=Tenant(pod.ref.namespace, self.peer_namespaces),
+            profiles=self.profiles,
         )
 
     def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
@@ -85,7 +93,8 @@ class Cluster:
 
     def enforces(self, namespace: str) -> bool:
         """Whether a namespace holds its pods to rules, also to such as cannot be read now."""
-        found = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace))
+        space = self._namespaces.get(namespace)
+        found = rules_of_pod("", {}, {}, (), space, profiles=self.profiles)
         return bool(found.enforcing and (found.rules or found.unreadable))
 
     def put_pod(self, item: Mapping[str, Any]) -> set[str]:
@@ -230,6 +239,11 @@ def annotation_keys(item: Mapping[str, Any]) -> list[str]:
     """All of an object, also those that are not podmgr's; one that is null is as if it were not there."""
     annotations = mapping(mapping(item.get("metadata")).get("annotations"))
     return [key for key, value in annotations.items() if value is not None]
+
+
+def has_ended(phase: str) -> bool:
+    """Whether a pod in this phase has no address of its own any more."""
+    return phase in _ENDED
 
 
 def is_name(text: str) -> bool:

@@ -39,6 +39,11 @@ class Lookup(NamedTuple):
         return needs_table(self.rule, self.group)
 
     @property
+    def is_known(self) -> bool:
+        """Whether its names were looked up; if they could not be, what its program knows of them stays."""
+        return all(peer in self.peers for peer in self.rule.match.names)
+
+    @property
     def is_none(self) -> bool:
         return not self.is_matched and self.rule.timing == ALWAYS
 
@@ -91,5 +96,5 @@ def _tell(settings: Settings, row: Attachment, lookup: Lookup, starts: dict[str,
             began.forget(lookup.rule)
         times = [(rule.timing, began.begin(rule) if rule.timing != ALWAYS else 0) for rule in rules]
         program_tables.write_windows(pin, times)
-    if lookup.is_matched:
+    if lookup.is_matched and lookup.is_known:
         program_tables.write_lists(pin, table.lists)

@@ -142,6 +142,7 @@ class Rule(ABC):
     match: Match = field(default=EVERYTHING, kw_only=True)
     timing: Timing = field(default=ALWAYS, kw_only=True)
     is_shadow: bool = field(default=False, kw_only=True)  # it counts, and touches nothing
+    of_profile: str = field(default="", compare=False, kw_only=True)  # of which it is a part
 
     @property
     @abstractmethod
@@ -182,6 +183,11 @@ class Rule(ABC):
     def on_egress_alone(self) -> Rule | None:
         """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
         return self
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        """Why another rule stands for it there."""
+        return ""
 
     @classmethod
     def macros_of(cls, rules: Sequence[Self]) -> Macros:
