@@ -39,7 +39,7 @@ class Lookup(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """Whether its names were looked up; if they could not be, what its program knows of them stays."""
+        """Whether all names in its match were looked up."""
         return all(peer in self.peers for peer in self.rule.match.names)
 
     @property
@@ -63,11 +63,14 @@ def _group_of(sourced: SourcedRule) -> object:
 
 
 def tell(settings: Settings, wanted: Mapping[Attachment, Lookup]) -> Failures:
-    """Write what each row's program looks up, where it differs; those for which it cannot be done."""
+    """Write what each row's program looks up, where it differs; those for which it cannot be done.
+
+    A row whose names could not be looked up keeps what its program knows: all of it, as it belongs together.
+    """
     failures: Failures = []
     starts: dict[str, Starts] = {}
     for row, lookup in wanted.items():
-        if lookup.is_none:
+        if lookup.is_none or not lookup.is_known:
             continue
         try:
             _tell(settings, row, lookup, starts)
@@ -90,5 +93,5 @@ def _tell(settings: Settings, row: Attachment, lookup: Lookup, starts: dict[str,
             began.forget(lookup.rule)
         times = [(rule.timing, began.begin(rule) if rule.timing != ALWAYS else 0) for rule in rules]
         program_tables.write_windows(pin, times)
-    if lookup.is_matched and lookup.is_known:
+    if lookup.is_matched:
         program_tables.write_lists(pin, table.lists)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, NamedTuple, Self
 
+from podmgr.rules import match, timing
 from podmgr.rules.match import EVERYTHING, Match
 from podmgr.rules.timing import ALWAYS, Timing
 
@@ -142,6 +143,7 @@ class Rule(ABC):
     match: Match = field(default=EVERYTHING, kw_only=True)
     timing: Timing = field(default=ALWAYS, kw_only=True)
     is_shadow: bool = field(default=False, kw_only=True)  # it counts, and touches nothing
+    of_profile: str = field(default="", compare=False, kw_only=True)  # of which it is a part
 
     @property
     @abstractmethod
@@ -183,6 +185,11 @@ class Rule(ABC):
         """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
         return self
 
+    @property
+    def note_on_egress_alone(self) -> str:
+        """Why another rule stands for it there."""
+        return ""
+
     @classmethod
     def macros_of(cls, rules: Sequence[Self]) -> Macros:
         """What makes a program that of all these, where rules share one. It counts for each by its place
@@ -218,6 +225,11 @@ class Rule(ABC):
         """Those that every kind has, as they are written."""
         shadow = ["mode=shadow"] if self.is_shadow else []
         return [*self.match.words, *self.timing.words, *shadow, *self.place.words]
+
+    def explain_options(self) -> list[tuple[str, str]]:
+        """What the options of every kind mean, as (label, text) rows."""
+        shadow = [("mode", "shadow: it counts what it would do, and touches nothing")]
+        return [*match.explained(self.match), *timing.explained(self.timing), *(shadow * self.is_shadow)]
 
     @property
     def value(self) -> str:

@@ -66,6 +66,17 @@ RULES = {
     "corrupt": ("pod/corrupt", {"corrupt=0.1% egress": "pod"}),
     "block": ("pod/block", {"block=egress reply=rst cut=yes": "pod"}),
     "reorder": ("pod/reorder", {"reorder=1% egress by=20ms": "pod"}),
+    "profile": (
+        "pod/profile",
+        {
+            "bandwidth=2 mbps egress algorithm=edt": "pod",
+            "bandwidth=16 mbps ingress algorithm=edt": "pod",
+            "delay=40ms egress": "pod",
+            "delay=40ms ingress": "pod",
+            "loss=uniform egress 0.1%": "pod",
+            "loss=uniform ingress 0.1%": "pod",
+        },
+    ),
     "namespace": (
         "pod/greedy",
         {"bandwidth=100 mbps egress": "pod", "bandwidth=10 mbps egress": "namespace/slow"},

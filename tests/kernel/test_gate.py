@@ -19,7 +19,7 @@ PROGRAMS = {
     "dropper": (ROOT / "examples/dropper.bpf.c").read_text(),
     "at_cgroup": BPF + 'SEC("cgroup_skb/" INTERFACE) int none(struct __sk_buff *skb) { return 0; }\n',
     "at_tc": BPF + 'SEC("tc") int none(struct __sk_buff *skb) { return skb->len ? 4 : 0; }\n',
-    "with_header": '#include "podmgr.h"\nSEC("tc") int none(struct __sk_buff *skb) { return VERDICT_DROP; }\n',
+    "with_header": '#include "podmgr.h"\nSEC("tc") int all(struct __sk_buff *skb) { return VERDICT_DROP; }\n',
     "vmlinux": (
         '#include "vmlinux.h"\n#include <bpf/bpf_helpers.h>\n'
         'SEC("tc") int none(struct __sk_buff *skb) { return skb->protocol ? 4 : 0; }\n'

@@ -121,7 +121,7 @@ def test_who_asks_again_for_what_is_over_gets_it_again(made: Lab) -> None:
         assert _start(made) == first  # it has begun: nothing changes
         time.sleep(1)
         assert unanswered(made) == set()
-        made.podmgr("apply", made.target, "--rule", rule)
+        assert made.podmgr("apply", made.target, "--rule", rule).endswith(" replaced\n")
         assert _start(made) > first + 1
         assert unanswered(made, ALL[:4], quiet_ms=100) == set(ALL[:4])
 

@@ -1,4 +1,4 @@
-"""What stands before a custom program with a match or a time: it alone is entered, whatever the source says."""
+"""What stands before a custom program with a match or a time: it alone is entered."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_header_asks_nothing_behind_the_gate(folder: Path) -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        f'#pragma clang section text="tc"\n__attribute__((used)) int prog{BODY}#pragma clang section text=""\n',
+        f'#pragma clang section text="tc"\nint prog{BODY}#pragma clang section text=""\n',
         f'__attribute__((section(("tc")))) int prog{BODY}',
     ],
 )
@@ -124,7 +124,9 @@ def test_no_name_of_the_gate_can_meet_one_of_a_program(is_tc: str) -> None:
         find_gate(), name="gate", macros=list((macros | gated).items()), runner=proc.run
     )
     assert files == ()  # nothing of the system's
-    before = b"struct __sk_buff { unsigned protocol, data, data_end; };\nint podmgr_gated(struct __sk_buff *);\n"
+    before = (
+        b"struct __sk_buff { unsigned protocol, data, data_end; };\nint podmgr_gated(struct __sk_buff *);\n"
+    )
     argv = ["clang", *clang.FLAGS, "-fsyntax-only", "-Xclang", "-ast-dump=json", "-x", "cpp-output", "-"]
     done = subprocess.run(argv, input=before + text, capture_output=True, check=True)
     declared = json.loads(done.stdout)["inner"]

@@ -512,7 +512,7 @@ BAD_CUSTOMS += [
         )
     ),
 ]
-KNOWN_KEYS = "keys are bandwidth, delay, loss, duplicate, corrupt, reorder, block, ebpf-limit"
+KNOWN_KEYS = "keys are bandwidth, delay, loss, duplicate, corrupt, reorder, block, profile, ebpf-limit"
 BAD_CHANCES = [
     ("duplicate", "", 1, "P% DIRECTION"),
     ("duplicate", "1 egress", 3, 'such as "1%"'),
@@ -594,8 +594,8 @@ def test_first_bad_rule_of_a_value_is_named() -> None:
     ("option", "message", "tip"),
     [
         (
-            "profile=lte",
-            "unknown rule key 'profile'",
+            "priority=1",
+            "unknown rule key 'priority'",
             KNOWN_KEYS,
         ),
         ("bandwith=10 mbps egress", "unknown rule key 'bandwith'", "did you mean 'bandwidth'?"),
