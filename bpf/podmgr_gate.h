@@ -10,6 +10,10 @@
  *   PODMGR_GATED          the program's function
  *   PODMGR_GATED_SECTION  the section that it stood in, as a string
  */
+#ifndef PODMGR_CONTAINER
+#define PODMGR_CONTAINER 0
+#endif
+
 #define __u8 unsigned char
 #define __u16 unsigned short
 #define __u32 unsigned int
@@ -24,6 +28,7 @@
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
+#define bpf_skb_ancestor_cgroup_id ((__u64(*)(const void *skb, int level))83)
 #define BPF_F_NO_PREALLOC 1
 #define BPF_ANY 0
 #define BPF_HDR_START_NET 1
@@ -55,7 +60,8 @@ struct ethhdr {
 
 /* struct __sk_buff up to what is read. That of vmlinux.h says that its fields may lie elsewhere. */
 struct podmgr_context {
-	__u32 before_protocol[4], protocol, before_data[14], data, data_end;
+	__u32 before_protocol[4], protocol, before_cb[7], cb[5], before_data[2], data, data_end, before_sk[21];
+	void *sk;
 };
 #define PODMGR_CONTEXT(skb) ((const struct podmgr_context *)(skb))
 
@@ -71,13 +77,19 @@ struct podmgr_context {
 #define VERDICT_PASS 1
 #endif
 
-/* timing.h, match.h */
+/* marks.h, container.h, timing.h, match.h */
+#define CB_CONTAINER podmgr_CB_CONTAINER
+#define CB_IS_COPY podmgr_CB_IS_COPY
+#define CB_SCOPE podmgr_CB_SCOPE
+#define CB_SENT_ANEW podmgr_CB_SENT_ANEW
 #define TERM_IS_TIMED podmgr_TERM_IS_TIMED
 #define TERM_TAKES_AWAY podmgr_TERM_TAKES_AWAY
+#define container_of_packet podmgr_container_of_packet
 #define follow_piece podmgr_follow_piece
 #define is_extension podmgr_is_extension
 #define is_in_force podmgr_is_in_force
 #define is_matched podmgr_is_matched
+#define is_sent_anew podmgr_is_sent_anew
 #define is_with_ports podmgr_is_with_ports
 #define misfit podmgr_misfit
 #define packed podmgr_packed
@@ -87,6 +99,10 @@ struct podmgr_context {
 #define read_plain podmgr_read_plain
 #define take_ports podmgr_take_ports
 
+#if PODMGR_CONTAINER
+#include "marks.h"
+#endif
+#include "container.h"
 #include "timing.h"
 #if PODMGR_MATCH
 #include "match.h"

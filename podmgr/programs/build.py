@@ -39,7 +39,7 @@ class SpecMaker:
         self._settings = settings
         self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
-        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool], ProgramSpec] = {}
+        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool, int], ProgramSpec] = {}
         self._compiler: str | None = None
 
     def spec(
@@ -49,12 +49,13 @@ class SpecMaker:
         hook: Hook | None = None,
         is_scoped: bool = False,
         is_matched: bool = False,
+        container_level: int = 0,
     ) -> ProgramSpec:
         """The spec of a rule, or of several that share a program.
 
         Raises PodmgrError if the program cannot be had or used.
         """
-        wanted = (rules, counts_loopback, hook, is_scoped, is_matched)
+        wanted = (rules, counts_loopback, hook, is_scoped, is_matched, container_level)
         if wanted in self._specs:
             return self._specs[wanted]
         name = rules[0].program
@@ -73,6 +74,7 @@ class SpecMaker:
             hook=hook,
             is_scoped=is_scoped,
             is_matched=is_matched,
+            container_level=container_level,
         )
         if rules[0].table:
             spec = replace(spec, table=(quantiles_macro(find_table(rules[0].table, self._settings)),))

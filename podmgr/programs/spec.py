@@ -51,7 +51,8 @@ class ProgramSpec:
     no network namespace of its own, `is_scoped` where it shares its interfaces with others. `table` is
     the distribution of the user's own that the program draws from, as a macro. `is_matched`: it looks up
     which packets are its rule's. `gate` is the source of what does so before a custom program, see
-    `programs.gate`; empty where all packets are the program's, always.
+    `programs.gate`; empty where all packets are the program's, always. `container_level` is how deep
+    the cgroups of the pod's containers lie, 0 if no rule names one.
     """
 
     rules: tuple[Rule, ...]
@@ -64,6 +65,7 @@ class ProgramSpec:
     table: Macros = ()
     is_matched: bool = False
     gate: bytes = b""
+    container_level: int = 0
 
     @property
     def direction(self) -> Direction:
@@ -105,7 +107,8 @@ class ProgramSpec:
             "PODMGR_TIMED": rule.timing != ALWAYS,
             "PODMGR_SHADOW": rule.is_shadow,
         }
-        return tuple((name, "1") for name, is_there in asked.items() if is_there)
+        level: Macros = (("PODMGR_CONTAINER", str(self.container_level)),) if self.container_level else ()
+        return tuple((name, "1") for name, is_there in asked.items() if is_there) + level
 
     @cached_property
     def digest(self) -> str:
@@ -133,6 +136,7 @@ def make_spec(
     hook: Hook | None = None,
     is_scoped: bool = False,
     is_matched: bool = False,
+    container_level: int = 0,
 ) -> ProgramSpec:
     """The spec of rules, after checking that a custom one sets only what its source offers.
 
@@ -153,7 +157,14 @@ def make_spec(
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
     spec = ProgramSpec(
-        tuple(rules), source, compiler, counts_loopback, hook, is_scoped, is_matched=is_matched
+        tuple(rules),
+        source,
+        compiler,
+        counts_loopback,
+        hook,
+        is_scoped,
+        is_matched=is_matched,
+        container_level=container_level,
     )
     if source.is_object and spec.needs_gate:
         raise PodmgrError(
