@@ -12,7 +12,8 @@ from podmgr.rules.kinds import BY_KEY, KINDS
 from podmgr.rules.rule import CollisionKey, Rule
 from podmgr.rules.words import Words, closest
 
-_MAX_VALUE_CHARACTERS = 4_096
+MAX_VALUE_CHARACTERS = 4_096
+MAX_RULES = 64  # of one value: a cgroup has room for as many programs
 
 
 def parse_rule_option(text: str) -> tuple[Rule, ...]:
@@ -46,22 +47,25 @@ def parse_value(key: str, value: str) -> tuple[Rule, ...]:
     if bare is None:
         raise ValueError(f"not a podmgr key: {key}")
     kind = BY_KEY[bare]
-    if len(value) > _MAX_VALUE_CHARACTERS:
+    if len(value) > MAX_VALUE_CHARACTERS:
         raise RuleError(
             f"a value of {len(value)} characters",
             key=key,
             value=value,
-            column=_MAX_VALUE_CHARACTERS + 1,
-            expected=f"at most {_MAX_VALUE_CHARACTERS} characters: {kind.form}",
+            column=MAX_VALUE_CHARACTERS + 1,
+            expected=f"at most {MAX_VALUE_CHARACTERS} characters: {kind.form}",
         )
     rules: dict[CollisionKey, Rule] = {}
-    start = 0
+    start = written = 0
     for piece in value.split(";"):
         words = Words(key, value, start, start + len(piece), kind.form)
         start += len(piece) + 1
         if words.done():
             continue
         column = words.column
+        written += 1
+        if written > MAX_RULES:
+            raise words.error(f"more than {MAX_RULES} rules", expected=f"at most {MAX_RULES} in one value")
         for rule in kind.parse(words):
             other = rules.setdefault(rule.collision_key, rule)
             if other is not rule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from podmgr.rules.policy.text import Text
 from podmgr.rules.rule import Rule, Template
 from podmgr.rules.words import Words
 
@@ -16,7 +17,8 @@ class Kind(NamedTuple):
     `parse` reads the words of one rule: it raises RuleError, and returns a rule for each direction.
     `templates` are its programs in bpf/. `standard` are annotations of others that mean such a
     rule; their readers raise ValueError. Without `is_bare` the annotation is read with the prefix
-    alone, as the bare key may be anybody's.
+    alone, as the bare key may be anybody's. `text` is how its rules are written, for the policy that the
+    API server holds; without it, any value will do there.
     """
 
     key: str
@@ -27,3 +29,4 @@ class Kind(NamedTuple):
     templates: tuple[Template, ...] = ()
     standard: Mapping[str, Callable[[str], Rule]] = {}
     is_bare: bool = True
+    text: Callable[[], Text] | None = None
