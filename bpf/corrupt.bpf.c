@@ -266,7 +266,7 @@ int podmgr_corrupt(struct __sk_buff *skb)
 	wire = wire_of(skb);
 	if ((__u64)bpf_get_prandom_u32() >= THRESHOLD || !look(skb, &at))
 		return count(wire, VERDICT_PASS);
-	if (corrupt(skb, &at)) /* without memory; what the receiver would discard may as well be lost here */
+	if (!PODMGR_SHADOW && corrupt(skb, &at)) /* without memory; what the receiver would discard may as well be lost here */
 		return count(wire, REACHES_APPLICATION ? VERDICT_PASS : VERDICT_DROP);
 	add_to_figure(0, wire.packets);
 	return count(wire, VERDICT_PASS);

@@ -147,7 +147,8 @@ static __always_inline __u64 out_of_order(struct __sk_buff *skb, struct state *s
 			draw = last;
 		state->last = draw | 1ULL << 32;
 	}
-	bpf_set_hash(skb, bpf_get_prandom_u32()); /* fq wakes no flow for a packet that overtakes */
+	if (!PODMGR_SHADOW)
+		bpf_set_hash(skb, bpf_get_prandom_u32()); /* fq wakes no flow for a packet that overtakes */
 	return moment_ns + delay_of(draw);
 }
 
@@ -176,8 +177,10 @@ int podmgr_delay_packets(struct __sk_buff *skb)
 		departure_ns = in_order(state, moment_ns);
 	else
 		departure_ns = out_of_order(skb, state, moment_ns);
-	skb->tstamp = departure_ns;
-	wait_in_fq(skb);
+	if (!PODMGR_SHADOW) {
+		skb->tstamp = departure_ns;
+		wait_in_fq(skb);
+	}
 	count_delay(departure_ns - moment_ns);
 	return count(wire, VERDICT_PASS);
 }

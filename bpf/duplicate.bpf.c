@@ -45,7 +45,7 @@ int podmgr_duplicate(struct __sk_buff *skb)
 	if (!anew || has_come_anew(skb, anew, 1) || is_exempt(skb) || is_copy(skb))
 		return VERDICT_PASS;
 	wire = wire_of(skb);
-	if ((__u64)bpf_get_prandom_u32() < THRESHOLD && send_copy(skb, anew) >= 0)
+	if ((__u64)bpf_get_prandom_u32() < THRESHOLD && (PODMGR_SHADOW || send_copy(skb, anew) >= 0))
 		add_to_figure(0, wire.packets);
 	return count(wire, VERDICT_PASS);
 }

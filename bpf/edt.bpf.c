@@ -120,10 +120,12 @@ int podmgr_edt(struct __sk_buff *skb)
 
 	if (!departure)
 		return count(wire, VERDICT_DROP);
-	skb->tstamp = departure;
-	wait_in_fq(skb);
-	if (wait > (__s64)HORIZON * TICKS_PER_NS / 2)
-		bpf_skb_ecn_set_ce(skb);
+	if (!PODMGR_SHADOW) {
+		skb->tstamp = departure;
+		wait_in_fq(skb);
+		if (wait > (__s64)HORIZON * TICKS_PER_NS / 2)
+			bpf_skb_ecn_set_ce(skb);
+	}
 #endif
 	take(clock, seen, from, ticks);
 	return count(wire, VERDICT_PASS);

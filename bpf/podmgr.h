@@ -9,6 +9,9 @@
  *   PODMGR_LOOPBACK   1 if packets on the loopback interface count, else 0
  *   PODMGR_SCOPED     1 if the target shares its interfaces with others, else 0
  *   PODMGR_TC         1 for a program in SEC("tc"), else 0
+ *   PODMGR_MATCH      1 if the rule is about some packets only, or another hides it for some, else 0
+ *   PODMGR_TIMED      1 if the rule is not always in force, else 0
+ *   PODMGR_SHADOW     1 if the program only counts what it would do, else 0
  */
 #ifndef PODMGR_H
 #define PODMGR_H
@@ -16,6 +19,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <bpf/bpf_endian.h>
@@ -34,6 +38,15 @@
 #endif
 #ifndef PODMGR_TC
 #define PODMGR_TC 0
+#endif
+#ifndef PODMGR_MATCH
+#define PODMGR_MATCH 0
+#endif
+#ifndef PODMGR_TIMED
+#define PODMGR_TIMED 0
+#endif
+#ifndef PODMGR_SHADOW
+#define PODMGR_SHADOW 0
 #endif
 
 /*
@@ -277,6 +290,20 @@ static __always_inline int is_ip(struct __sk_buff *skb)
 {
 	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
 }
+
+/* Router and neighbour solicitations and advertisements, and redirects: RFC 4861. */
+static __always_inline int is_neighbour_discovery(struct __sk_buff *skb)
+{
+	__u8 next = 0, type = 0;
+
+	if (skb->protocol != bpf_htons(ETH_P_IPV6))
+		return 0;
+	bpf_skb_load_bytes_relative(skb, 6, &next, 1, BPF_HDR_START_NET);
+	if (next != IPPROTO_ICMPV6)
+		return 0;
+	bpf_skb_load_bytes_relative(skb, 40, &type, 1, BPF_HDR_START_NET);
+	return type >= 133 && type <= 137;
+}
 #endif
 
 #if PODMGR_TC
@@ -366,13 +393,34 @@ static __always_inline int is_in_scope(struct __sk_buff *skb)
 }
 #endif
 
-/* Not what the rule is about. A pod's own loopback traffic is not its network. */
+#if PODMGR_TIMED || PODMGR_MATCH
+#include "timing.h"
+#endif
+#if PODMGR_MATCH
+#include "match.h"
+#endif
+
+/*
+ * Not what the rule is about, now. A pod's own loopback traffic is not its network. At tc, ARP is not IP; what
+ * IPv6 has in its place always passes too.
+ */
 static __always_inline int is_exempt(struct __sk_buff *skb)
 {
 #if PODMGR_TC
-	return !is_ip(skb) || !is_in_scope(skb);
+	if (!is_ip(skb) || is_neighbour_discovery(skb) || !is_in_scope(skb))
+		return 1;
 #else
-	return !PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX;
+	if (!PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX)
+		return 1;
+#endif
+#if PODMGR_TIMED
+	if (!is_in_force(0))
+		return 1;
+#endif
+#if PODMGR_MATCH
+	return !is_matched(skb);
+#else
+	return 0;
 #endif
 }
 
@@ -406,6 +454,12 @@ static __always_inline void wait_in_fq(struct __sk_buff *skb)
 		skb->priority ^= TC_PRIO_CONTROL ^ TC_PRIO_INTERACTIVE;
 }
 
+/* What the kernel is told: a rule in the shadow counts what it would do, and does nothing. */
+static __always_inline int told(int verdict)
+{
+	return PODMGR_SHADOW ? VERDICT_PASS : verdict;
+}
+
 /*
  * Count the packet under its verdict for a rule, by its place among those that share the program, and
  * return the verdict.
@@ -419,7 +473,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 	struct podmgr_row *row = bpf_map_lookup_elem(&podmgr_counters, &rule);
 
 	if (!row)
-		return verdict;
+		return told(verdict);
 #if !PODMGR_TC && DIRECTION_EGRESS
 	if (*(volatile __u64 *)&row->is_busy) {
 		int passes = verdict == VERDICT_PASS;
@@ -428,7 +482,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 			       wire.packets);
 		add_atomically(passes ? &row->aside.passed_bytes : &row->aside.dropped_bytes,
 			       wire.bytes);
-		return verdict;
+		return told(verdict);
 	}
 	*(volatile __u64 *)&row->is_busy = 1;
 	barrier();
@@ -444,7 +498,7 @@ static __always_inline int count_for(__u32 rule, struct wire wire, int verdict)
 	barrier();
 	*(volatile __u64 *)&row->is_busy = 0;
 #endif
-	return verdict;
+	return told(verdict);
 }
 
 /* The same for a program that acts for one rule. */

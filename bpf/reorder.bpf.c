@@ -51,9 +51,11 @@ static __always_inline void make_late(struct __sk_buff *skb, struct clock *clock
 
 	if (!may_wait(clock, wire, now_ns, MOST_BYTES, TIME))
 		return;
-	skb->tstamp = (skb->tstamp > now_ns ? skb->tstamp : now_ns) + TIME;
-	leave_flow(skb);
-	wait_in_fq(skb);
+	if (!PODMGR_SHADOW) {
+		skb->tstamp = (skb->tstamp > now_ns ? skb->tstamp : now_ns) + TIME;
+		leave_flow(skb);
+		wait_in_fq(skb);
+	}
 	add_to_figure(0, wire.packets);
 }
 

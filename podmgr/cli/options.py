@@ -5,7 +5,7 @@ An option of one command alone stands in the command's own module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,6 +157,24 @@ def parse_rules(texts: list[str] | None) -> list[Rule]:
                     tip="each rule once" if rule == other else f"one {rule.kind} rule per direction",
                 )
     return list(rules.values())
+
+
+def ending(rules: Iterable[Rule], text: str) -> list[Rule]:
+    """The rules, each of which ends after a time such as 30s. Raises UsageError if one says when itself."""
+    from dataclasses import replace
+
+    from podmgr.rules.timing import ALWAYS, with_option
+
+    def fail(problem: str, expected: str) -> UsageError:
+        return UsageError(f"--for: {problem}", tip=expected)
+
+    for_ns = with_option(ALWAYS, "for", text, fail).for_ns
+    found = []
+    for rule in rules:
+        if rule.timing.for_ns:
+            raise UsageError(f"--for beside '{rule}', which says it itself", tip="leave --for out, or for=")
+        found.append(replace(rule, timing=rule.timing._replace(for_ns=for_ns)))
+    return found
 
 
 def selected(

@@ -1,8 +1,8 @@
-"""The bpf(2) system call, for reading only: what hangs on a cgroup, which program a pin holds.
+"""The bpf(2) system call, and what is read by it: what hangs on a cgroup, which program a pin holds.
 
 `bpftool cgroup show` loads the kernel's BTF at every call (13 ms a cgroup); BPF_PROG_QUERY
 answers in microseconds and with an errno, so "not allowed" is never mistaken for "nothing
-there". Loading, attaching and detaching are bpftool's business.
+there". Loading, attaching and detaching are bpftool's business; what is in a map, `map_contents` changes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _BPF_F_QUERY_EFFECTIVE = 1
 MAX_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS: what a cgroup and a direction can hold
 _MOST_EFFECTIVE = 64 * MAX_PROGRAMS
 
-_ATTR_BYTES = 64
-_Attr = ctypes.c_char * _ATTR_BYTES
+ATTR_BYTES = 64
+_Attr = ctypes.c_char * ATTR_BYTES
 _PROG_INFO_BYTES = 8  # struct bpf_prog_info begins with u32 type, u32 id
 _PROG_NAME = slice(64, 80)
 _FIGURE = struct.Struct("=Q")
@@ -96,7 +96,7 @@ def effective_programs(cgroup_fd: int, direction: Direction) -> tuple[int, ...]:
 
 def _query(cgroup_fd: int, direction: Direction, query_flags: int, room: int) -> AttachedPrograms:
     ids = (ctypes.c_uint32 * room)()
-    attr = bytearray(_ATTR_BYTES)
+    attr = bytearray(ATTR_BYTES)
     # target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt
     struct.pack_into(
         "=IIIIQI",
@@ -110,7 +110,7 @@ def _query(cgroup_fd: int, direction: Direction, query_flags: int, room: int) ->
         room,
     )
     try:
-        _bpf(_PROG_QUERY, attr, "look at a cgroup's programs")
+        call(_PROG_QUERY, attr, "look at a cgroup's programs")
     except PodmgrError as error:
         if isinstance(error.__cause__, FileNotFoundError):  # removed since it was opened
             return AttachedPrograms((), 0)
@@ -121,10 +121,10 @@ def _query(cgroup_fd: int, direction: Direction, query_flags: int, room: int) ->
 
 def program_name(program_id: int) -> str:
     """What a loaded program's author calls it, as far as the kernel keeps it; "" if it cannot be told."""
-    attr = bytearray(_ATTR_BYTES)
+    attr = bytearray(ATTR_BYTES)
     struct.pack_into("=I", attr, 0, program_id)
     try:
-        fd = _bpf(_PROG_GET_FD_BY_ID, attr, "look at a program")
+        fd = call(_PROG_GET_FD_BY_ID, attr, "look at a program")
     except PodmgrError:
         return ""
     try:
@@ -191,9 +191,9 @@ def _sums(fd: int, index: int, row: struct.Struct) -> list[int]:
     """An entry of a per-CPU array: each number of the row, of all CPUs together."""
     key = ctypes.c_uint32(index)
     values = ctypes.create_string_buffer(row.size * possible_cpus())
-    attr = bytearray(_ATTR_BYTES)
+    attr = bytearray(ATTR_BYTES)
     struct.pack_into("=IxxxxQQ", attr, 0, fd, ctypes.addressof(key), ctypes.addressof(values))
-    _bpf(_MAP_LOOKUP_ELEM, attr, "read a counter map")
+    call(_MAP_LOOKUP_ELEM, attr, "read a counter map")
     return [sum(column) for column in zip(*row.iter_unpack(values.raw), strict=True)]
 
 
@@ -207,7 +207,7 @@ def possible_cpus() -> int:
 def is_available() -> bool:
     """Whether the kernel has bpf(2) at all, allowed or not."""
     try:
-        _bpf(_OBJ_GET, bytearray(_ATTR_BYTES), "probe")
+        call(_OBJ_GET, bytearray(ATTR_BYTES), "probe")
     except PermissionDeniedError:
         return True
     except PodmgrError as error:
@@ -218,10 +218,10 @@ def is_available() -> bool:
 
 def _open_pin(pin: str | Path) -> int | None:
     path = ctypes.create_string_buffer(os.fsencode(pin))
-    attr = bytearray(_ATTR_BYTES)
+    attr = bytearray(ATTR_BYTES)
     struct.pack_into("=QII", attr, 0, ctypes.addressof(path), 0, 0)
     try:
-        return _bpf(_OBJ_GET, attr, f"open the pin {pin}")
+        return call(_OBJ_GET, attr, f"open the pin {pin}")
     except PodmgrError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
@@ -230,13 +230,13 @@ def _open_pin(pin: str | Path) -> int | None:
 
 def _info(fd: int, size: int) -> bytes:
     info = ctypes.create_string_buffer(size)
-    attr = bytearray(_ATTR_BYTES)
+    attr = bytearray(ATTR_BYTES)
     struct.pack_into("=IIQ", attr, 0, fd, size, ctypes.addressof(info))
-    _bpf(_OBJ_GET_INFO_BY_FD, attr, "ask for a program's id")
+    call(_OBJ_GET_INFO_BY_FD, attr, "ask for a program's id")
     return info.raw
 
 
-def _bpf(command: int, attr: bytearray, purpose: str) -> int:
+def call(command: int, attr: bytearray, purpose: str) -> int:
     """bpf(2). The answer is written into `attr`. Raises with the OSError as the cause."""
     number = _SYSCALL_NUMBERS.get(platform.machine())
     if number is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import mounts
+from podmgr.kernel import mounts, starts
 from podmgr.proc import Runner
 from podmgr.refusals import failed
 
@@ -51,6 +51,20 @@ class Pin(NamedTuple):
     def figures(self) -> str:
         """There if the program keeps numbers beside its counters."""
         return f"{self.maps}/{_FIGURES_MAP}"
+
+    @property
+    def windows(self) -> str:
+        """There if the program's rule, or one that may hide it, is not always in force."""
+        return f"{self.maps}/podmgr_windows"
+
+    @property
+    def peers(self) -> str:
+        """There if the program looks up which packets are its rule's."""
+        return f"{self.maps}/podmgr_peers"
+
+    @property
+    def terms(self) -> str:
+        return f"{self.maps}/podmgr_terms"
 
     @property
     def scope(self) -> str:
@@ -186,7 +200,9 @@ def owners(bpffs: Path, *, pods_only: bool = False) -> set[str]:
         return set()
     except OSError as error:
         raise failed(f"use {bpffs}", error, tip="see --bpffs") from error
-    return {name for name in names if name != _MARKS and not (pods_only and name.isdigit())}
+    return {
+        name for name in names if name not in (_MARKS, starts.FOLDER) and not (pods_only and name.isdigit())
+    }
 
 
 def remove(pin: Pin) -> None:
@@ -213,6 +229,7 @@ def _remove_folder(folder: str) -> None:
 
 def remove_empty_folders(bpffs: Path) -> None:
     """Remove owners without pins, and then the folder itself if nothing is left in it."""
+    starts.remove_empty_folders(bpffs)
     with suppress(OSError):
         for owner in os.listdir(bpffs):
             with suppress(OSError):

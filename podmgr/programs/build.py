@@ -37,17 +37,22 @@ class SpecMaker:
         self._settings = settings
         self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
-        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool], ProgramSpec] = {}
+        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool], ProgramSpec] = {}
         self._compiler: str | None = None
 
     def spec(
-        self, *rules: Rule, counts_loopback: bool, hook: Hook | None = None, is_scoped: bool = False
+        self,
+        *rules: Rule,
+        counts_loopback: bool,
+        hook: Hook | None = None,
+        is_scoped: bool = False,
+        is_matched: bool = False,
     ) -> ProgramSpec:
         """The spec of a rule, or of several that share a program.
 
         Raises PodmgrError if the program cannot be had or used.
         """
-        wanted = (rules, counts_loopback, hook, is_scoped)
+        wanted = (rules, counts_loopback, hook, is_scoped, is_matched)
         if wanted in self._specs:
             return self._specs[wanted]
         name = rules[0].program
@@ -65,6 +70,7 @@ class SpecMaker:
             counts_loopback=counts_loopback,
             hook=hook,
             is_scoped=is_scoped,
+            is_matched=is_matched,
         )
         if rules[0].table:
             spec = replace(spec, table=(quantiles_macro(find_table(rules[0].table, self._settings)),))

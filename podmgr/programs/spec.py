@@ -16,6 +16,7 @@ from podmgr.errors import PodmgrError
 from podmgr.rules.kinds import BUILT_IN_PROGRAMS
 from podmgr.rules.programs import RESERVED_MACROS
 from podmgr.rules.rule import Direction, Hook, Macros, Rule
+from podmgr.rules.timing import ALWAYS
 
 _TREATMENT = b"verdicts 1"  # of the objects of others, once they are compiled
 _LEADING_ZERO = re.compile(r"0[0-9][A-Za-z0-9_]*", re.ASCII)
@@ -48,7 +49,8 @@ class ProgramSpec:
     `hook` None: the program's own section says it. `text` is a custom source as it came out of the
     preprocessor, with all that it includes. `counts_loopback` is true where the target has
     no network namespace of its own, `is_scoped` where it shares its interfaces with others. `table` is
-    the distribution of the user's own that the program draws from, as a macro.
+    the distribution of the user's own that the program draws from, as a macro. `is_matched`: it looks up
+    which packets are its rule's.
     """
 
     rules: tuple[Rule, ...]
@@ -59,6 +61,7 @@ class ProgramSpec:
     is_scoped: bool = False
     text: bytes = b""
     table: Macros = ()
+    is_matched: bool = False
 
     @property
     def direction(self) -> Direction:
@@ -73,6 +76,13 @@ class ProgramSpec:
             ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
             ("PODMGR_SCOPED", str(int(self.is_scoped))),
         )
+        rule = self.rules[0]
+        gates = {
+            "PODMGR_MATCH": self.is_matched,
+            "PODMGR_TIMED": rule.timing != ALWAYS,
+            "PODMGR_SHADOW": rule.is_shadow,
+        }
+        own += tuple((name, "1") for name, is_there in gates.items() if is_there)
         if self.source.is_own:  # others say it in their source
             own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
         return own + type(self.rules[0]).macros_of(self.rules) + self.table
@@ -101,6 +111,7 @@ def make_spec(
     counts_loopback: bool,
     hook: Hook | None = None,
     is_scoped: bool = False,
+    is_matched: bool = False,
 ) -> ProgramSpec:
     """The spec of rules, after checking that a custom one sets only what its source offers.
 
@@ -120,7 +131,9 @@ def make_spec(
                     if source.is_object
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
-    return ProgramSpec(tuple(rules), source, compiler, counts_loopback, hook, is_scoped)
+    return ProgramSpec(
+        tuple(rules), source, compiler, counts_loopback, hook, is_scoped, is_matched=is_matched
+    )
 
 
 def _check_numbers(rule: Rule) -> None:

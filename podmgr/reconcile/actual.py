@@ -16,6 +16,7 @@ from podmgr.kernel.tc import Filter, Traffic
 from podmgr.reconcile import chain, ledger
 from podmgr.rules.rule import Direction, Hook
 from podmgr.rules.source import UNKNOWN
+from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 
 _Side = tuple[int, Direction]
@@ -40,9 +41,11 @@ def unknown_pins(
     return [pin for pin in pins.pinned(settings.bpffs, owners) if (pin.owner, pin.digest) not in known]
 
 
-def sees_all(row: Attachment) -> bool:
+def sees_all(settings: Settings, row: Attachment) -> bool:
     """Whether the program counts all that its interfaces carry: a custom one may look at some of it."""
-    return bool(row.links) and not row.is_scoped and row.rule is not None and not row.rule.brings_program
+    if not row.links or row.is_scoped or row.rule is None or row.rule.brings_program:
+        return False
+    return row.rule.timing == ALWAYS and not os.path.exists(pin_of(settings, row).peers)
 
 
 def recorded(settings: Settings) -> list[Attachment]:

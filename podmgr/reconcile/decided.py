@@ -8,7 +8,7 @@ from podmgr.attachment import Attachment, Slot, Target, Wish, slot_of
 from podmgr.errors import PodmgrError
 from podmgr.reconcile.outcome import Action, Failures, Outcome
 from podmgr.rules.rule import Rule
-from podmgr.rules.source import Source
+from podmgr.rules.source import Source, SourcedRule
 
 
 class Decided:
@@ -22,6 +22,7 @@ class Decided:
         self._targets: dict[int, tuple[Rule | None, PodmgrError]] = {}
         self._rules: dict[tuple[int, Rule], PodmgrError] = {}
         self._kept: set[tuple[Slot, Source]] = set()
+        self._ended: list[Outcome] = []
         for wish in wishes:
             other = self.wishes.setdefault(wish.target.cgroup.id, wish)
             if other.target != wish.target:
@@ -39,6 +40,12 @@ class Decided:
             return
         self._rules.setdefault((cgroup_id, rule), error)
         self._kept |= {(slot_of(cgroup_id, rule), source) for source in _sources_below(wish, rule)}
+
+    def end(self, target: Target, sourced: SourcedRule, *, is_there: bool) -> None:
+        """Note that a rule is over. Of a standing wish that is told once: while its program is there."""
+        if is_there or not self.wishes[target.cgroup.id].is_standing:
+            outcome = Outcome(target.name, sourced.rule, Action.OVER, None, None, target.pod, sourced.source)
+            self._ended.append(outcome)
 
     def fail_all(self, failures: Failures) -> None:
         for row, error in failures:
@@ -79,10 +86,11 @@ class Decided:
         return row.cgroup_id not in self._targets and (row.slot, row.source) not in self._kept
 
     def outcomes(self) -> list[Outcome]:
-        """The targets and rules that failed, with the reason."""
+        """The targets and rules that failed, with the reason, and what is over."""
         failed = [(cgroup_id, rule, error) for cgroup_id, (rule, error) in self._targets.items()]
         failed += [(cgroup_id, rule, error) for (cgroup_id, rule), error in self._rules.items()]
-        return [_failure(self.wishes[cgroup_id].target, rule, error) for cgroup_id, rule, error in failed]
+        failures = [_failure(self.wishes[cgroup_id].target, rule, error) for cgroup_id, rule, error in failed]
+        return [*self._ended, *failures]
 
 
 def _sources_below(wish: Wish, rule: Rule) -> set[Source]:

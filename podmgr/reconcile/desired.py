@@ -12,17 +12,21 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from podmgr.attachment import Attachment, Slot, Target, Wish
-from podmgr.errors import PodmgrError
+from podmgr.errors import PodmgrError, UsageError
+from podmgr.kernel.starts import Starts, is_over, now_ns, since_boot_ns
 from podmgr.programs.build import SpecMaker
 from podmgr.programs.spec import ProgramSpec
 from podmgr.reconcile import ledger, qdiscs
 from podmgr.reconcile.chain import priority
 from podmgr.reconcile.decided import Decided
+from podmgr.reconcile.lookups import Lookup, lookups
+from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Hook, Rule
 from podmgr.rules.source import CLI, SourcedRule
+from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 
 
@@ -36,6 +40,7 @@ class DesiredRule(NamedTuple):
     rule: Rule
     row: Attachment
     priority: int
+    lookup: Lookup
     note: str = ""
     needs_place: bool = False
 
@@ -55,6 +60,7 @@ class _Placed(NamedTuple):
 
     sourced: SourcedRule
     place: Placement | None
+    lookup: Lookup | None = None
 
     @property
     def program(self) -> object:
@@ -75,10 +81,16 @@ class Desired(NamedTuple):
     rules: tuple[DesiredRule, ...]
     specs: Mapping[str, ProgramSpec]
     left_alone: frozenset[Slot]
+    meant: Mapping[str, frozenset[Rule]]  # all rules of each target, by its owner; also those that are over
 
     @property
     def rows(self) -> list[Attachment]:
         return [item.row for item in self.rules]
+
+    @property
+    def lookups(self) -> Mapping[Slot, Lookup]:
+        """What the program of each row looks up, by the row's identity."""
+        return {item.row.identity: item.lookup for item in self.rules}
 
     @property
     def notes(self) -> Mapping[Slot, str]:
@@ -95,9 +107,11 @@ class Desiring:
     """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail."""
 
     def __init__(self, settings: Settings, networks: Networks, decided: Decided) -> None:
+        self._settings = settings
         self._maker = SpecMaker(settings)
         self._networks = networks
         self._decided = decided
+        self._meant: dict[str, frozenset[Rule]] = {}
 
     def desired(self, present: Iterable[Attachment]) -> Desired:
         """What shall be, but for the place of custom programs. `present`: what the ledger says now."""
@@ -109,11 +123,16 @@ class Desiring:
         left_alone: set[Slot] = set()
         for cgroup_id, wish in self._decided.wishes.items():
             there = by_cgroup.get(cgroup_id, ())
-            left_alone |= {row.identity for row in there if wish.is_standing and _is_of_command_line(row)}
+            self._starts = Starts(self._settings.bpffs, wish.target.owner)
+            left_alone |= {
+                row.identity
+                for row in there
+                if wish.is_standing and _is_of_command_line(row) and not self._is_over(row.rule)
+            }
             for item, spec in self._of_target(wish, there):
                 rules.append(item)
                 specs[spec.digest] = spec
-        return Desired(tuple(rules), specs, frozenset(left_alone))
+        return Desired(tuple(rules), specs, frozenset(left_alone), self._meant)
 
     def settled(self, desired: Desired, hooks: Mapping[str, str]) -> Desired:
         """With custom programs in their place, by the hook that each object, given by its digest, is for."""
@@ -144,17 +163,30 @@ class Desiring:
         self, wish: Wish, present: Collection[Attachment]
     ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
         """In the order of the chain."""
-        rules = _merged(wish, present)
+        rules = merged(wish, present)
         theirs = {row.rule: row for row in present if _is_of_command_line(row)}
         found: list[tuple[DesiredRule, ProgramSpec]] = []
         programs: dict[object, list[_Placed]] = {}
+        self._meant[wish.target.owner] = frozenset(form for sourced in rules for form in forms(sourced.rule))
+        beside = lookups(rules, wish.peers)
         for sourced in sorted(rules, key=lambda sourced: template_of(sourced.rule).stage):
+            has_ended = self._is_over(sourced.rule)
+            begins_anew = has_ended and sourced.source == CLI and not wish.is_standing
+            if has_ended and not begins_anew:
+                self._decided.end(
+                    wish.target, sourced, is_there=any(row.rule == sourced.rule for row in present)
+                )
+                continue
             if wish.is_standing and sourced.source == CLI:
-                found += self._left_alone(theirs[sourced.rule], sourced.rule)
+                found += self._left_alone(theirs[sourced.rule], sourced.rule, beside[sourced])
                 continue
             try:
+                if begins_anew:
+                    _require_not_past(sourced.rule)
                 placed = self._placed(wish.target, sourced)
                 if placed is not None:
+                    lookup = beside[sourced]._replace(rule=placed.sourced.rule, begins_anew=begins_anew)
+                    placed = placed._replace(lookup=lookup)
                     programs.setdefault(placed.program, []).append(placed)
             except PodmgrError as error:
                 self._decided.fail(wish.target.cgroup.id, sourced.rule, error)
@@ -185,12 +217,14 @@ class Desiring:
         self, target: Target, sharing: Sequence[_Placed], position: int
     ) -> list[tuple[DesiredRule, ProgramSpec]]:
         """The rules of one program, each as a row. `position` is that of a custom one among its like."""
-        first, place = sharing[0].sourced, sharing[0].place
+        first, place, lookup = sharing[0].sourced, sharing[0].place, sharing[0].lookup
+        assert lookup is not None
         spec = self._maker.spec(
             *(placed.sourced.rule for placed in sharing),
             counts_loopback=target.counts_loopback,
             hook=place.hook if place else None,
             is_scoped=place.is_scoped if place else target.counts_loopback,
+            is_matched=lookup.is_matched,
         )
         number = priority(first.rule, is_enforced=first.is_enforced, position=position)
         found = []
@@ -210,7 +244,7 @@ class Desiring:
                 position=index,
             )
             ledger.require_readable(row)
-            item = DesiredRule(placed.sourced.rule, row, number, needs_place=placed.place is None)
+            item = DesiredRule(placed.sourced.rule, row, number, lookup, needs_place=placed.place is None)
             found.append((item.at(placed.place) if placed.place else item, spec))
         return found
 
@@ -238,10 +272,18 @@ class Desiring:
             hook=hook,
         )
 
-    def _left_alone(self, row: Attachment, rule: Rule) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
+    def _is_over(self, rule: Rule | None) -> bool:
+        """Whether the rule has ended for good on the target at hand."""
+        if rule is None or rule.timing == ALWAYS:
+            return False
+        return any(is_over(form, self._starts.of(form)) for form in forms(rule))
+
+    def _left_alone(
+        self, row: Attachment, rule: Rule, lookup: Lookup
+    ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
         """The command line's attachment as it is; what we would make otherwise, we do not make."""
         is_custom = chosen_hook(rule, is_shared=False) is None
-        item = DesiredRule(rule, row._replace(program_id=None), row.priority)
+        item = DesiredRule(rule, row._replace(program_id=None), row.priority, lookup)
         for counts_loopback in (False, True):  # cgroup/PATH may be a pod's cgroup
             with suppress(PodmgrError):  # its program may be in a folder that is not ours
                 spec = self._maker.spec(
@@ -249,9 +291,15 @@ class Desiring:
                     counts_loopback=counts_loopback,
                     hook=None if is_custom else row.hook,
                     is_scoped=counts_loopback if is_custom else row.is_scoped,
+                    is_matched=lookup.is_matched,
                 )
                 if spec.digest == row.object_digest:
                     yield item, spec
+
+
+def _require_not_past(rule: Rule) -> None:
+    if rule.timing.until_ns and since_boot_ns(rule.timing.until_ns) <= now_ns():
+        raise UsageError(f"'{rule}': until lies in the past", tip="date -u shows what time it is")
 
 
 def _is_of_command_line(row: Attachment) -> bool:
@@ -262,29 +310,3 @@ def _positions(rules: Sequence[SourcedRule]) -> dict[SourcedRule, int]:
     """The place of custom programs among each other: in the order written."""
     brought = [sourced for sourced in rules if sourced.rule.brings_program]
     return {sourced: position for position, sourced in enumerate(brought)}
-
-
-def _merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
-    """The wish's rules, and those on the target that stay beside or above them.
-
-    Only a standing wish leaves there what the command line put.
-    """
-    rules = list(wish.rules)
-    for row in present:
-        rule = row.rule
-        if rule is None:
-            continue
-        is_to_stay = row.source == CLI and wish.is_standing
-        if not is_to_stay and (row.source, rule.key) not in wish.unreadable:
-            continue
-        if row.source in wish.enforcing:
-            rules = [item for item in rules if item.rule != rule]
-            rules.append(SourcedRule(rule, row.source, is_enforced=True))
-            continue
-        key = rule.collision_key
-        rivals = [item for item in rules if item.rule.collision_key == key and not item.is_enforced]
-        is_enforced = any(item.rule == rule and item.is_enforced for item in rules)
-        if is_enforced or any(rival.source.strength > row.source.strength for rival in rivals):
-            continue
-        rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
-    return rules

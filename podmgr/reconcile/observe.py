@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from podmgr.attachment import Attachment
-from podmgr.kernel import bpf_syscall
+from podmgr.kernel import bpf_syscall, starts
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Traffic
@@ -19,6 +19,7 @@ from podmgr.reconcile.actual import Sight, pin_of, recorded, sees_all, unknown_p
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Figure
+from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 
 # Of so many packets a program which counts them all must have seen one in so many; a few, such as
@@ -35,11 +36,14 @@ class Observed(NamedTuple):
     counters: Counters | None
     traffic: Traffic | None = None
     is_bypassed: bool = False
+    is_over: bool = False
     figures: tuple[Figure, ...] = ()
 
     @property
     def state(self) -> str:
         """As `list` calls it, in every format."""
+        if self.is_over:
+            return "over"
         return "bypassed" if self.is_bypassed else "active" if self.is_active else "missing"
 
 
@@ -56,15 +60,23 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
     with Namespaces() as namespaces:
         sight = Sight(settings, namespaces)
         attached = set(sight.attached(rows))
-        traffic = {row: sight.traffic(row) for row in attached if sees_all(row)}
+        traffic = {row: sight.traffic(row) for row in attached if sees_all(settings, row)}
     for row in sorted(rows, key=_order):
         is_active = row in attached
         pin = pin_of(settings, row)
         counters = bpf_syscall.pinned_counters(pin.counters, row.position) if is_active else None
-        item = Observed(row, is_active, counters, traffic.get(row))
+        item = Observed(
+            row, is_active, counters, traffic.get(row), is_over=is_active and _is_over(settings, row)
+        )
         observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown
+
+
+def _is_over(settings: Settings, row: Attachment) -> bool:
+    if row.rule is None or row.rule.timing == ALWAYS:
+        return False
+    return starts.is_over(row.rule, starts.Starts(settings.bpffs, row.owner).of(row.rule))
 
 
 def _order(row: Attachment) -> tuple[str, str, int]:

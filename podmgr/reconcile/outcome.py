@@ -23,6 +23,7 @@ class Action(StrEnum):
     UNCHANGED = "unchanged"
     DETACHED = "detached"
     SKIPPED = "skipped"
+    OVER = "over"  # its time is
     FAILED = "failed"
 
 

@@ -12,16 +12,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from podmgr.attachment import Attachment, Selection, Wish
+from podmgr.attachment import Attachment, Selection, Slot, Wish
 from podmgr.errors import PodmgrError
-from podmgr.kernel import cgroups, pins
+from podmgr.kernel import cgroups, pins, starts
 from podmgr.kernel.netns import Namespaces
+from podmgr.kernel.starts import Starts
 from podmgr.proc import Runner, uninterrupted
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.reconcile import ledger, others
 from podmgr.reconcile.actual import Sight, recorded, require_sight, sees_all, unknown_pins
 from podmgr.reconcile.actuator import Actuator
 from podmgr.reconcile.decided import Decided
+from podmgr.reconcile.lookups import Lookup, tell
 from podmgr.reconcile.outcome import Action, Failures, Outcome, Report
 from podmgr.reconcile.placement import Networks
 from podmgr.reconcile.plan import Plan, make_plan
@@ -78,7 +80,12 @@ def clean(
     """
     require_sight(settings)
     pins.require_own(settings.bpffs)
-    if not (settings.state_dir.exists() or pins.owners(settings.bpffs) or pins.marks(settings.bpffs)):
+    if not (
+        settings.state_dir.exists()
+        or pins.owners(settings.bpffs)
+        or pins.marks(settings.bpffs)
+        or starts.owners(settings.bpffs)
+    ):
         return []  # nothing was ever attached: leave no folder either
     with _transaction(settings, runner, report) as transaction:
         return transaction.clean(selection, report)
@@ -123,12 +130,16 @@ class _Transaction:
         actual = _actual(decided, self._sight, self.rows)
         plan = make_plan(decided.alive(desired.rows), actual)
         half_there = self._keep(plan, decided, frozenset(actual))
-        loaded = self._attach_new(plan, objects, decided)
+        told = desired.lookups
+        decided.fail_all(tell(self._settings, {row: told[row.identity] for row in plan.unchanged}))
+        loaded = self._attach_new(plan, objects, decided, told)
         # Only now, with the new rules in force, may the old ones go.
         old = [row for row in [*plan.detach, *half_there] if _may_go(row, desired, decided)]
         failures = self._remove(old)
         decided.fail_all(failures)
         self._unpin_unknown({wish.target.owner for wish in decided.wishes.values()}, failures)
+        for owner, rules in desired.meant.items():
+            Starts(self._settings.bpffs, owner).keep(rules)
         return [*decided.outcomes(), *_outcomes(_done(plan, loaded, desired, decided), desired)]
 
     def _keep(self, plan: Plan, decided: Decided, healthy: Collection[Attachment]) -> list[Attachment]:
@@ -146,7 +157,11 @@ class _Transaction:
         return attached
 
     def _attach_new(
-        self, plan: Plan, objects: Mapping[str, StoredObject], decided: Decided
+        self,
+        plan: Plan,
+        objects: Mapping[str, StoredObject],
+        decided: Decided,
+        lookups: Mapping[Slot, Lookup],
     ) -> list[Attachment]:
         """Load, write the ledger, attach. A target that fails is put back; interrupted, all are."""
         new = plan.attach
@@ -156,6 +171,9 @@ class _Transaction:
             decided.fail_all(failures)
             self.rows += loaded
             self._write()
+            decided.fail_all(
+                tell(self._settings, {row: lookups[row.identity] for row in decided.alive(loaded)})
+            )
             decided.fail_all(self._act.attach(decided.alive(loaded)))
             self.rows = [self._with_traffic(row) if row in loaded else row for row in self.rows]
         except BaseException:
@@ -167,7 +185,7 @@ class _Transaction:
 
     def _with_traffic(self, row: Attachment) -> Attachment:
         """With what its interfaces have counted so far, against which `list` holds what it sees."""
-        counted = self._sight.traffic(row) if sees_all(row) else None
+        counted = self._sight.traffic(row) if sees_all(self._settings, row) else None
         if counted is None:
             return row
         return row._replace(links_packets=counted.packets, links_bytes=counted.bytes)
@@ -182,6 +200,8 @@ class _Transaction:
         owners = selection and selection.owners | {row.owner for row in rows}
         if left := self._unpin_unknown(owners, failures):
             report(f"removed {left} {'pin' if left == 1 else 'pins'}, left by a crash")
+        for owner in starts.owners(self._settings.bpffs) if owners is None else owners:
+            Starts(self._settings.bpffs, owner).keep(())
         failed = {row.loaded: error for row, error in failures}
         return [
             _outcome(row, Action.FAILED if row.loaded in failed else Action.DETACHED, failed.get(row.loaded))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from podmgr.errors import RuleError, printable
+from podmgr.errors import PodmgrError, printable
 from podmgr.rules.units import LONG_TIME_UNITS, format_long_time, scaled
 
 MAX_TIME_NS = 366 * 24 * 3_600 * 10**9  # a year
@@ -31,7 +31,7 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 
-Fail = Callable[[str, str], RuleError]
+Fail = Callable[[str, str], PodmgrError]
 
 
 class Timing(NamedTuple):

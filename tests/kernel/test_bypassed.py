@@ -64,7 +64,7 @@ from podmgr.kernel import bpf_syscall
 index, number = socket.if_nametoindex("eth0"), {"ingress": 46, "egress": 47}[sys.argv[2]]
 attr = bytearray(64)
 struct.pack_into("=IIII", attr, 0, index, bpf_syscall.open_pin(sys.argv[3]), number, 0)
-bpf_syscall._bpf(int(sys.argv[1]), attr, "tcx")
+bpf_syscall.call(int(sys.argv[1]), attr, "tcx")
 """
 BPF_PROG_ATTACH, BPF_PROG_DETACH = 8, 9
 

@@ -160,7 +160,7 @@ def test_link_above_acts_beside_ours(
     program, folder = bpf_syscall.open_pin(pin), os.open(node.path, os.O_RDONLY)
     attr = bytearray(64)
     struct.pack_into("=IIII", attr, 0, program, folder, ["ingress", "egress"].index(side), 0)
-    link = bpf_syscall._bpf(28, attr, "make a link")  # BPF_LINK_CREATE
+    link = bpf_syscall.call(28, attr, "make a link")  # BPF_LINK_CREATE
     try:
         before = others.effective(pod, Direction(side))
         assert len(before) == 1

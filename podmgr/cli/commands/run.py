@@ -13,6 +13,7 @@ from podmgr.cli.options import (
     ProgramDir,
     Rules,
     StateDir,
+    ending,
     parse_rules,
     settings_of,
 )
@@ -41,6 +42,12 @@ def command(
             "$PODMGR_NET_HOST.",
         ),
     ] = False,
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for", metavar="TIME", help="The rules end after so long, such as 30s; the command runs on."
+        ),
+    ] = "",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No summary at the end.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
@@ -61,7 +68,7 @@ def command(
     from podmgr.cli.doctor import require_sockets_with_cgroups
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
-    parsed = parse_rules(rule)
+    parsed = ending(parse_rules(rule), for_) if for_ else parse_rules(rule)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
     require_sockets_with_cgroups(settings, runner=proc.run)

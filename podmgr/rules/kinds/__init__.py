@@ -25,5 +25,11 @@ BUILT_IN_PROGRAMS = frozenset(_TEMPLATES)
 
 
 def template_of(rule: Rule) -> Template:
-    """What podmgr knows of the rule's program; of one that the user brings, its stage alone."""
-    return _TEMPLATES.get(rule.program) or Template(rule.program, Stage.CUSTOM)
+    """What podmgr knows of the rule's program; of one that the user brings, its stage alone.
+
+    What only counts holds no packet, but stands where it would if it did.
+    """
+    template = _TEMPLATES.get(rule.program) or Template(rule.program, Stage.CUSTOM)
+    if rule.is_shadow:
+        return template._replace(needs_fq=False, frees=False, sends=template.is_on_sending_side)
+    return template

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from podmgr.attachment import Attachment, Cgroup, Link, PodRef, Selection, Target, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kernel.netns import Namespaces
-from podmgr.reconcile import desired
+from podmgr.reconcile import merged as merging
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.desired import Desiring
 from podmgr.reconcile.placement import Networks, Placement
@@ -390,7 +390,7 @@ def standing_wishes(draw: st.DrawFn) -> Wish:
 def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_else_collide(
     wished: Wish, rows: list[Attachment]
 ) -> None:
-    merged = desired._merged(wished, rows)
+    merged = merging.merged(wished, rows)
     enforced = [item for item in wished.rules if item.is_enforced]
     assert set(enforced) <= set(merged)
     texts = [str(item.rule) for item in merged]
@@ -414,8 +414,8 @@ def test_merging_keeps_what_is_enforced_and_the_command_lines_and_lets_nothing_e
 
 @given(standing_wishes(), PRESENT)
 def test_merging_with_what_came_of_it_changes_nothing(wished: Wish, rows: list[Attachment]) -> None:
-    once = desired._merged(wished, rows)
-    again = desired._merged(wished, [present(str(item.rule), str(item.source)) for item in once])
+    once = merging.merged(wished, rows)
+    again = merging.merged(wished, [present(str(item.rule), str(item.source)) for item in once])
     assert set(again) == set(once)
 
 

@@ -1,0 +1,44 @@
+"""All rules that hold on one target: those that it is wished, and those there that stay beside or above them.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from podmgr.attachment import Attachment, Wish
+from podmgr.rules.rule import Rule
+from podmgr.rules.source import CLI, SourcedRule
+
+
+def merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
+    """The wish's rules, and those on the target that stay beside or above them.
+
+    Only a standing wish leaves there what the command line put.
+    """
+    rules = list(wish.rules)
+    for row in present:
+        rule = row.rule
+        if rule is None:
+            continue
+        is_to_stay = row.source == CLI and wish.is_standing
+        if not is_to_stay and (row.source, rule.key) not in wish.unreadable:
+            continue
+        if row.source in wish.enforcing:
+            rules = [item for item in rules if item.rule != rule]
+            rules.append(SourcedRule(rule, row.source, is_enforced=True))
+            continue
+        key = rule.collision_key
+        rivals = [item for item in rules if item.rule.collision_key == key and not item.is_enforced]
+        is_enforced = any(item.rule == rule and item.is_enforced for item in rules)
+        if is_enforced or any(rival.source.strength > row.source.strength for rival in rivals):
+            continue
+        rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
+    return rules
+
+
+def forms(rule: Rule) -> list[Rule]:
+    """The rule, and what stands for it where only what leaves can be delayed."""
+    whole = rule.on_egress_alone
+    return [rule] if whole in (rule, None) else [rule, whole]
