@@ -21,7 +21,7 @@ from podmgr.cli.render import error_text, say
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, PodmgrError, UsageError, printable
 
 # As --help lists them; each is a module of `commands`.
-_COMMANDS = ("apply", "list", "clean", "watch", "compile", "run", "demo", "doctor")
+_COMMANDS = ("apply", "list", "clean", "watch", "compile", "policy", "run", "demo", "doctor")
 _CONTEXTS = {"run": {"allow_interspersed_args": False}}  # options behind COMMAND are the command's own
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.options import CommonReader
-from podmgr.rules.policy.cel import NOTHING, first, pattern, says
+from podmgr.rules.policy.cel import NOTHING, first, matches, pattern, says
 from podmgr.rules.policy.peers import ADDRESS
 from podmgr.rules.policy.text import Form, Part, Text, direction
 from podmgr.rules.programs import NAME, RESERVED_MACROS, is_program_name
@@ -137,10 +137,12 @@ def _text() -> Text:
         (f"{names}.size() > {MAX_MACROS}", says(*_MANY_MACROS)),
         (f"[{names}].exists(m, m.exists(a, m.filter(b, a == b).size() > 1))", says("a macro twice", _ONCE)),
     ]
-    macro = f"-D[A-Za-z_][A-Za-z0-9_]*(?:=(?:[A-Za-z0-9_]*|{ADDRESS}))?"
+    plain, address = "-D[A-Za-z_][A-Za-z0-9_]*(?:=[A-Za-z0-9_]*)?", f"-D[A-Za-z_][A-Za-z0-9_]*={ADDRESS}"
+    is_wrong = f"o.startsWith('-D') && !({matches('o', plain)} || {matches('o', address)})"
+    cases.append((f"w.exists(o, {is_wrong})", says("no macro", _MACROS_ARE)))
     name = Part(NAME.pattern, "no program name", _NAMES_ARE)
     return Text(
-        (Form((name, direction()), more=macro, more_are=_MACROS_ARE),),
+        (Form((name, direction()), more="-D[^ ]*", more_are=_MACROS_ARE),),
         checks=(first(cases, NOTHING),),
         lacks=("hook", "mode"),
         identity="[w[0]] + w.filter(o, o.startsWith('-D'))",

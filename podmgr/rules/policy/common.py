@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from podmgr.rules import match, timing
@@ -35,6 +36,13 @@ _PORT = "0*(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{
 _BYTE = "0*(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _SHORT = "x.split('-').all(e, e.size() <= 10)"
 _FORWARDS = is_so("e", "x.split('-')", "int(e[0]) <= int(e[e.size() - 1])")
+# Patterns that count to 253 are slow: how long the parts of a name are is asked for besides.
+_COUNTED = re.compile(r"\{[01],(?:61|251|253)\}")
+_IS_SHORT = (
+    "(x.contains('=') ? x.split('=')[1].size() <= 63 && [x.split('=')[0].split('/')].all(e, "
+    "e.all(f, f.size() <= 253) && e[e.size() - 1].size() <= 63) : "
+    "x.matches('^(?i:svc|ns)/') ? x.split('/').all(e, e.size() <= 63) : x.size() <= 257)"
+)
 _INDEXES = f"[{', '.join(map(str, range(match.MAX_ITEMS)))}]"
 _DIVISIBLE_BY_4 = "(?:[2468][048]|[3579][26])"
 _YEAR, _LEAP_YEAR = (
@@ -50,7 +58,7 @@ def options(text: Text) -> list[Option]:
     found = [
         Option("hook", words(text.hooks), " or ".join(text.hooks)),
         Option("interface", _interface(), name_is, MAX_INTERFACES, "x.size() <= 15"),
-        *(Option(name, _peer(), match.PEER_FORMS, most) for name in ("peer", "except")),
+        *(Option(name, _peer(), match.PEER_FORMS, most, _IS_SHORT) for name in ("peer", "except")),
         *(
             Option(name, rf"{_PORT}(?:-{_PORT})?", match.PORTS, most, is_forwards)
             for name in ("port", "local-port")
@@ -59,7 +67,7 @@ def options(text: Text) -> list[Option]:
         Option("container", match.LABEL_NAME.pattern, match.CONTAINERS_ARE, most),
         *(_time(name) for name in timing.OPTIONS[:3]),
         Option("until", _moment(), timing.UNTIL, holds=_since_1970()),
-        Option("mode", SHADOW, "mode=shadow, which counts and touches nothing"),
+        Option("mode", words((SHADOW,)), "mode=shadow, which counts and touches nothing"),
     ]
     assert {one.name for one in found} == set(NAMES)
     return [one for one in found if one.name not in text.lacks]
@@ -170,8 +178,11 @@ def _interface() -> str:
 
 
 def _peer() -> str:
-    label = match.LABEL_NAME.pattern
-    pods = f"(?:{match.LABEL_KEY.pattern}={match.LABEL_VALUE.pattern}|{match.SUBDOMAIN.pattern})"
+    label, key, text, name = (
+        _COUNTED.sub("*", one.pattern)
+        for one in (match.LABEL_NAME, match.LABEL_KEY, match.LABEL_VALUE, match.SUBDOMAIN)
+    )
+    pods = f"(?:{key}={text}|{name})"
     ways = [words(("node", "world", "dns")), f"(?i:svc)/(?:{label}/)?{label}", f"(?i:pod)/{pods}"]
     return f"(?:{'|'.join([*ways, f'(?i:ns)/{label}', peers.CIDR])})"
 

@@ -71,7 +71,8 @@ def documents(*, warns: bool = False) -> list[Document]:
 def errors() -> list[str]:
     """The variables that say what is wrong, '' for nothing."""
     of_kinds = [name for kind in KINDS for name in value.errors(kind)]
-    return ["misplaced", "unknown", "enforce", *of_kinds, *common.errors(), "collision"]
+    collisions = [f"{value.name_of(kind)}_collision" for kind in KINDS if kind.text]
+    return ["misplaced", "unknown", "enforce", *of_kinds, *common.errors(), *collisions]
 
 
 def variables() -> dict[str, str]:
@@ -97,8 +98,7 @@ def variables() -> dict[str, str]:
     found["marks"] = common.marks()
     for way in WAYS:
         found[way] = " + ".join(_of_way(kind, text, way) for kind, text in written)
-    found["collision"] = _collision()
-    return found
+    return found | {f"{value.name_of(kind)}_collision": _collision(kind) for kind, _ in written}
 
 
 def _of_way(kind: Kind, text: Text, way: str) -> str:
@@ -111,17 +111,17 @@ def _of_way(kind: Kind, text: Text, way: str) -> str:
     return f"variables.rules.filter(r, r[0] == {key} && r[1].matches({one_way})).map(r, [r, {known}])"
 
 
-def _collision() -> str:
+def _collision(kind: Kind) -> str:
     """Two rules of the same direction and match, that nothing else tells from each other."""
     same = "d.filter(b, a.all(x, x in b) && b.all(x, x in a)).size() > 1"
     is_read = " && ".join(f"variables.{name} == ''" for name in common.errors())
-    why = says("two rules collide", "one rule of a kind per direction and match")
-    ways = []
-    for way in WAYS:
-        of_match = "(variables.marks.filter(m, m[0] == r[0]).map(m, m[1]) + [['']])[0]"
-        ways.append(f"variables.{way}.map(r, r[1] + {of_match})")
+    why = says("two rules collide", f"one {kind.key} rule per direction and match")
+    of_match = "(variables.marks.filter(m, m[0] == r[0]).map(m, m[1]) + [['']])[0]"
+    key = f"variables.{value.name_of(kind)}_key"
+    ways = [f"variables.{way}.filter(r, r[0][0] == {key}).map(r, r[1] + {of_match})" for way in WAYS]
     found = f"[{', '.join(ways)}].map(d, d.filter(a, {same})).filter(d, d.size() > 0)"
-    return f"!({is_read}) ? '' : " + first_text(f"{found}.map(d, d[0][0] + {COLON} + {why})")
+    read = first_text(f"{found}.map(d, d[0][0] + {COLON} + {why})")
+    return f"{key} == '' || !({is_read}) ? '' : {read}"
 
 
 def _of_template(of: str) -> str:

@@ -91,7 +91,7 @@ def _key(kind: Kind) -> str:
 def _rules(value: str) -> str:
     """The rules of a value, with single blanks between their words and none around."""
     odd = pattern("[" + "".join(rf"\x{{{ord(blank):x}}}" for blank in _ODD) + "]")
-    plain = f"{value}.split('').map(c, c == '\u017f' ? '?' : c.matches({odd}) ? ' ' : c).join('')"
+    plain = f"{value}.split('').map(c, c == '\\u017f' ? '?' : c.matches({odd}) ? ' ' : c).join('')"
     split = "split(';').map(p, p.split(' ').filter(w, w != '').join(' ')).filter(p, p != '')"
     return first(
         [(f"{value}.size() > {MAX_VALUE_CHARACTERS}", "[]")],
