@@ -36,7 +36,8 @@ def command(
 ) -> int:
     """Print a policy by which the API server refuses annotations that podmgr could not read.
 
-    A ValidatingAdmissionPolicy and its binding, for Kubernetes 1.30 or later: podmgr policy | kubectl apply -f -
+    A ValidatingAdmissionPolicy and its binding, for Kubernetes 1.30 or later:
+    podmgr policy | kubectl apply -f -
     """
     from podmgr.rules.policy.documents import documents
 

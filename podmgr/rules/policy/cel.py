@@ -1,7 +1,8 @@
 """Expressions of CEL as text: literals, names for what is used twice, numbers out of words.
 
-Only what the API server of Kubernetes 1.30 has: macros, and the extension of strings. A part of a text never ends
-where the text does, which interpreters of CEL in C++ refuse; and no expression is nested more than 32 deep.
+Only what the API server of Kubernetes 1.30 has: macros, optional fields, and the extension of strings. A part
+of a text never ends where the text does, which interpreters of CEL in C++ refuse; and no expression is nested
+more than 32 deep.
 """
 
 from __future__ import annotations
@@ -70,9 +71,20 @@ def first_text(found: str, before: str = "") -> str:
 
 def shown(rule: str) -> str:
     """Where an error stands; nothing where a rule holds what acts on a terminal."""
-    acts = pattern(r"[\pC\p{Zl}\p{Zp}]")
-    cut = f"{rule}.size() > {_SHOWN} ? {rule}.substring(0, {_SHOWN}) + '...' : {rule}"
-    return f"({rule}.matches({acts}) ? '' : \" (in '\" + ({cut}) + \"')\")"
+    return f"({_acts(rule)} ? '' : \" (in '\" + ({_cut(rule)}) + \"')\")"
+
+
+def shown_option(word: str) -> str:
+    """An option; its name alone where it holds such."""
+    return f"({_acts(word)} ? {word}.split('=')[0] + '=' : {_cut(word)})"
+
+
+def _acts(text: str) -> str:
+    return text + r".matches(r'[\pC\p{Zl}\p{Zp}]')"
+
+
+def _cut(text: str) -> str:
+    return f"({text}.size() > {_SHOWN} ? {text}.substring(0, {_SHOWN}) + '...' : {text})"
 
 
 def is_one(word: str, name: str) -> str:

@@ -23,6 +23,7 @@ from podmgr.rules.policy.cel import (
     quoted,
     says,
     shown,
+    shown_option,
     whole_of,
 )
 from podmgr.rules.policy.patterns import words
@@ -136,7 +137,8 @@ def _name(one: Option) -> str:
 def _of_option(one: Option) -> str:
     """What is wrong with it, where it is written once in each rule."""
     words_of = f"r[1].split(' ').filter(o, {is_one('o', one.name)} && !{is_right(one)})"
-    found = f"variables.rules.filter(r, r[1].matches(' (?i:{one.name})=')).map(r, {words_of}.map(o, r[0] + {COLON} + o))"
+    wrong = f"{words_of}.map(o, r[0] + {COLON} + {shown_option('o')})"
+    found = f"variables.rules.filter(r, r[1].matches(' (?i:{one.name})=')).map(r, {wrong})"
     texts = first_text(f"{found}.filter(l, l.size() > 0).map(l, l[0] + {quoted(': ' + one.expected)})")
     return f"variables.option_twice != '' ? '' : {texts}"
 

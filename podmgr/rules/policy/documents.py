@@ -1,4 +1,4 @@
-"""The policy and its binding, as Kubernetes reads them: a ValidatingAdmissionPolicy of version 1, from 1.30 on."""
+"""The policy and its binding, as Kubernetes reads them from 1.30 on: a ValidatingAdmissionPolicy v1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from podmgr.rules.kinds import KINDS
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.policy import common, value
 from podmgr.rules.policy.cel import COLON, NOTHING, bind, first, first_text, one_of, pattern, quoted, says
-from podmgr.rules.policy.patterns import BLANKS, words
+from podmgr.rules.policy.patterns import BLANKS, unit_behind
 from podmgr.rules.policy.text import Text
 
 NAME = "podmgr.io"
@@ -113,7 +113,8 @@ def _of_way(kind: Kind, text: Text, way: str) -> str:
 
 def _collision(kind: Kind) -> str:
     """Two rules of the same direction and match, that nothing else tells from each other."""
-    same = "d.filter(b, a.all(x, x in b) && b.all(x, x in a)).size() > 1"
+    # Two that are the same have each the other's second, too: most are told apart by that.
+    same = "d.filter(b, a[1] in b && b[1] in a && a.all(x, x in b) && b.all(x, x in a)).size() > 1"
     is_read = " && ".join(f"variables.{name} == ''" for name in common.errors())
     why = says("two rules collide", f"one {kind.key} rule per direction and match")
     of_match = "(variables.marks.filter(m, m[0] == r[0]).map(m, m[1]) + [['']])[0]"
@@ -138,7 +139,8 @@ def _is_new() -> str:
     def of(name: str) -> str:
         metadata = f"dyn({name}).?metadata"
         jobs = f"dyn({name}).?spec.?jobTemplate.?metadata.?annotations.orValue({{}})"
-        return f"[{metadata}.?annotations.orValue({{}}), {metadata}.?labels.orValue({{}}), {_of_template(name)}, {jobs}]"
+        own = f"{metadata}.?annotations.orValue({{}}), {metadata}.?labels.orValue({{}})"
+        return f"[{own}, {_of_template(name)}, {jobs}]"
 
     return f"request.operation == 'CREATE' || {of('object')} != {of('oldObject')}"
 
@@ -194,7 +196,7 @@ def _unknown() -> str:
 
 def _enforce() -> str:
     blanks = "".join(rf"\x{{{ord(blank):x}}}" for blank in BLANKS)
-    right = pattern(f"^[{blanks}]*{words(('true', 'false')).replace('s', '[sS]')}[{blanks}]*$")
+    right = pattern(f"^[{blanks}]*(?:{'|'.join(map(unit_behind, ('true', 'false')))})[{blanks}]*$")
     text = f"variables.own[{quoted(ENFORCE)}]"
     return first(
         [

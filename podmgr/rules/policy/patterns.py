@@ -23,7 +23,10 @@ def words(choices: Iterable[str]) -> str:
 
 
 def between(least: Decimal, most: Decimal) -> str:
-    """A number from `least` to `most`, both included, in any way to write it. 0, or of fewer digits than `most`."""
+    """A number from `least` to `most`, both included, in any way to write it.
+
+    `least` is 0, or has fewer digits before the point than `most`.
+    """
     low, high = _digits(least), _digits(most)
     if not least:
         ways = [_below_one()] if most >= 1 else []
@@ -49,7 +52,10 @@ def amounts(units: Mapping[str, int], least: int, most: int, *, blank: str = "")
 
 
 def unit_behind(unit: str, blank: str = "") -> str:
-    """The unit of a number, in any case. The Kelvin sign, whose small letter is k, is one behind a blank alone."""
+    """The unit of a number, in any case.
+
+    The Kelvin sign, whose small letter is k, is one behind a blank alone, as the grammar has it.
+    """
     plain = "".join(f"[{letter}{letter.upper()}]" for letter in unit)
     if not blank:
         return plain

@@ -1,7 +1,7 @@
 """Addresses in CEL: what a CIDR of either family is, whether bits stand behind its prefix, what it covers.
 
-Apart from `common`, which alone uses it: the API server has a type for this, but no interpreter that tests can
-have. An address becomes text, its 8 or 32 hexadecimal digits.
+The API server has a type for this, but no interpreter that tests can have. An address becomes text: its 8 or
+32 hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _ipv6_digits() -> str:
 
 
 def canonical(item: str) -> str:
-    """[the digits, the bits of the prefix] of a CIDR or an address; there are more digits where it is IPv6."""
+    """[the digits, the bits of the prefix] of a CIDR or an address; of IPv6 there are more digits."""
     digits = bind("a", "c[0]", f"a.contains(':') ? {_ipv6_digits()} : {_IPV4_DIGITS}")
     bits = "string(c.size() > 1 ? int(c[1]) : c[0].contains(':') ? 128 : 32)"
     return bind("c", f"{item}.lowerAscii().split('/')", f"[{digits}, {bits}]")
@@ -75,7 +75,8 @@ def covers(outer: str, inner: str) -> str:
     """Whether one of two canonical ones, DIGITS/BITS each, has all addresses of the other."""
 
     def top(name: str) -> str:
-        return f"{_HEX}.indexOf(({name}[0] + ' ').substring(n / 4, n / 4 + 1)) / (n % 4 == 1 ? 8 : n % 4 == 2 ? 4 : 2)"
+        digit = f"({name}[0] + ' ').substring(n / 4, n / 4 + 1)"
+        return f"{_HEX}.indexOf({digit}) / (n % 4 == 1 ? 8 : n % 4 == 2 ? 4 : 2)"
 
     same = (
         "o[0].size() == i[0].size() && int(i[1]) >= n && "

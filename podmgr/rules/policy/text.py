@@ -37,7 +37,8 @@ class Part(NamedTuple):
 class Form(NamedTuple):
     """A way to write a rule. `begins` is the pattern of what is meant to be one, where a kind has several.
 
-    `more` is the pattern of words that may stand among the options, and `more_are` says what they are; `required` are those it cannot be without.
+    `more` is the pattern of words that may stand among the options, and `more_are` says what they are;
+    `required` are the options that it cannot be without.
     """
 
     parts: tuple[Part, ...]
@@ -69,12 +70,12 @@ class Option(NamedTuple):
 class Text(NamedTuple):
     """All of it.
 
-    `facts` are texts in CEL, taken out of the words `w` of a rule that is written right; `checks` say in CEL what
-    is wrong with it, or '', of these and of `n`, the rule and its facts. `hooks` are those that hook= may name,
-    `lacks` options of every kind that this one has not.
-    `identity` is a list in CEL: what of a rule, besides direction and match, tells it from another; `way` is the
-    pattern of what stands before the direction, where that must be told from a name. `unknown` is said of a rule
-    that begins like none of several forms.
+    `facts` are texts in CEL, taken out of the words `w` of a rule that is written right; `checks` say in CEL
+    what is wrong with it, or '', of these and of `n`, the rule and its facts. `hooks` are those that hook=
+    may name, `lacks` options of every kind that this one has not.
+    `identity` is a list in CEL: what of a rule, besides direction and match, tells it from another; `way` is
+    the pattern of what stands before the direction, where that must be told from a name. `unknown` is said of
+    a rule that begins like none of several forms.
     """
 
     forms: tuple[Form, ...]

@@ -1,4 +1,4 @@
-"""The policy of one kind's annotation: variables in CEL that say what is wrong with its value, '' for nothing.
+"""The policy of one kind's annotation: variables in CEL that say what is wrong with it, '' for nothing.
 
 What podmgr says is said with its words where they are plain text; columns, and what was probably meant, are
 left out. Each variable is small, since an expression may cost no more than the API server allows.
@@ -26,6 +26,7 @@ from podmgr.rules.policy.cel import (
     quoted,
     says,
     shown,
+    shown_option,
 )
 from podmgr.rules.policy.patterns import BLANKS
 from podmgr.rules.policy.text import Form, Text
@@ -170,7 +171,7 @@ def _words(text: Text) -> str:
     cases += _required(text.forms)
     if text.options or hooks:
         found = f"p.split(' ').filter(o, o.contains('=') && ({wrong}))"
-        cases.append((f"{found}.size() > 0", f"{found}.map(o, o + ({expected}))[0]"))
+        cases.append((f"{found}.size() > 0", f"{found}.map(o, {shown_option('o')} + ({expected}))[0]"))
     return bind("e", f"({first(cases, NOTHING)})", f"e == '' ? '' : e + {shown('p')}")
 
 

@@ -1,4 +1,4 @@
-"""Annotations to hold the policy against the grammar with: all that the grammar's tests name, and generated ones."""
+"""Annotations to hold the policy against the grammar: all that its tests name, and generated ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Draw = random.Random
 
 
 def corpus() -> list[Annotation]:
-    """Every text in the grammar's tests, as the value of the keys that it may be meant for, and as an option."""
+    """Every text in the grammar's tests, as a value of each key, and as an option."""
     found = {(key if key.startswith(PREFIX) else PREFIX + key, value) for key, value, *_ in BAD}
     for path in sorted(_FOLDER.rglob("test_*.py")):
         if path.parent == Path(__file__).parent:
@@ -61,7 +61,17 @@ def generated(count: int, seed: int) -> Iterator[Annotation]:
 
 def _number(draw: Draw, *ends: str) -> str:
     """Near an end of a range, or anything."""
-    near = ("", ".", "0", ".0", "1", ".5", ".4999", ".50001", "000000000000000000000000000000000000001")
+    near: tuple[str, ...] = (
+        "",
+        ".",
+        "0",
+        ".0",
+        "1",
+        ".5",
+        ".4999",
+        ".50001",
+        "000000000000000000000000000000000000001",
+    )
     if draw.random() < 0.85:
         return draw.choice(("1", "2", "2.5", "5", "10", ".5", "20", "50", "64", "07", "99.9", "100"))
     return draw.choice(("", "", "0", "00")) + draw.choice(ends) + draw.choice(near)
@@ -119,7 +129,7 @@ def _delay(draw: Draw) -> str:
 
 def _loss(draw: Draw) -> str:
     way = _direction(draw)
-    forms = (
+    forms: tuple[Callable[[], str], ...] = (
         lambda: f"{_percent(draw)} {way}",
         lambda: f"uniform {way} {_percent(draw)}",
         lambda: f"exponential {way} {_number(draw, '0', '1000', '999.9', '400')}",
@@ -135,12 +145,12 @@ def _maybe(draw: Draw, *names: str) -> str:
 
 
 def _chance(draw: Draw) -> str:
-    more = ("", "", " as=payload", " as=checksum", " by=10ms", f" by={_time(draw)}", " as=x")
+    more: tuple[str, ...] = ("", "", " as=payload", " as=checksum", " by=10ms", f" by={_time(draw)}", " as=x")
     return f"{_percent(draw)} {_direction(draw)}{draw.choice(more)}"
 
 
 def _custom(draw: Draw) -> str:
-    macros = (
+    macros: tuple[str, ...] = (
         "-DX",
         "-DX=1",
         "-DY=a_b",
@@ -155,7 +165,16 @@ def _custom(draw: Draw) -> str:
     return " ".join([*words, *(draw.choice(macros) for _ in range(draw.choice((0, 1, 1, 2, 3))))])
 
 
-_PEERS = ("10.0.0.0/8", "10.0.0.1", "10.1.0.0/8", "fd00::/8", "::/0", "fe80::1", "::ffff:1.2.3.4", "FD00::/8")
+_PEERS: tuple[str, ...] = (
+    "10.0.0.0/8",
+    "10.0.0.1",
+    "10.1.0.0/8",
+    "fd00::/8",
+    "::/0",
+    "fe80::1",
+    "::ffff:1.2.3.4",
+    "FD00::/8",
+)
 _PEERS += (
     "2001:db8::/33",
     "2001:db8:8000::/33",
@@ -184,8 +203,20 @@ _PEERS += (
     "128.0.0.0/1",
     "1:2:3:4:5:6:7::",
 )
-_PORTS = ("80", "443", "0", "65535", "65536", "8000-8099", "90-80", "080", "80-80", "http", "53")
-_TIMES = (
+_PORTS: tuple[str, ...] = (
+    "80",
+    "443",
+    "0",
+    "65535",
+    "65536",
+    "8000-8099",
+    "90-80",
+    "080",
+    "80-80",
+    "http",
+    "53",
+)
+_TIMES: tuple[str, ...] = (
     "3s",
     "1m30s",
     "500ms",
@@ -201,7 +232,7 @@ _TIMES = (
     "10",
     "-1s",
 )
-_UNTIL = (
+_UNTIL: tuple[str, ...] = (
     "2027-01-31T18:00:00Z",
     "2028-02-29t18:00:00.5+02:00",
     "2027-02-29T18:00:00Z",
@@ -221,7 +252,7 @@ def _list(draw: Draw, items: tuple[str, ...]) -> str:
 
 
 def _option(draw: Draw) -> str:
-    made = {
+    made: dict[str, Callable[[], str]] = {
         "hook": lambda: draw.choice(("tc", "cgroup", "TC", "xdp")),
         "interface": lambda: _list(draw, ("eth0", "net1", "a@b", "..", "x" * 15, "x" * 16)),
         "peer": lambda: _list(draw, _PEERS),
@@ -292,7 +323,7 @@ def _twice(_draw: Draw, value: str) -> str:
     return f"{value};{value}"
 
 
-_MUTATIONS = (
+_MUTATIONS: tuple[Callable[[Draw, str], str], ...] = (
     _changed,
     _changed,
     _shorter,
