@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel man uninstall
+.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel man krew uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 man: .venv/ready ## Write the manual page dist/podmgr.1, made of what --help says
 	@mkdir -p dist
 	@.venv/bin/python .ci/make-man > dist/podmgr.1
+
+krew: .venv/ready ## Write kubectl podmgr as an archive for krew into dist/, with its manifest
+	@.venv/bin/python .ci/make-krew dist
 
 tools: # clang, bpftool, libbpf headers, iproute2, iperf3
 	@.ci/install-tools

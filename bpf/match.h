@@ -78,6 +78,12 @@ struct {
 	__type(value, struct podmgr_ports);
 } podmgr_pieces SEC(".maps");
 
+/* As functions of their own return it. */
+static __always_inline __u64 packed(struct podmgr_transport transport)
+{
+	return (__u64)transport.protocol << 32 | (__u32)transport.port << 16 | transport.local;
+}
+
 static __always_inline void take_ports(struct podmgr_transport *transport, const __u8 *ports)
 {
 	__u16 source = ports[0] << 8 | ports[1], destination = ports[2] << 8 | ports[3];
@@ -183,7 +189,7 @@ __attribute__((noinline)) __u64 podmgr_read_transport(struct __sk_buff *skb)
 		else if (header[0] >> 4 == 6)
 			read_ipv6(skb, &transport, header[6]);
 	}
-	return (__u64)transport.protocol << 32 | (__u32)transport.port << 16 | transport.local;
+	return packed(transport);
 }
 
 /*
@@ -220,20 +226,68 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
 	return 0;
 }
 
-/* 0 if it is not IP. */
-static __always_inline int read_peer(struct __sk_buff *skb, struct podmgr_prefix *peer)
+/*
+ * What most packets are, read in place: IP without options or extension headers, in one piece, and behind it
+ * what has ports. A helper's call for each field takes twice as long. At tc a link header stands before it.
+ */
+static __always_inline int read_plain(struct __sk_buff *skb, struct podmgr_prefix *peer, __u64 *transport)
 {
+	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u8 *ip = start, *behind;
+	struct podmgr_transport read = {};
+#if PODMGR_TC
+	struct ethhdr *link = start;
+
+	if ((void *)(link + 1) > end || link->h_proto != skb->protocol)
+		return 0;
+	ip = (__u8 *)(link + 1);
+#endif
+	if ((void *)(ip + 24) > end)
+		return 0;
+	if (ip[0] == 0x45) {
+		if (*(__u16 *)(ip + 6) & bpf_htons(0x3fff))
+			return 0;
+		peer->bits = 8 + 32;
+		peer->family = 4;
+		__builtin_memcpy(peer->address, ip + (DIRECTION_EGRESS ? 16 : 12), 4);
+		read.protocol = ip[9];
+		behind = ip + 20;
+	} else {
+		if (ip[0] >> 4 != 6 || (void *)(ip + 44) > end)
+			return 0;
+		peer->bits = 8 + 128;
+		peer->family = 6;
+		__builtin_memcpy(peer->address, ip + (DIRECTION_EGRESS ? 24 : 8), 16);
+		read.protocol = ip[6];
+		behind = ip + 40;
+	}
+	if (!is_with_ports(read.protocol))
+		return 0;
+	take_ports(&read, behind);
+	*transport = packed(read);
+	return 1;
+}
+
+/* The same of any packet; 0 if it is not IP. */
+static __always_inline int read_any(struct __sk_buff *skb, struct podmgr_prefix *peer, __u64 *transport)
+{
+	long error = -1;
+
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		peer->bits = 8 + 32;
 		peer->family = 4;
-		return !bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address, 4,
+		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address, 4,
+						    BPF_HDR_START_NET);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		peer->bits = 8 + 128;
+		peer->family = 6;
+		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 24 : 8, peer->address, 16,
 						    BPF_HDR_START_NET);
 	}
-	peer->bits = 8 + 128;
-	peer->family = 6;
-	return skb->protocol == bpf_htons(ETH_P_IPV6) &&
-	       !bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 24 : 8, peer->address, 16,
-					    BPF_HDR_START_NET);
+	if (error)
+		return 0;
+	*transport = podmgr_read_transport(skb);
+	return 1;
 }
 
 /* Whether the packet is the rule's: of all rules that match it, the most specific that is in force. */
@@ -241,13 +295,12 @@ static __always_inline int is_matched(struct __sk_buff *skb)
 {
 	struct podmgr_prefix peer = {};
 	struct podmgr_list *list;
-	__u64 transport;
+	__u64 transport = 0;
 
-	if (!read_peer(skb, &peer))
+	if (!read_plain(skb, &peer, &transport) && !read_any(skb, &peer, &transport))
 		return 0;
 	list = bpf_map_lookup_elem(&podmgr_peers, &peer);
 	if (!list || !list->count)
 		return 0;
-	transport = podmgr_read_transport(skb);
 	return podmgr_decide(list->first, list->count, transport >> 32, transport);
 }

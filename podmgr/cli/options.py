@@ -95,6 +95,17 @@ StandardAnnotations = Annotated[
         help="Also read kubernetes.io/ingress-bandwidth and egress-bandwidth of pods; all else beats them.",
     ),
 ]
+PeerNamespaces = Annotated[
+    str,
+    typer.Option(
+        "--peer-namespaces",
+        metavar="NS[,NS]...",
+        envvar="PODMGR_PEER_NAMESPACES",
+        help="Namespaces that rules of any other may name as peers, such as svc/NS/NAME; * is all.  "
+        "[default: none]",
+        show_default=False,
+    ),
+]
 Settle = Annotated[
     str,
     typer.Option(
@@ -129,6 +140,21 @@ def settings_of(
 
         require_folder(settings)
     return settings
+
+
+def namespaces(text: str) -> frozenset[str]:
+    """The names of `NS[,NS]...`, of which * is one. Raises UsageError."""
+    from podmgr.cluster.objects import is_name
+    from podmgr.rules.peers import ANY_NAMESPACE
+
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for name in names:
+        if name != ANY_NAMESPACE and not is_name(name):
+            raise UsageError(
+                f"--peer-namespaces: {printable(name)[:80]!r} names no namespace",
+                tip="NAME or NAME,NAME, or * for all",
+            )
+    return frozenset(names)
 
 
 def seconds(text: str) -> float:

@@ -20,9 +20,8 @@ from typing import Any
 
 from podmgr.attachment import PodRef
 from podmgr.cluster.api import Api, StatusError
+from podmgr.cluster.reasons import COMPONENT
 from podmgr.errors import PodmgrError, printable, unexpected
-
-COMPONENT = "podmgr"
 
 _BURST = 10.0
 _REFILL_SECONDS = 30.0

@@ -22,7 +22,7 @@ _PAGE = 500
 _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 << 20
 _CONNECT_SECONDS = 10.0
-_READ_SECONDS = 30.0
+READ_SECONDS = 30.0
 _TRY_SECONDS = 5.0  # to connect, and to answer, where somebody waits to hear whether it is there at all
 # The server says something each minute, if only with a bookmark: after two in silence it is not there.
 _SILENCE_SECONDS = 120.0
@@ -57,11 +57,12 @@ class Api:
     One thread uses it. Methods raise UnreachableError and StatusError.
     """
 
-    def __init__(self, access: Access) -> None:
-        """Raises PodmgrError if the credentials cannot be read."""
+    def __init__(self, access: Access, *, read_seconds: float = READ_SECONDS) -> None:
+        """An answer may take `read_seconds`. Raises PodmgrError if the credentials cannot be read."""
         import urllib3  # 40 ms: only where a cluster is used
 
         found = access.connection()
+        self._read_seconds = read_seconds
         self._urllib3 = urllib3
         self._plugin = found.plugin
         self.server, self.namespace = found.server, found.namespace
@@ -88,6 +89,12 @@ class Api:
     def create(self, path: str, item: Mapping[str, Any]) -> None:
         """POST an object."""
         self._answer("POST", path, {}, json.dumps(item).encode())
+
+    def patch(
+        self, path: str, change: Mapping[str, Any], query: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Change an object by a JSON merge patch (RFC 7386), in which null removes; the object then."""
+        return self._answer("PATCH", path, query or {}, json.dumps(change).encode())
 
     def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[dict[str, Any]], str]:
         """All objects, in pages, and the resourceVersion from which a watch goes on."""
@@ -165,9 +172,10 @@ class Api:
         path: str,
         query: Mapping[str, str],
         body: bytes | None = None,
-        read_seconds: float = _READ_SECONDS,
+        read_seconds: float | None = None,
     ) -> dict[str, Any]:
-        response = self._request(method, path, query, body=body, read_seconds=read_seconds)
+        seconds = self._read_seconds if read_seconds is None else read_seconds
+        response = self._request(method, path, query, body=body, read_seconds=seconds)
         try:
             self._check(response)
             answer = json.loads(self._body(response))
@@ -200,11 +208,11 @@ class Api:
         query: Mapping[str, str],
         *,
         body: bytes | None = None,
-        read_seconds: float = _READ_SECONDS,
+        read_seconds: float,
     ) -> Any:
         headers = self._headers.copy()
         if body:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = f"application/{'merge-patch+' if method == 'PATCH' else ''}json"
         url = f"{self.server}{path}"
         if query:
             from urllib.parse import urlencode
@@ -268,8 +276,9 @@ def status_error(status: int, message: str) -> StatusError:
     tip = {
         400: "what is asked makes no sense to it: look at -l and the names",
         401: "the credentials are not accepted: kubectl get pods",
-        403: "the user lacks this right; k3s/podmgr.yaml holds the rights that podmgr needs",
+        403: "the user lacks this right: k3s/podmgr.yaml has podmgr's, kubectl-podmgr.yaml the plugin's",
         404: "kubectl get, or -n NAMESPACE",
+        409: "somebody else has changed it meanwhile: look, and try again",
     }.get(status, "kubectl get --raw /readyz shows how the API server is")
     return StatusError(status, f"the API server says {status}: {message}", tip=tip)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -21,14 +23,23 @@ TIP = "kubectl config view; see --kubeconfig and --context"
 
 Headers = tuple[tuple[str, str], ...]
 
-# A peer that has vanished without a word is noticed within half a minute.
+# A peer that has vanished without a word is noticed within half a minute. On a workstation that is no Linux
+# the system may lack some of these, and says the first in another word.
+_TCP_OPTIONS = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPALIVE": 15,  # macOS
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 30_000,
+    "TCP_NODELAY": 1,
+}
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _TCP_OPTIONS.items()
+        if hasattr(socket, name)
+    ),
 ]
 
 
@@ -106,10 +117,8 @@ def _tls(found: Connection) -> ssl.SSLContext:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if found.certificate and found.key:
-            with open(os.memfd_create("podmgr"), "wb") as file:  # it is read from a file only
-                file.write(found.certificate + b"\n" + found.key)
-                file.flush()
-                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: b"")
+            with _file_of(found.certificate + b"\n" + found.key) as name:  # it is read from a file only
+                context.load_cert_chain(name, password=lambda: b"")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
         raise PodmgrError(
@@ -117,3 +126,20 @@ def _tls(found: Connection) -> ssl.SSLContext:
             tip="kubectl config view --raw shows them",
         ) from error
     return context
+
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[str]:
+    """A file that nobody else can read: in memory, or where there is no such thing, on disk for a moment."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("podmgr"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as file:  # its mode is 0600
+        file.write(content)
+        file.flush()
+        yield file.name

@@ -5,7 +5,7 @@ that ends as agreed goes on where it was; a lost connection too; anything that t
 to (410 above all) begins with a new list. Each time the credentials are read anew, so that they
 may rotate on disk.
 
-Apart from `watch.cache`, which alone uses it: it follows any list, and knows nothing of pods.
+It follows any list, and knows nothing of pods.
 """
 
 from __future__ import annotations

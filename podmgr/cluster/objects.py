@@ -16,6 +16,7 @@ from podmgr.attachment import PodRef
 from podmgr.errors import UnknownKeyError
 from podmgr.rules.annotations import misplaced
 from podmgr.rules.keys import STANDARD_KEYS, is_own_key
+from podmgr.rules.peers import Tenant
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
@@ -44,7 +45,7 @@ class Pod:
     @property
     def has_ended(self) -> bool:
         """Its containers have run to their end and are not started again."""
-        return self.phase in _ENDED
+        return has_ended(self.phase)
 
 
 @dataclass(slots=True)
@@ -52,11 +53,13 @@ class Cluster:
     """The pods of a node, and the services and namespaces that carry rules.
 
     The methods return the UIDs of the pods whose rules may have changed. `reads_standard`:
-    Kubernetes' own annotations of pods count, too.
+    Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that rules may name
+    besides their own.
     """
 
     pods: dict[str, Pod] = field(default_factory=dict)
     reads_standard: bool = False
+    peer_namespaces: frozenset[str] = frozenset()
     _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
     _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
 
@@ -71,6 +74,7 @@ class Cluster:
             self._services.get(pod.ref.namespace, {}).values(),
             self._namespaces.get(pod.ref.namespace),
             reads_standard=self.reads_standard,
+            tenant=Tenant(pod.ref.namespace, self.peer_namespaces),
         )
 
     def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
@@ -230,6 +234,11 @@ def annotation_keys(item: Mapping[str, Any]) -> list[str]:
     """All of an object, also those that are not podmgr's; one that is null is as if it were not there."""
     annotations = mapping(mapping(item.get("metadata")).get("annotations"))
     return [key for key, value in annotations.items() if value is not None]
+
+
+def has_ended(phase: str) -> bool:
+    """Whether a pod in this phase has no address of its own any more."""
+    return phase in _ENDED
 
 
 def is_name(text: str) -> bool:

@@ -22,6 +22,7 @@ _PATHS = {
     "daemonset": ("/apis/apps/v1", "daemonsets"),
     "job": ("/apis/batch/v1", "jobs"),
     "cronjob": ("/apis/batch/v1", "cronjobs"),
+    "namespace": ("/api/v1", "namespaces"),
 }
 _OPERATORS = {"In": "in", "NotIn": "notin"}
 
@@ -35,11 +36,21 @@ def pods_of(api: Api, kind: str, name: str, namespace: str) -> list[Item]:
 
 def with_pods(api: Api, kind: str, name: str, namespace: str) -> tuple[Item, list[Item]]:
     """The object and its pods, as JSON. Raises StatusError if there is no such object."""
-    require_name(namespace)
+    item = api.get(path_of(kind, name, namespace))
+    return item, pods_of_item(api, kind, item, name if kind == "namespace" else namespace)
+
+
+def path_of(kind: str, name: str, namespace: str) -> str:
+    """Where the API server has an object. Raises UsageError for what is no name."""
     require_name(name)
-    path = f"/api/v1/namespaces/{name}" if kind == "namespace" else f"{_folder(kind, namespace)}/{name}"
-    item = api.get(path)
-    return item, _pods(api, kind, item, name if kind == "namespace" else namespace)
+    return f"{folder_of(kind, require_name(namespace))}/{name}"
+
+
+def folder_of(kind: str, namespace: str | None) -> str:
+    """Where the API server has the objects of a kind: in a namespace, or in all (None)."""
+    group, plural = _PATHS[kind]
+    is_in_none = namespace is None or kind == "namespace"
+    return f"{group}/{plural}" if is_in_none else f"{group}/namespaces/{namespace}/{plural}"
 
 
 def require_name(name: str) -> str:
@@ -56,14 +67,15 @@ def is_workload(kind: str) -> bool:
     return kind not in ("pod", "service", "namespace")
 
 
-def _pods(api: Api, kind: str, item: Item, namespace: str) -> list[Item]:
+def pods_of_item(api: Api, kind: str, item: Item, namespace: str) -> list[Item]:
+    """The pods that an object stands for. Raises PodmgrError for a service that selects none."""
     if kind == "namespace":
         return pods_with(api, namespace, "")
     if kind == "pod":
         return [item]
     spec = item.get("spec") or {}
     if kind == "cronjob":
-        jobs = api.list(_folder("job", namespace))[0]
+        jobs = api.list(folder_of("job", namespace))[0]
         owned = [job for job in jobs if _is_owned_by(job, item)]
         return [pod for job in owned for pod in _selected(api, namespace, job["spec"]["selector"])]
     selector = spec.get("selector") or {}
@@ -76,18 +88,13 @@ def _pods(api: Api, kind: str, item: Item, namespace: str) -> list[Item]:
 
 def pods_with(api: Api, namespace: str | None, labels: str) -> list[Item]:
     """The pods with these labels (kubectl's -l; "" is all) in a namespace, or in all (None)."""
-    path = "/api/v1/pods" if namespace is None else _folder("pod", require_name(namespace))
+    path = folder_of("pod", None if namespace is None else require_name(namespace))
     return api.list(path, {"labelSelector": labels} if labels else {})[0]
 
 
 def uids(items: Iterable[Item]) -> set[str]:
     """Of these pods, as the ledger has them."""
     return {pod.ref.uid for pod in map(pod_of, items) if pod is not None}
-
-
-def _folder(kind: str, namespace: str) -> str:
-    group, plural = _PATHS[kind]
-    return f"{group}/namespaces/{namespace}/{plural}"
 
 
 def _selected(api: Api, namespace: str, selector: Mapping[str, Any]) -> list[Item]:

@@ -88,10 +88,16 @@ def remove_empty_folders(bpffs: Path) -> None:
 
 def is_over(rule: Rule, start_ns: int | None) -> bool:
     """Whether it is over for good: one that has not begun may be so only by its `until`."""
-    timing = rule.timing
+    left = seconds_left(rule, start_ns)
+    return left is not None and left <= 0
+
+
+def seconds_left(rule: Rule, start_ns: int | None) -> float | None:
+    """Until it is over; None: it never is. `start_ns` None: as if it began now."""
+    timing, now = rule.timing, now_ns()
     until_ns = since_boot_ns(timing.until_ns) if timing.until_ns else 0
-    end_ns = timing.ends_ns(now_ns() if start_ns is None else start_ns, until_ns)
-    return end_ns is not None and end_ns <= now_ns()
+    end_ns = timing.ends_ns(now if start_ns is None else start_ns, until_ns)
+    return None if end_ns is None else (end_ns - now) / 1e9
 
 
 def _digest(rule: Rule) -> str:

@@ -2,6 +2,8 @@
 
 A whole transaction looks at the kernel for a hundred pods, and compiles; a peer that moves must be met within
 a tenth of a second.
+
+Apart from `watch.podsync`, which alone uses it: it writes into maps, and decides nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from podmgr.attachment import Attachment, Selection, Slot, Wish
-from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroups, pins, starts
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.starts import Starts
@@ -27,6 +26,7 @@ from podmgr.reconcile.lookups import Lookup, tell
 from podmgr.reconcile.outcome import Action, Failures, Outcome, Report
 from podmgr.reconcile.placement import Networks
 from podmgr.reconcile.plan import Plan, make_plan
+from podmgr.reconcile.results import outcome_of, outcomes_of, told
 from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
 
@@ -51,7 +51,7 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
         gone = set(_without_cgroup(rows))
         actual = _actual(decided, sight, [row for row in rows if row not in gone])
         plan = make_plan(decided.alive(desired.rows), actual)
-    return [*decided.outcomes(), *_outcomes(plan, desired)]
+    return told(decided, outcomes_of(plan, desired))
 
 
 def apply(
@@ -130,9 +130,9 @@ class _Transaction:
         actual = _actual(decided, self._sight, self.rows)
         plan = make_plan(decided.alive(desired.rows), actual)
         half_there = self._keep(plan, decided, frozenset(actual))
-        told = desired.lookups
-        decided.fail_all(tell(self._settings, {row: told[row.identity] for row in plan.unchanged}))
-        loaded = self._attach_new(plan, objects, decided, told)
+        beside = desired.lookups
+        decided.fail_all(tell(self._settings, {row: beside[row.identity] for row in plan.unchanged}))
+        loaded = self._attach_new(plan, objects, decided, beside)
         # Only now, with the new rules in force, may the old ones go.
         old = [row for row in [*plan.detach, *half_there] if _may_go(row, desired, decided)]
         failures = self._remove(old)
@@ -140,7 +140,7 @@ class _Transaction:
         self._unpin_unknown({wish.target.owner for wish in decided.wishes.values()}, failures)
         for owner, rules in desired.meant.items():
             Starts(self._settings.bpffs, owner).keep(rules)
-        return [*decided.outcomes(), *_outcomes(_done(plan, loaded, desired, decided), desired)]
+        return told(decided, outcomes_of(_done(plan, loaded, desired, decided), desired))
 
     def _keep(self, plan: Plan, decided: Decided, healthy: Collection[Attachment]) -> list[Attachment]:
         """Make the unchanged rows ours, forget what is neither attached nor wanted to be.
@@ -204,7 +204,9 @@ class _Transaction:
             Starts(self._settings.bpffs, owner).keep(())
         failed = {row.loaded: error for row, error in failures}
         return [
-            _outcome(row, Action.FAILED if row.loaded in failed else Action.DETACHED, failed.get(row.loaded))
+            outcome_of(
+                row, Action.FAILED if row.loaded in failed else Action.DETACHED, failed.get(row.loaded)
+            )
             for row in rows
         ]
 
@@ -323,25 +325,3 @@ def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired, decided: D
 def _may_go(row: Attachment, desired: Desired, decided: Decided) -> bool:
     """Whether an old row is in nobody's place. What the command line put there is its own."""
     return row.identity not in desired.left_alone and decided.may_go(row)
-
-
-def _outcomes(plan: Plan, desired: Desired) -> list[Outcome]:
-    notes, unplaced = desired.notes, desired.unplaced
-
-    def outcome(row: Attachment, action: Action) -> Outcome:
-        if row.identity in unplaced:
-            return _outcome(row, action)._replace(
-                hook=None, note="where it acts is known when it is compiled"
-            )
-        return _outcome(row, action)._replace(note=notes.get(row.identity, ""))
-
-    outcomes = [outcome(row, Action.UNCHANGED) for row in plan.unchanged]
-    outcomes += [
-        outcome(row, Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED) for row in plan.attach
-    ]
-    outcomes += [_outcome(row, Action.DETACHED) for row in plan.detach if row.slot not in plan.replaced]
-    return outcomes
-
-
-def _outcome(row: Attachment, action: Action, error: PodmgrError | None = None) -> Outcome:
-    return Outcome(row.target, row.rule, action, row.program_id, error, row.pod, row.source, row.hook)

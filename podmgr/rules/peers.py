@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from podmgr.rules.match import DNS_PORT, Peer, PeerKind
+from podmgr.errors import UsageError
+from podmgr.rules.match import DNS_PORT, Match, Peer, PeerKind
 
+MOST_BITS = 136
 _FAMILY_BITS = 8
 
 
@@ -51,7 +53,22 @@ class Entry(NamedTuple):
 
 
 ANYWHERE = Prefix(bytes(17), 0)
+ANY_NAMESPACE = "*"
 _DNS = frozenset(Pair(protocol, DNS_PORT, DNS_PORT) for protocol in (6, 17))
+
+
+class Tenant(NamedTuple):
+    """Whose rules may name what: the namespace that they are of, and those that the operator lists.
+
+    A refusal does not depend on what there is, so nobody learns from it what another namespace holds.
+    """
+
+    namespace: str
+    others: frozenset[str] = frozenset()
+
+    def may_name(self, peer: Peer) -> bool:
+        named = peer.name if peer.kind is PeerKind.NAMESPACE else peer.namespace
+        return named in ("", self.namespace) or bool({named, ANY_NAMESPACE} & self.others)
 
 
 def prefix_of(text: str) -> Prefix:
@@ -62,6 +79,22 @@ def prefix_of(text: str) -> Prefix:
     parsed = ip_address(address)
     content = bytes([parsed.version]) + parsed.packed.ljust(16, b"\0")
     return Prefix(content, _FAMILY_BITS + int(bits or parsed.max_prefixlen))
+
+
+def in_namespace(peer: Peer, namespace: str) -> Peer:
+    """The peer as any pod would name it: services and pods with their namespace."""
+    if peer.kind not in (PeerKind.SERVICE, PeerKind.POD) or peer.namespace:
+        return peer
+    return peer._replace(namespace=namespace)
+
+
+def require_no_names(match: Match) -> None:
+    """Raise UsageError for a name where no cluster is asked what it stands for."""
+    for peer in match.names:
+        raise UsageError(
+            f"{peer}: no cluster is asked here what that is",
+            tip="an address, a CIDR or dns; names are looked up by podmgr apply pod/NAME and podmgr watch",
+        )
 
 
 def own_entries(peer: Peer) -> tuple[Entry, ...]:

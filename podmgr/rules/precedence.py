@@ -20,6 +20,7 @@ from podmgr.rules.keys import (
     annotation_values,
     bare_key,
 )
+from podmgr.rules.peers import Tenant
 from podmgr.rules.rule import CollisionKey, Rule
 from podmgr.rules.source import POD, STANDARD, Layer, Source, SourcedRule
 
@@ -103,11 +104,13 @@ def rules_of_pod(
     *,
     kind: str = "pod",
     reads_standard: bool = False,
+    tenant: Tenant | None = None,
 ) -> PodRules:
     """The rules for one pod, from its annotations and those of its namespace and its services.
 
     `kind` is what errors call it: a workload's, where its pod template is all there is.
     `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
+    `tenant` says which names its rules may have; None: any.
     """
     errors: list[RuleError] = []
     warnings: list[str] = []
@@ -131,6 +134,7 @@ def rules_of_pod(
         for key, value in _values(layer):
             try:
                 rules = _read(key, value)
+                _require_own_names(key, value, rules, tenant)
             except RuleError as error:
                 errors.append(error.on(layer.where))
                 unreadable.add((layer.source, bare_key(key) or key))
@@ -195,6 +199,19 @@ def _read(key: str, value: str) -> tuple[Rule, ...]:
     except ValueError as error:
         problem, expected = error.args
         raise RuleError(problem, key=key, value=value, column=1, expected=expected) from error
+
+
+def _require_own_names(key: str, value: str, rules: Iterable[Rule], tenant: Tenant | None) -> None:
+    """Raise RuleError for the name of a namespace that is not the rules' own to name."""
+    for peer in (peer for rule in rules for peer in rule.match.names):
+        if tenant is not None and not tenant.may_name(peer):
+            raise RuleError(
+                f"{peer} is of another namespace",
+                key=key,
+                value=value,
+                column=max(0, value.lower().find(str(peer))) + 1,
+                expected="names of its own namespace; the operator may list others: --peer-namespaces",
+            )
 
 
 def _require_text(key: str, value: str) -> None:

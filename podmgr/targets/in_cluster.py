@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.cluster import workloads
 from podmgr.cluster.api import Api, StatusError
+from podmgr.cluster.lookup import Lookup
+from podmgr.cluster.names import name_all
 from podmgr.cluster.objects import Cluster, Pod, annotation_keys, mapping, misplaced_on, pod_of
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import PodmgrError
@@ -25,6 +27,8 @@ from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.annotations import hints
+from podmgr.rules.match import Peer, PeerKind
+from podmgr.rules.peers import in_namespace
 from podmgr.rules.rule import Rule
 from podmgr.settings import Settings
 from podmgr.targets.names import Scope
@@ -55,6 +59,7 @@ class ClusterWishes:
     report: Report
     node: str | None = None
     reads_standard: bool = False
+    peer_namespaces: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -79,7 +84,7 @@ class ClusterWishes:
             Outcome(f"pod/{pod.ref.name}", None, Action.SKIPPED, pod=pod.ref)
             for pod in found.elsewhere.values()
         ]
-        wishes, failed = self._wishes(found, rules)
+        wishes, failed = self._wishes(found, rules, Lookup(self.api, node))
         if not wishes and not failed and not outcomes:
             what = f"no pod of {', '.join(names)}" if names else "no pod that is selected"
             raise PodmgrError(
@@ -156,7 +161,9 @@ class ClusterWishes:
                 where = "" if kind == "namespace" else f" in namespace {self.namespace}"
                 found.waiting[name] = PodmgrError(f"there is none{where}", tip="kubectl get, or -n NAMESPACE")
 
-    def _wishes(self, found: _Found, rules: Sequence[Rule]) -> tuple[list[Wish], list[Outcome]]:
+    def _wishes(
+        self, found: _Found, rules: Sequence[Rule], lookup: Lookup
+    ) -> tuple[list[Wish], list[Outcome]]:
         cluster = self._cluster(pod for pod, _ in found.here.values())
         try:
             attached = {row.cgroup_id for row in ledger.read(self.settings.state_dir)}
@@ -164,6 +171,7 @@ class ClusterWishes:
             attached = set()  # the transaction sets it aside
         wishes: list[Wish] = []
         failed: list[Outcome] = []
+        said: dict[Peer, Peer] = {}
         for pod, cgroup in found.here.values():
             target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
             own = cluster.rules(pod)
@@ -172,14 +180,27 @@ class ClusterWishes:
             failed += [
                 Outcome(target.name, None, Action.FAILED, None, error, pod.ref) for error in own.errors
             ]
-            wanted = overridden(own, rules)
-            if wanted or cgroup.id in attached:
-                wishes.append(Wish(target, wanted, unreadable=own.unreadable, enforcing=own.enforcing))
+            named = name_all(overridden(own, rules), (), pod.ref.namespace, lookup)
+            failed += [
+                Outcome(target.name, sourced.rule, Action.FAILED, None, error, pod.ref)
+                for sourced, error in named.refused
+            ]
+            for line in named.remarks:
+                self.report(f"warning: {target.name}: {line}")
+            if named.rules or cgroup.id in attached:
+                unreadable = own.unreadable | named.unreadable
+                wish = Wish(target, named.rules, unreadable=unreadable, enforcing=own.enforcing)
+                wishes.append(wish._replace(peers=named.peers))
+            said |= {in_namespace(peer, pod.ref.namespace): peer for peer in named.peers}
+        for peer, written in said.items():
+            if count := lookup(peer).addresses:
+                name = written if list(said.values()).count(written) == 1 else peer
+                self.report(f"{name} {_counted(count, peer)} now; only podmgr watch follows them")
         return wishes, failed
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:
         """The services and namespaces that matter to these pods."""
-        cluster = Cluster(reads_standard=self.reads_standard)
+        cluster = Cluster(reads_standard=self.reads_standard, peer_namespaces=self.peer_namespaces)
         services: list[workloads.Item] = []
         for namespace in sorted({pod.ref.namespace for pod in pods}):
             services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]
@@ -191,3 +212,8 @@ class ClusterWishes:
                 self.report(f"warning: the annotations of namespace {namespace} may not be read")
         cluster.replace_services(services)
         return cluster
+
+
+def _counted(addresses: int, peer: Peer) -> str:
+    what = f"{addresses} address{'' if addresses == 1 else 'es'}"
+    return f"is all but {what} and networks" if peer.kind is PeerKind.WORLD else f"is {what}"

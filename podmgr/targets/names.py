@@ -1,4 +1,7 @@
-"""TARGET on the command line: `cgroup/PATH`, or Kubernetes objects in kubectl's spellings."""
+"""TARGET on the command line: `cgroup/PATH`, or Kubernetes objects in kubectl's spellings.
+
+Knows nothing of the kernel: `kubectl podmgr` reads names where there is none of ours.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from podmgr.attachment import Target
 from podmgr.errors import UsageError, printable
-from podmgr.kernel import cgroups
 
 # kubectl's names and short names, to the name that `list` shows.
 KUBERNETES_KINDS = {
@@ -81,9 +82,3 @@ def canonical(text: str, root: Path | None = None) -> str:
         f"{printable(text)!r} is not a target",
         tip="write pod/NAME, svc/NAME, deploy/NAME, ns/NAME, or cgroup/PATH",
     )
-
-
-def resolve(text: str, root: Path) -> Target:
-    """The cgroup that `cgroup/PATH` names, below the mount. Raises PodmgrError if there is none."""
-    cgroup = cgroups.locate(root, text.removeprefix("cgroup/"))
-    return Target(cgroups.display_name(root, cgroup), cgroup)

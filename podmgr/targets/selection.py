@@ -18,7 +18,8 @@ from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.settings import Settings
-from podmgr.targets.names import Scope, canonical, resolve
+from podmgr.targets.cgroup import resolve
+from podmgr.targets.names import Scope, canonical
 
 if TYPE_CHECKING:  # 10 ms, and only what a cluster must be asked for needs it
     from podmgr.cluster.api import Api

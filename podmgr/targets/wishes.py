@@ -12,11 +12,12 @@ from podmgr.kernel import cgroups
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.keys import KEYS
+from podmgr.rules.peers import require_no_names
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source, SourcedRule
 from podmgr.settings import Settings
-from podmgr.targets.names import resolve
+from podmgr.targets.cgroup import resolve
 
 if TYPE_CHECKING:
     from podmgr.targets.manifests import ManifestPod
@@ -39,6 +40,8 @@ def from_targets(
         raise UsageError(
             "no rule", tip="--rule 'bandwidth=10 mbps egress'; to remove rules: podmgr clean TARGET"
         )
+    for rule in rules:
+        require_no_names(rule.match)
     sourced = tuple(SourcedRule(rule, CLI) for rule in rules)
     wishes: list[Wish] = []
     failed: list[Outcome] = []
@@ -77,6 +80,8 @@ def from_manifests(
     chosen = [name for name in names if not name.startswith("cgroup/")]
     if len(places) > 1:
         raise UsageError("-f takes one cgroup", tip="podmgr apply -f pod.yaml --cgroup PATH")
+    for rule in rules:
+        require_no_names(rule.match)
     from podmgr.targets import manifests  # 3 ms, and only -f needs it
 
     there = manifests.read_pods(
@@ -95,20 +100,36 @@ def from_manifests(
             report(f"warning: {line}")
         for line in pod.hints:
             report(f"hint: {line}")
-        if wanted := overridden(pod.rules, rules):
+        own, nameless = _without_names(pod)
+        failed += nameless
+        if wanted := overridden(own, rules):
             place = _place_of(pod, places, settings)
             target = Target(pod.target, place, pod.ref, counts_loopback=pod.has_host_network)
             space = Source(
                 Layer.NAMESPACE, pod.ref.namespace
             )  # what it holds the pod to, a file need not say
             unseen = frozenset((space, key) for key in KEYS)
-            wishes.append(Wish(target, wanted, unreadable=unseen | pod.rules.unreadable))
+            wishes.append(Wish(target, wanted, unreadable=unseen | own.unreadable))
     if not wishes and not failed:
         raise PodmgrError(
             f"{', '.join(pod.target for pod in pods)} has no rule",
             tip='annotate it: bandwidth: "10 mbps egress"; or give --rule',
         )
     return wishes, failed
+
+
+def _without_names(pod: ManifestPod) -> tuple[PodRules, list[Outcome]]:
+    """Its rules but for those that name what only a cluster knows, and an outcome for each of these."""
+    kept, failed = [], []
+    unreadable = set(pod.rules.unreadable)
+    for sourced in pod.rules.rules:
+        try:
+            require_no_names(sourced.rule.match)
+            kept.append(sourced)
+        except UsageError as error:
+            unreadable.add((sourced.source, sourced.rule.key))
+            failed.append(Outcome(pod.target, sourced.rule, Action.FAILED, None, error, pod.ref))
+    return pod.rules._replace(rules=tuple(kept), unreadable=frozenset(unreadable)), failed
 
 
 def _chosen(

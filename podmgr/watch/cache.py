@@ -19,7 +19,7 @@ from podmgr.cluster.objects import Cluster
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import RuledPod
+from podmgr.watch.ruled import RuledPod
 
 _TURN_SECONDS = 0.5
 _NO_RULES = PodRules((), (), ())
@@ -39,12 +39,13 @@ class Cache:
         stopping: threading.Event,
         *,
         reads_standard: bool = False,
+        peer_namespaces: frozenset[str] = frozenset(),
     ) -> None:
         self._connect = connect
         self._on_change = on_change
         self._journal = journal
         self._stopping = stopping
-        self._cluster = Cluster(reads_standard=reads_standard)
+        self._cluster = Cluster(reads_standard=reads_standard, peer_namespaces=peer_namespaces)
         self._lock = threading.Lock()  # over the cluster
         self._informers: list[Informer] = []
 

@@ -1,7 +1,7 @@
 """The wording of what a user reads of a pod: in Kubernetes Events, and in the lines of the log.
 
 Pure. Apart from `podsync`, which alone uses it: who looks for an Event's words looks here. Events are
-posted by `cluster.announcer`.
+posted by `cluster.announcer`, for reasons that `cluster.reasons` names; `cluster.told` reads them again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from podmgr.attachment import PodRef
+from podmgr.cluster.reasons import APPLIED, OVER, REMOVED
 from podmgr.errors import PodmgrError, RuleError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.source import POD
 
 MOST_LINES = 10  # of one pod and kind, in the log and in an Event
-FAILED, BYPASSED = "RuleFailed", "RuleBypassed"
-REASONS = {Action.ATTACHED: "RuleApplied", Action.REPLACED: "RuleApplied", Action.DETACHED: "RuleRemoved"}
+REASONS = {Action.ATTACHED: APPLIED, Action.REPLACED: APPLIED, Action.DETACHED: REMOVED, Action.OVER: OVER}
 
 
 def told(outcome: Outcome) -> str:
     """A rule as an Event shows it: whose it is, and at which hook."""
     details = [str(outcome.source)] if outcome.source not in (None, POD) else []
-    if outcome.action is not Action.DETACHED:
+    if outcome.action not in (Action.DETACHED, Action.OVER):
         details.append(f"{outcome.hook} hook" + (f", since it {outcome.note}" if outcome.note else ""))
     return outcome.subject + (f" ({', '.join(details)})" if details else "")
 

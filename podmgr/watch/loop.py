@@ -28,6 +28,7 @@ from podmgr.proc import Runner
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
+from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import PodSync
@@ -51,7 +52,8 @@ _AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for 
 class Options:
     """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends.
 
-    `reads_standard`: Kubernetes' own annotations of pods count, too.
+    `reads_standard`: Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that
+    rules of others may name.
     """
 
     node: str | None = None
@@ -59,6 +61,7 @@ class Options:
     resync_seconds: float = RESYNC_SECONDS
     posts_events: bool = True
     reads_standard: bool = False
+    peer_namespaces: frozenset[str] = frozenset()
     metrics_address: tuple[str, int] | None = None
 
 
@@ -82,6 +85,7 @@ class Watch:
         journal: Journal,
         *,
         runner: Runner,
+        refresh: Refresh | None = None,
     ) -> None:
         self._api = api
         self._options = options
@@ -92,7 +96,12 @@ class Watch:
         self._health = Health()
         self._queue = WorkQueue()
         self._cache = Cache(
-            self._connect, self._changed, journal, self._stopping, reads_standard=options.reads_standard
+            self._connect,
+            self._changed,
+            journal,
+            self._stopping,
+            reads_standard=options.reads_standard,
+            peer_namespaces=options.peer_namespaces,
         )
         self._sync = PodSync(
             settings,
@@ -100,6 +109,9 @@ class Watch:
             self._announce,
             runner=self._health.turning(runner),
             enforces=self._cache.enforces,
+        )
+        self._following = Following(
+            self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
         )
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
@@ -149,6 +161,7 @@ class Watch:
         if self._options.posts_events:
             self._announcer = Announcer(self._connect, node, self._journal.warning)
             threading.Thread(target=self._announcer.run, name="events", daemon=True).start()
+        self._following.start(node)
         self._cache.start(node)
 
     def _announce(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None:
@@ -214,8 +227,12 @@ class Watch:
         wanted = self._cache.wanted(uids)
         started = time.monotonic()
         try:
+            wanted = self._following.with_names(wanted, self._sync.by_hand())
             result = self._sync.sync(wanted)
+            self._following.written(wanted)
             failed, waiting = result.failed, result.waiting
+            for uid, seconds in result.ends.items():
+                self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
             failed, waiting = set(wanted), set()
@@ -232,13 +249,18 @@ class Watch:
                 failures=len(failed),
                 unreadable={uid: len(item.rules.errors) for uid, item in wanted.items()},
                 pods=self._cache.uids(),
-                connected=self._cache.connected(),
+                connected=self._connected(),
                 is_in_order=not self._troubled,
             )
+
+    def _connected(self) -> dict[str, bool]:
+        named, found = self._following.connected(), self._cache.connected()
+        return named | {name: is_well and named.get(name, True) for name, is_well in found.items()}
 
     def _end(self) -> int:
         """Take everything away, or leave it, and say so."""
         self._health.ending()
+        self._following.stop()
         if self._options.keeps_rules:
             self._journal.info("stopped; the rules stay (--keep): podmgr clean removes them")
             code = EXIT_DONE

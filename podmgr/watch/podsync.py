@@ -2,6 +2,8 @@
 
 Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
 changes. Which pods, and when again, is the caller's business.
+
+Apart from `loop`, which alone uses it: one reconcile, without the threads and queues around it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, PodRef, Selection, Slot, Wish
+from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins
@@ -22,11 +25,15 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
-from podmgr.rules.precedence import PodRules
+from podmgr.reconcile.refresh import refresh
+from podmgr.rules.match import Peer
+from podmgr.rules.peers import Entry
+from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
 from podmgr.watch.journal import Journal
+from podmgr.watch.ruled import RuledPod, ends_of, wish_of
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
@@ -37,23 +44,15 @@ class Announce(Protocol):
     def __call__(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RuledPod:
-    """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
-
-    `cgroup_uids` are the names that its cgroup may carry.
-    """
-
-    pod: Pod | None
-    rules: PodRules
-    cgroup_uids: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class Synced:
-    """The UIDs of the pods that are not in order: no cgroup yet, or a failure."""
+    """The UIDs of the pods that are not in order: no cgroup yet, or a failure.
+
+    `ends` says of pods in how many seconds the next of their rules is over.
+    """
 
     waiting: set[str] = field(default_factory=set)
+    ends: dict[str, float] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -85,6 +84,7 @@ class PodSync:
         self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
+        self._wishes_of: dict[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
         self._observed: list[Observed] = []
         self._bypassed: set[Slot] = set()
@@ -113,6 +113,14 @@ class PodSync:
         others = {row.owner for row in rows} - uids
         return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
 
+    def by_hand(self) -> dict[str, list[Rule]]:
+        """The rules that the command line has put on pods, by UID."""
+        found: dict[str, list[Rule]] = {}
+        for row in self._rows():
+            if row.source == CLI and row.rule is not None and row.pod and row.pod.uid:
+                found.setdefault(row.pod.uid, []).append(row.rule)
+        return found
+
     def _rows(self) -> list[Attachment]:
         try:
             return ledger.read(self._settings.state_dir)
@@ -138,15 +146,31 @@ class PodSync:
             elif item.pod is None and uid in traces:
                 gone.add(uid)
         wishes = self._wishes(living, traces, places, gone, result)
+        for uid in wanted:
+            self._wishes_of.pop(uid, None)
         if wishes:
+            self._wishes_of |= {wish.target.owner: wish for wish in wishes if wish.peers}
             result.outcomes += transaction.apply(
                 wishes, self._settings, runner=self._runner, report=self._journal.warning
             )
+            result.ends = ends_of(wishes, self._settings)
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
+
+    def refresh(self, changes: Mapping[str, Mapping[Peer, tuple[Entry, ...]]]) -> None:
+        """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
+
+        Raises PodmgrError if some could not be told.
+        """
+        known = dict(self._wishes_of)  # the loop is another thread
+        wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
+        failures = refresh(wishes, self._settings)
+        self._wishes_of |= {wish.target.owner: wish for wish in wishes}
+        for _, error in failures:
+            raise error
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
@@ -165,7 +189,7 @@ class PodSync:
                 continue
             line = bypassed_text(item)
             self._journal.warning(line, **events.names(row.pod))
-            self._announce(row.pod, events.BYPASSED, line, is_warning=True)
+            self._announce(row.pod, reasons.BYPASSED, line, is_warning=True)
             self._bypassed.add(row.identity)
         self._bypassed &= {  # until it sees packets again, or is gone
             item.attachment.identity
@@ -211,15 +235,15 @@ class PodSync:
         found = dict(zip(pods, self._index.find(living[uid].cgroup_uids for uid in pods), strict=True))
         wishes = []
         for uid, pod in pods.items():
-            cgroup, rules = found[uid], living[uid].rules
+            cgroup, item = found[uid], living[uid]
             if cgroup is not None:
                 self._missing_since.pop(uid, None)
-                wishes.append(_wish(pod, cgroup, rules))
+                wishes.append(wish_of(pod, cgroup, item))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
-            if rules.rules or is_empty:  # its processes may come back
+            if item.rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
@@ -233,7 +257,8 @@ class PodSync:
 
     def _complain(self, uid: str, item: RuledPod) -> None:
         """Of what cannot be read or is overruled, when it is new."""
-        complaints = [str(error) for error in item.rules.errors] + list(item.rules.warnings)
+        failures = item.failures
+        complaints = [*failures, *item.rules.warnings]
         if item.pod is None or not complaints:
             self._complaints.pop(uid, None)
             if item.pod is None:
@@ -242,7 +267,7 @@ class PodSync:
         if self._complaints.get(uid) == complaints:
             return
         self._complaints[uid] = complaints
-        self._say_failed(item.pod.ref, [events.line(error) for error in item.rules.errors])
+        self._say_failed(item.pod.ref, failures)
         for line in events.some(item.rules.warnings):
             self._journal.warning(line, **events.names(item.pod.ref))
 
@@ -284,21 +309,9 @@ class PodSync:
         for line in shown:
             self._journal.error(line, **events.names(pod))
         if shown:
-            self._announce(pod, events.FAILED, " | ".join(shown), is_warning=True)
+            self._announce(pod, reasons.FAILED, " | ".join(shown), is_warning=True)
 
 
 def _is_populated(row: Attachment) -> bool:
     place = row.cgroup
     return cgroups.exists(place) and cgroup_life.is_populated(place)
-
-
-def _wish(pod: Pod, cgroup: Cgroup, rules: PodRules) -> Wish:
-    target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
-    return Wish(
-        target,
-        rules.rules,
-        is_standing=True,
-        unreadable=rules.unreadable,
-        enforcing=rules.enforcing,
-        beaten=rules.beaten,
-    )

@@ -72,6 +72,13 @@ class WorkQueue:
             self._due[key] = min(due, self._due.get(key, due))
             return pause
 
+    def later(self, key: str, seconds: float) -> None:
+        """Work on the key in so long, if nothing else makes it due before."""
+        with self._changed:
+            due = self.clock() + seconds
+            self._due[key] = min(due, self._due.get(key, due))
+            self._changed.notify()
+
     def done(self, key: str) -> None:
         """The work on the key has succeeded."""
         with self._changed:

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 
 _GSO_SEGS_OFFSET = 164  # of struct __sk_buff, in linux/bpf.h
+PEER = "198.18.0.2"  # to whom they go
 ETHERNET_BYTES, IPV4_BYTES, UDP_BYTES, _TCP_BYTES = 14, 20, 8, 20
 
 

@@ -13,27 +13,33 @@ round or not, and the least of many short rounds hardly does.
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.demo.throwaway import checked
-from podmgr.kernel import bpf_syscall, bpftool, cgroups, pins
+from podmgr.kernel import bpf_syscall, bpftool, cgroups, pins, program_tables
 from podmgr.kernel.pins import Pin
+from podmgr.kernel.starts import now_ns
 from podmgr.programs import clang
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.programs.find import shipped_folder
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.peers import Entry, Pair, prefix_of
 from podmgr.rules.rule import Direction, Hook
+from podmgr.rules.tables import table_of
+from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 from tests.bench import chains
 from tests.bench.effort import Effort
 from tests.bench.findings import Chart, Claim, Findings, Series, Table, above
-from tests.bench.frames import GSO, LARGE, SMALL, Packet
+from tests.bench.frames import GSO, LARGE, PEER, SMALL, Packet
 from tests.bench.pods import own_settings
 
 EFFORT = Effort(rounds=30)
@@ -50,6 +56,8 @@ MOST_NS = {
     "corrupt": 40.0,
     "reorder": 40.0,
 }
+# Above the same rule without them: of a match with so many prefixes, and of a time.
+MOST_NS_OF_OPTIONS = {1: 40.0, 10_000: 80.0, 0: 40.0}
 
 EMPTY = "empty"
 _OWNER = "packet"  # of the pins
@@ -79,6 +87,7 @@ class Case:
     body: str = ""
     maps: str = ""
     drops: bool = False
+    prefixes: int = 0  # that the rule's peers stand for; the packet's is one of them
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,16 @@ def measure(effort: Effort) -> Findings:
     """All cases and all pods. Leaves nothing behind."""
     rounds = max(3, effort.rounds or 0)
     programs, parts = _costs(_cases(), rounds), _costs(_parts(), rounds)
+    options = _costs(_options(), rounds)
     return Findings(
-        tables=(_table_of_programs(programs), _table_of_parts(parts), chains.table(chains.chains(rounds))),
+        tables=(
+            _table_of_programs(programs),
+            _table_of_options(options),
+            _table_of_parts(parts),
+            chains.table(chains.chains(rounds)),
+        ),
         charts=(_chart(programs),),
-        claims=_claims(programs),
+        claims=(*_claims(programs), *_claims_of_options(options)),
     )
 
 
@@ -139,6 +154,34 @@ def _cases() -> list[Case]:
     return found
 
 
+_PLAIN = "loss=uniform egress 0.001%"
+
+
+def _options() -> list[Case]:
+    """A rule as it is, and with a match or a time. What it is compared with is the rule as it is."""
+    found = []
+    for place in (CGROUP, TC):
+        found += [
+            Case(EMPTY, place, SMALL, _PLAIN),
+            Case("in force for a time", place, SMALL, f"{_PLAIN} for=1h"),
+        ]
+        found += [
+            Case(
+                f"{count:,} prefixes and a port", place, SMALL, f"{_PLAIN} peer=svc/db port=9", prefixes=count
+            )
+            for count in MOST_NS_OF_OPTIONS
+            if count
+        ]
+    return found
+
+
+def _prefixes(count: int) -> tuple[Entry, ...]:
+    """Addresses all over, of which the first is the packet's."""
+    draws = random.Random(15)
+    addresses = [PEER, *(str(IPv4Address(draws.getrandbits(32))) for _ in range(count - 1))]
+    return tuple(Entry(prefix_of(address), frozenset({Pair(17, 9, 9)})) for address in addresses)
+
+
 _NUMBER_MAP = """
 struct number { struct bpf_spin_lock lock; __u64 value; };
 struct {
@@ -177,7 +220,9 @@ def _object(case: Case, maker: SpecMaker) -> bytes:
     if case.rule:
         (rule,) = parse_rule_option(case.rule)
         hook, is_scoped = case.place.hook, case.place.is_scoped
-        spec = maker.spec(rule, counts_loopback=True, hook=hook, is_scoped=is_scoped)
+        spec = maker.spec(
+            rule, counts_loopback=True, hook=hook, is_scoped=is_scoped, is_matched=any(rule.match)
+        )
         return compile_spec(spec, runner=proc.run).content
     source = (shipped_folder("bpf") / "podmgr.h").read_text() + case.maps
     source += f"SEC(PODMGR_SECTION) int part(struct __sk_buff *skb) {{ {case.body} return VERDICT_PASS; }}\n"
@@ -249,11 +294,23 @@ def _loaded(cases: Sequence[Case], settings: Settings) -> Iterator[list[Loaded]]
             pin = Pin(settings.bpffs, _OWNER, str(number))
             loaded.append(Loaded(case, pin, *files[1:]))
             _load(files[0], pin, case.place.hook)
+            _tell(pin, case)
         yield loaded
     finally:
         for item in loaded:
             pins.remove(item.pin)
         pins.remove_empty_folders(settings.bpffs)
+
+
+def _tell(pin: Pin, case: Case) -> None:
+    """What the program of a rule looks up."""
+    if case.rule:
+        (rule,) = parse_rule_option(case.rule)
+        if rule.timing != ALWAYS:
+            program_tables.write_windows(pin, [(rule.timing, now_ns())])
+        if case.prefixes:
+            table = table_of(rule, [rule], {rule.match.peers[0]: _prefixes(case.prefixes)})
+            program_tables.write_lists(pin, table.lists)
 
 
 def _load(path: Path, pin: Pin, hook: Hook) -> None:
@@ -279,6 +336,15 @@ def _table_of_programs(costs: Iterable[Cost]) -> Table:
         ),
         digits=0,
         note="Least less least over all rounds; from and to: the same in each third of the rounds.",
+    )
+
+
+def _table_of_options(costs: Iterable[Cost]) -> Table:
+    return Table(
+        f"Nanoseconds of a match or a time, above the rule without, {SMALL.name}",
+        ("hook", "option", "ns", "from", "to"),
+        tuple((cost.case.place.name, cost.case.program, *_figures(cost)) for cost in costs),
+        digits=0,
     )
 
 
@@ -321,4 +387,16 @@ def _claims(costs: Iterable[Cost]) -> tuple[Claim, ...]:
         )
         for cost in costs
         if cost.case.packet == LARGE and not cost.case.place.is_scoped
+    )
+
+
+def _claims_of_options(costs: Iterable[Cost]) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            f"{cost.case.program}, {cost.case.place.name}, above the rule without",
+            cost.ns,
+            MOST_NS_OF_OPTIONS[cost.case.prefixes],
+            " ns",
+        )
+        for cost in costs
     )

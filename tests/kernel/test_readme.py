@@ -3,7 +3,7 @@
 A block ```console behind `<!-- run -->` is a session: `$ command` and what it prints. `run: exit N`
 names the exit code of its last command, `run: any` only asks for each line's first words, and
 `run: demo` is the demo, whose lines come from standard output alone. `run: cluster` has a cluster
-with the namespace `shop`.
+with the namespace `shop`, where a `watch` has told of the rules of web-0.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from podmgr.attachment import PodRef
+from podmgr.cluster import reasons
+from podmgr.cluster.access import Access
+from podmgr.cluster.announcer import Announcer
+from podmgr.cluster.api import Api
 from podmgr.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, TEXTS, sessions
 from tests.kernel.conftest import Cli
@@ -60,7 +65,12 @@ def test_a_document_shows_what_happens_in_a_cluster(
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
         monkeypatch.setenv("NODE_NAME", cluster.node)
         cluster.use_namespace("shop")
-        cluster.pod("web-0", labels={"app": "web"}, annotations={"bandwidth": "20 mbps ingress"})
+        pod = cluster.pod("web-0", labels={"app": "web"}, annotations={"bandwidth": "20 mbps ingress"})
+        told = "bandwidth=20 mbps ingress (cgroup hook); bandwidth=10 mbps egress (service/web, cgroup hook)"
+        announcer = Announcer(lambda: Api(Access(str(cluster.kubeconfig))), cluster.node, pytest.fail)
+        announcer.announce(PodRef("shop", "web-0", pod.uid), reasons.APPLIED, told)
+        announcer.close(0)
+        announcer.run()
         cluster.pod("web-1", labels={"app": "web"})
         cluster.service("web", {"app": "web"}, {"bandwidth": "10 mbps egress"})
         cluster.api.create(objects.deployment("web", "shop"))
@@ -124,10 +134,11 @@ def _without_numbers(lines: list[str]) -> list[str]:
 
 
 def _put_commands_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`podmgr` as installed, and `sudo`, which root does not need."""
+    """`podmgr` and `kubectl podmgr` as installed, and `sudo`, which root does not need."""
     for name, script in (
         ("podmgr", f'exec "{sys.executable}" -m podmgr "$@"'),
         ("sudo", 'exec "$@"'),
+        ("kubectl", f'shift; exec "{sys.executable}" -c "from podmgr.cli.plugin import main; main()" "$@"'),
     ):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.kube.apiserver import ApiServer
 
 _ROUTE = re.compile(
-    r"(?P<prefix>/api/v1|/apis/(?:apps|batch)/v1)"
+    r"(?P<prefix>/api/v1|/apis/(?:apps|batch|discovery\.k8s\.io)/v1)"
     r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?"
 )
 _TRUE = {"true", "1"}
@@ -231,7 +231,7 @@ class Connection(BaseHTTPRequestHandler):
         if request.verb == "patch":
             if self.headers.get_content_type() not in _MERGE_PATCHES:
                 raise StatusError(415, "the body of the request was in an unknown format")
-            return 200, api.patch(*place, obj)
+            return 200, api.patch(*place, obj, is_kept=request.query.get("dryRun") != "All")
         obj |= {"kind": resource.kind, "apiVersion": resource.api_version}
         _check_namespace(obj, request, resource)
         return (200, api.replace(obj)) if request.verb == "update" else (201, api.create(obj))

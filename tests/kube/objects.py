@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from tests.kube.store import Obj, now
@@ -133,6 +134,39 @@ def service(
             **({"selector": {"app": name} if selector is None else selector} if selector != {} else {}),
         },
         "status": {"loadBalancer": {}},
+    }
+
+
+def endpoint_slice(
+    service: str,
+    namespace: str = "default",
+    *,
+    addresses: Sequence[str] = (),
+    ports: Sequence[Obj] = ({"name": "http", "port": 8080, "protocol": "TCP"},),
+    suffix: str = "a1b2c",
+    ready: bool = True,
+) -> Obj:
+    """Endpoints of a service, of the family of the first address, as its controller makes them."""
+    labels = {
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        "kubernetes.io/service-name": service,
+    }
+    conditions = {"ready": ready, "serving": ready, "terminating": False}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": _meta(f"{service}-{suffix}", namespace, None, labels, None),
+        "addressType": "IPv6" if any(":" in address for address in addresses) else "IPv4",
+        "endpoints": [
+            {
+                "addresses": [address],
+                "conditions": conditions,
+                "nodeName": "node-1",
+                "targetRef": {"kind": "Pod", "name": f"{service}-{number}", "namespace": namespace},
+            }
+            for number, address in enumerate(addresses)
+        ],
+        "ports": list(ports),
     }
 
 

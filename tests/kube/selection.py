@@ -25,9 +25,12 @@ def _field(resource: Resource, term: str) -> Selector:
     if path not in {"metadata.name", "metadata.namespace", *resource.fields}:
         raise StatusError(400, f"field label not supported: {path}")
 
+    # Of Events the real server calls so the component that posted it.
+    steps = "source.component" if path == "source" else path
+
     def test(obj: Obj) -> bool:
         value: Any = obj
-        for step in path.split("."):
+        for step in steps.split("."):
             value = value.get(step) if isinstance(value, dict) else None
         return ((value or "") == wanted) is (operator != "!=")
 

@@ -53,7 +53,12 @@ RESOURCES = {
         Resource("services", "Service"),
         Resource("namespaces", "Namespace", namespaced=False, fields=("status.phase",)),
         Resource("nodes", "Node", namespaced=False),
-        Resource("events", "Event", fields=("involvedObject.name", "involvedObject.uid", "reason", "type")),
+        Resource(
+            "events",
+            "Event",
+            fields=("involvedObject.name", "involvedObject.uid", "reason", "source", "type"),
+        ),
+        Resource("endpointslices", "EndpointSlice", "/apis/discovery.k8s.io/v1"),
         Resource("deployments", "Deployment", "/apis/apps/v1"),
         Resource("replicasets", "ReplicaSet", "/apis/apps/v1"),
         Resource("statefulsets", "StatefulSet", "/apis/apps/v1"),
@@ -193,12 +198,12 @@ class Store:
             meta.setdefault("resourceVersion", before["metadata"]["resourceVersion"])
             return self._update(resource, key, before, obj)
 
-    def patch(self, resource: str, namespace: str, name: str, patch: Obj) -> Obj:
-        """A JSON merge patch (RFC 7386): None removes."""
+    def patch(self, resource: str, namespace: str, name: str, patch: Obj, *, is_kept: bool = True) -> Obj:
+        """A JSON merge patch (RFC 7386): None removes. Not kept: a dry run."""
         patch = _copy(patch)
         with self.lock:
             key, before = self._find(resource, namespace, name)
-            return self._update(RESOURCES[resource], key, before, _merged(before, patch))
+            return self._update(RESOURCES[resource], key, before, _merged(before, patch), is_kept=is_kept)
 
     def annotate(
         self, resource: str, namespace: str, name: str, annotations: dict[str, str | None] | None
@@ -286,13 +291,13 @@ class Store:
             raise StatusError(404, f'{resource} "{name}" not found')
         return key, self.objects[resource][key]
 
-    def _update(self, resource: Resource, key: Key, before: Obj, after: Obj) -> Obj:
+    def _update(self, resource: Resource, key: Key, before: Obj, after: Obj, *, is_kept: bool = True) -> Obj:
         if after["metadata"].get("resourceVersion") != before["metadata"].get("resourceVersion"):
             raise StatusError(409, f'Operation cannot be fulfilled on {resource.name} "{key[1]}": modified')
         _drop_empty(after["metadata"])
         if after == before:  # the real server gives such a write no version and no event
             return self.get(resource.name, *key)
-        return self._write(resource, key, after)
+        return self._write(resource, key, after) if is_kept else _copy(after)
 
     def _write(self, resource: Resource, key: Key, after: Obj | None) -> Obj:
         objects = self.objects[resource.name]

@@ -26,7 +26,7 @@ from podmgr.watch.server import serve
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml"]
+CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml", ROOT / "k3s/kubectl-podmgr.yaml"]
 VERSIONS = ["1.30", "1.36"]  # an old one, and the one of k3s/run.sh
 
 Object = dict[str, Any]
@@ -148,6 +148,8 @@ def test_it_may_look_at_what_carries_rules_and_tell_and_nothing_more() -> None:
             "resources": ["pods", "services", "namespaces"],
             "verbs": ["get", "list", "watch"],
         },
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
     ]
 

@@ -20,11 +20,13 @@ from podmgr.cli.options import (
     Namespace,
     NodeName,
     Output,
+    PeerNamespaces,
     ProgramDir,
     Rules,
     Settle,
     StandardAnnotations,
     StateDir,
+    namespaces,
     parse_rules,
     seconds,
     settings_of,
@@ -68,6 +70,7 @@ def command(
     all_namespaces: AllNamespaces = False,
     selector: Labels = "",
     standard_annotations: StandardAnnotations = False,
+    peer_namespaces: PeerNamespaces = "",
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for pods to start.")
     ] = "30s",
@@ -98,7 +101,7 @@ def command(
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     settle_seconds, timeout_seconds = seconds(settle), seconds(timeout)
-    cli_rules = parse_rules(rule)
+    cli_rules, others = parse_rules(rule), namespaces(peer_namespaces)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename:
         if scope.names_pods:
@@ -125,7 +128,14 @@ def command(
             raise UsageError("cgroups and pods at once", tip="podmgr apply them one after the other")
         api = Api(find_access(kubeconfig, kube_context))
         asked = ClusterWishes(
-            api, scope, settings, timeout_seconds, say, node_name, reads_standard=standard_annotations
+            api,
+            scope,
+            settings,
+            timeout_seconds,
+            say,
+            node_name,
+            reads_standard=standard_annotations,
+            peer_namespaces=others,
         )
         made = asked.make(names, cli_rules)
     else:

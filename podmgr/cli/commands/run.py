@@ -66,11 +66,14 @@ def command(
     from podmgr import proc
     from podmgr.cli import running
     from podmgr.cli.doctor import require_sockets_with_cgroups
+    from podmgr.rules.peers import require_no_names
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     parsed = ending(parse_rules(rule), for_) if for_ else parse_rules(rule)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
+    for one in parsed:
+        require_no_names(one.match)
     require_sockets_with_cgroups(settings, runner=proc.run)
     whom = running.user_named(user) if user else running.invoking_user()
     return running.run(

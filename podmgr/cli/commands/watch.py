@@ -13,9 +13,11 @@ from podmgr.cli.options import (
     KubeContext,
     MaxMapBytes,
     NodeName,
+    PeerNamespaces,
     ProgramDir,
     StandardAnnotations,
     StateDir,
+    namespaces,
     seconds,
     settings_of,
 )
@@ -43,6 +45,7 @@ def command(
         typer.Option("--resync", metavar="DURATION", help="How often the kernel is read back and repaired."),
     ] = "3m",
     standard_annotations: StandardAnnotations = False,
+    peer_namespaces: PeerNamespaces = "",
     no_events: Annotated[bool, typer.Option("--no-events", help="Post no Kubernetes Events.")] = False,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How to log, to stderr.")
@@ -84,6 +87,7 @@ def command(
         resync_seconds=seconds(resync),
         posts_events=not no_events,
         reads_standard=standard_annotations,
+        peer_namespaces=namespaces(peer_namespaces),
         metrics_address=parse_address(metrics_address) if metrics_address else None,
     )
     journal = Journal(log_format)

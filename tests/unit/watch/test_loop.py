@@ -21,10 +21,13 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
+from podmgr.watch.following import Peers
 from podmgr.watch.journal import Journal
 from podmgr.watch.loop import Options, Watch
-from podmgr.watch.podsync import RuledPod, Synced
+from podmgr.watch.podsync import Synced
+from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
 from tests.unit.samples import Script, eventually, parsed, said
@@ -38,11 +41,13 @@ class Sync:
     """What `PodSync` was asked, and what it shall answer."""
 
     asked: list[set[str]] = field(default_factory=list)
+    wanted: list[Mapping[str, RuledPod]] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     error: Exception | None = None
     is_disturbed: bool = False
     removed: int = 0
+    hand: dict[str, list[Rule]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def traces(self) -> set[str]:
@@ -54,8 +59,12 @@ class Sync:
 
     def look_for_bypassed(self) -> None: ...
 
+    def by_hand(self) -> dict[str, list[Rule]]:
+        return self.hand
+
     def sync(self, wanted: Mapping[str, RuledPod]) -> Synced:
         self.asked.append(set(wanted))
+        self.wanted.append(wanted)
         if self.error is not None:
             raise self.error
         return Synced(failed=self.failing & wanted.keys())
@@ -79,6 +88,14 @@ class Watched:
     log: io.StringIO = field(default_factory=io.StringIO)
     codes: list[int] = field(default_factory=list)
     thread: threading.Thread | None = None
+    refreshed: list[dict[str, dict[str, int]]] = field(default_factory=list)
+
+    def refresh(self, changes: Mapping[str, Peers]) -> None:
+        """Addresses by pod and peer, how many."""
+        found = {
+            uid: {str(peer): len(known) for peer, known in peers.items()} for uid, peers in changes.items()
+        }
+        self.refreshed.append(found)
 
     def pods(self, *uids: str) -> None:
         for uid in uids:
@@ -88,7 +105,15 @@ class Watched:
         access = Access(str(self.kubeconfig))
         journal = Journal(LogFormat.JSON, self.log)
         options = options or Options(node="here", posts_events=False)
-        watch = Watch(Api(access), access, options, self.settings, journal, runner=Script(said("")))
+        watch = Watch(
+            Api(access),
+            access,
+            options,
+            self.settings,
+            journal,
+            runner=Script(said("")),
+            refresh=self.refresh,
+        )
         self.thread = threading.Thread(target=lambda: self.codes.append(watch.run()), daemon=True)
         self.thread.start()
 
@@ -140,6 +165,43 @@ def test_at_the_start_it_is_all_pods_and_what_others_left(watched: Watched) -> N
     assert watched.hears("in order")["message"].startswith("2 pods in order after 0.")
     assert watched.sync.asked == [{"a", "b", "gone"}]
     assert watched.hears("watching the pods")["node"] == "here"
+
+
+def test_what_names_stand_for_reaches_the_maps_without_a_reconcile(watched: Watched) -> None:
+    watched.server.create(objects.service("db"))
+    watched.server.create(objects.endpoint_slice("db", addresses=["10.42.0.1"]))
+    loss = {"loss": "1% egress peer=svc/db; 2% egress peer=svc/far/db"}
+    watched.server.create(
+        objects.pod("web", node="here", uid="a", annotations={"loss": "1% egress peer=svc/db"})
+    )
+    watched.server.create(objects.pod("far", node="here", uid="b", annotations=loss))
+    watched.start()
+    watched.hears("in order")
+    (item,) = (wanted["a"] for wanted in watched.sync.wanted if "a" in wanted)
+    assert [len(known) for known in item.peers.values()] == [2]
+    (refused,) = watched.sync.wanted[0]["b"].rules.errors
+    assert "svc/far/db is of another namespace" in refused.message
+    eventually(lambda: watched.server.watching("endpointslices") == 1)
+    watched.server.replace(objects.endpoint_slice("db", addresses=["10.42.0.1", "10.42.0.2"]))
+    eventually(lambda: watched.refreshed == [{"a": {"svc/db": 3}}])
+    assert len(watched.sync.asked) == 1
+
+
+def test_what_the_command_line_named_is_followed_too(watched: Watched) -> None:
+    watched.pods("a")
+    watched.sync.hand = {"a": [parsed("loss=1% egress peer=svc/far/db")]}
+    watched.start()
+    watched.hears("in order")
+    watched.server.create(objects.service("db", "far"))
+    eventually(lambda: watched.refreshed == [{"a": {"svc/far/db": 1}}])
+
+
+def test_the_operator_may_list_namespaces_that_rules_may_name(watched: Watched) -> None:
+    loss = {"loss": "1% egress peer=svc/far/db"}
+    watched.server.create(objects.pod("web", node="here", uid="a", annotations=loss))
+    watched.start(Options(node="here", posts_events=False, peer_namespaces=frozenset({"far"})))
+    watched.hears("in order")
+    assert [str(peer) for peer in watched.sync.wanted[0]["a"].peers] == ["svc/far/db"]
 
 
 def test_then_it_is_what_changes(watched: Watched) -> None:

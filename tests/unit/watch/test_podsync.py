@@ -24,13 +24,16 @@ from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import Observed
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.keys import ENFORCE
+from podmgr.rules.match import Peer, PeerKind
+from podmgr.rules.peers import Entry, prefix_of
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.events import MOST_LINES
 from podmgr.watch.journal import Journal
-from podmgr.watch.podsync import MISSING_SECONDS, PodSync, RuledPod, Synced
+from podmgr.watch.podsync import MISSING_SECONDS, PodSync, Synced
+from podmgr.watch.ruled import RuledPod
 from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
@@ -434,6 +437,11 @@ def test_not_being_allowed_to_look_is_not_having_no_traces(
         node.sync.traces()
 
 
+def test_rules_of_the_command_line_are_told_apart_by_pod(node: Node) -> None:
+    node.rows(row(ONE, "cli"), row(TWO))
+    assert {uid: list(map(str, rules)) for uid, rules in node.sync.by_hand().items()} == {ONE: [LIMIT]}
+
+
 def test_removing_all_spares_the_command_lines(node: Node) -> None:
     node.rows(row(ONE), row(TWO, "cli"))
     node.pin(uid_of(3))
@@ -573,6 +581,26 @@ def test_all_that_cannot_be_read_is_one_event(node: Node) -> None:
     lines = [line["message"] for line in node.said()]
     assert len(lines) == 2
     assert message == " | ".join(lines)
+
+
+def test_what_names_stand_for_is_in_the_wish_and_a_refused_rule_is_complained_of_once(node: Node) -> None:
+    node.pod(ONE, {"bandwidth": "1 mbps egress", "loss": "1% egress peer=svc/db"})
+    node.cgroup(ONE)
+    pod = node.cluster.pods[ONE]
+    rules = node.cluster.rules(pod)
+    peers = {Peer(PeerKind.SERVICE, "db"): (Entry(prefix_of("10.43.0.1")),)}
+    node.sync.sync({ONE: RuledPod(pod, rules, (ONE,), peers)})
+    assert node.kernel.wishes[0].peers == peers
+    refused = ((rules.rules[1].rule, PodmgrError("svc/db is external", tip="a CIDR")),)
+    kept = rules._replace(rules=rules.rules[:1])
+    for _ in range(2):
+        node.sync.sync({ONE: RuledPod(pod, kept, (ONE,), refused=refused)})
+    ((_, reason, message, _),) = node.announced
+    assert (reason, message) == (
+        "RuleFailed",
+        "loss=uniform egress 1% peer=svc/db: svc/db is external; a CIDR",
+    )
+    assert [line["level"] for line in node.said()] == ["error"]
 
 
 def test_strangers_annotations_do_not_fill_the_log(node: Node) -> None:
