@@ -20,8 +20,8 @@ MIN_TIME_NS = 1_000_000  # what is shorter is over before a packet sees it
 UNTIL = "until=2027-01-31T18:00:00Z: a date, a time and its zone (RFC 3339)"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# How many digits a unit's number may have, before the point: as many as the longest time has.
-DIGITS = {unit: len(str(MAX_TIME_NS // LONG_TIME_UNITS[unit])) for unit in ("h", "m", "s", "ms", "us")}
+# How many digits a unit's number may have, before the point: one more than that of the longest time.
+DIGITS = {unit: 1 + len(str(MAX_TIME_NS // LONG_TIME_UNITS[unit])) for unit in ("h", "m", "s", "ms", "us")}
 TIME = re.compile(
     "".join(rf"(?:([0-9]{{1,{most}}}(?:\.[0-9]{{1,9}})?){unit})?" for unit, most in DIGITS.items()), re.ASCII
 )

@@ -1,4 +1,7 @@
-"""The policy and its binding, as Kubernetes reads them from 1.30 on: a ValidatingAdmissionPolicy v1."""
+"""The policy and its binding, as Kubernetes reads them from 1.30 on: a ValidatingAdmissionPolicy v1.
+
+Apart from `cli.commands.policy`, which alone uses it: what is made is data, and so is tested.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The policy of one kind's annotation: variables in CEL that say what is wrong with it, '' for nothing.
 
 What podmgr says is said with its words where they are plain text; columns, and what was probably meant, are
-left out. Each variable is small, since an expression may cost no more than the API server allows.
+left out. Apart from `documents`, which alone uses it: that one knows of objects, this one of a text. Each
+variable is small, since an expression may cost no more than the API server allows.
 """
 
 from __future__ import annotations

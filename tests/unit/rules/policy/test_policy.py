@@ -67,12 +67,14 @@ def held_together(annotations: list[Annotation]) -> int:
 # It says what the grammar says
 
 
+@pytest.mark.timeout(900)  # half a minute of both processors, where nobody else has them
 def test_policy_and_grammar_agree_on_all_that_the_grammars_tests_name() -> None:
     annotations = corpus()
     assert len(annotations) > 5_000
     assert held_together(annotations) > 250
 
 
+@pytest.mark.timeout(900)
 def test_policy_and_grammar_agree_on_generated_annotations() -> None:
     annotations = list(generated(GENERATED, seed=15))
     assert held_together(annotations) > GENERATED / 8
@@ -115,6 +117,8 @@ def test_policy_and_grammar_agree_on_generated_annotations() -> None:
         ("loss", f"1% egress peer=pod/{'a' * 253}/{'b' * 64}={'c' * 63}", False),
         ("loss", "1% egress for=8784h", True),
         ("loss", "1% egress for=8784h1us", False),
+        ("loss", "1% egress for=99999h", False),
+        ("loss", "1% egress for=30s1m", False),
     ],
 )
 def test_ends_of_what_is_read_are_the_same(key: str, value: str, is_right: bool) -> None:
