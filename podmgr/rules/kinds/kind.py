@@ -18,7 +18,8 @@ class Kind(NamedTuple):
     `templates` are its programs in bpf/. `standard` are annotations of others that mean such a
     rule; their readers raise ValueError. Without `is_bare` the annotation is read with the prefix
     alone, as the bare key may be anybody's. `text` is how its rules are written, for the policy that the
-    API server holds; without it, any value will do there.
+    API server holds; without it, any value will do there. `stands_for`
+    are the keys of the rules that its own are, where these are others.
     """
 
     key: str
@@ -30,3 +31,4 @@ class Kind(NamedTuple):
     standard: Mapping[str, Callable[[str], Rule]] = {}
     is_bare: bool = True
     text: Callable[[], Text] | None = None
+    stands_for: tuple[str, ...] = ()

@@ -106,7 +106,7 @@ def variables() -> dict[str, str]:
 
 def _of_way(kind: Kind, text: Text, way: str) -> str:
     """The rules of a kind in one direction, and what tells one from another besides its match."""
-    one_way = pattern(f"^{text.way}(?i:{'|'.join(WAYS[way])})(?: |$)")
+    one_way = pattern("" if text.way is None else f"^{text.way}(?i:{'|'.join(WAYS[way])})(?: |$)")
     key = f"variables.{value.name_of(kind)}_key"
     known = f"[{key}]"
     if text.identity != "[]":

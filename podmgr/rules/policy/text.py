@@ -74,7 +74,8 @@ class Text(NamedTuple):
     what is wrong with it, or '', of these and of `n`, the rule and its facts. `hooks` are those that hook=
     may name, `lacks` options of every kind that this one has not.
     `identity` is a list in CEL: what of a rule, besides direction and match, tells it from another; `way` is
-    the pattern of what stands before the direction, where that must be told from a name. `unknown` is said of
+    the pattern of what stands before the direction, where that must be told from a name; None: a rule is in
+    both directions. `unknown` is said of
     a rule that begins like none of several forms.
     """
 
@@ -85,7 +86,7 @@ class Text(NamedTuple):
     hooks: tuple[str, ...] = ("cgroup", "tc")
     lacks: tuple[str, ...] = ()
     identity: str = "[]"
-    way: str = "(?:.* )?"
+    way: str | None = "(?:.* )?"
     unknown: tuple[str, str] = ("no rule", "")
 
 

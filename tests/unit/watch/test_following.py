@@ -230,6 +230,20 @@ def test_a_reconcile_that_wrote_what_was_true_before_is_put_right(followed: Foll
     eventually(lambda: "10.42.0.9" in followed.addresses("u-1", "svc/db"))
 
 
+def test_a_reconcile_of_one_pod_takes_no_news_from_another(followed: Followed) -> None:
+    """Whoever looks first, all that name it hear of it."""
+    followed.slice("10.42.0.1")
+    for uid in ("u-1", "u-2"):
+        followed.has(uid, RULE)
+    eventually(lambda: followed.server.watching("endpointslices") == 1)
+    for number in range(50):
+        address = f"10.42.2.{number}"
+        followed.move(address)
+        while address not in followed.addresses("u-1", "svc/db"):
+            followed.sync("u-1")
+        eventually(lambda: address in followed.addresses("u-2", "svc/db"))  # noqa: B023
+
+
 def test_what_cannot_be_written_is_left_to_a_reconcile(followed: Followed) -> None:
     followed.slice("10.42.0.1")
     followed.has("u-1", RULE)

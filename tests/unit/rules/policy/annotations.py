@@ -165,6 +165,15 @@ def _custom(draw: Draw) -> str:
     return " ".join([*words, *(draw.choice(macros) for _ in range(draw.choice((0, 1, 1, 2, 3))))])
 
 
+def _block(draw: Draw) -> str:
+    more = ("reply=rst", "reply=ICMP", "reply=none", "state=new", "state=all", "cut=yes", "cut=no", "cut=x")
+    return " ".join([_direction(draw), *(draw.choice(more) for _ in range(draw.choice((0, 1, 1, 2))))])
+
+
+def _profile(draw: Draw) -> str:
+    return draw.choice(("lte", "LTE", "own-1", "slow-3g", "../x", "a b"))
+
+
 _PEERS: tuple[str, ...] = (
     "10.0.0.0/8",
     "10.0.0.1",
@@ -278,6 +287,8 @@ _KINDS: dict[str, Callable[[Draw], str]] = {
     "delay": _delay,
     "loss": _loss,
     "ebpf-limit": _custom,
+    "block": _block,
+    "profile": _profile,
 }
 
 

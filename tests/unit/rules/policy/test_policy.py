@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -21,6 +21,8 @@ from podmgr.rules.grammar import MAX_RULES, MAX_VALUE_CHARACTERS, parse_value
 from podmgr.rules.kinds import KINDS
 from podmgr.rules.policy.documents import documents
 from podmgr.rules.policy.patterns import BLANKS
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.rule import Rule
 from tests.unit.rules.policy.annotations import Annotation, corpus, generated
 from tests.unit.rules.policy.judge import Judge
 
@@ -35,9 +37,14 @@ def judge() -> Judge:
     return Judge()
 
 
+def a_profile(_name: str) -> Sequence[Rule]:
+    """Of any name: which there are, the policy cannot know."""
+    return rules_of_built_in("lte")
+
+
 def is_read(key: str, value: str) -> bool:
     try:
-        parse_value(key, value)
+        parse_value(key, value, profiles=a_profile)
     except PodmgrError:
         return False
     return True
