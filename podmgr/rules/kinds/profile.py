@@ -20,11 +20,11 @@ _EXAMPLE = "lte"
 
 
 def _parse(words: Words) -> tuple[Rule, ...]:
-    name = words.take("the name of a profile").lower()
+    name = words.take("the name of a profile")
     if not is_program_name(name):
         raise words.fail(f"{name[:40]!r} names no profile", f"a name, such as {_EXAMPLE}: podmgr profiles")
     try:
-        parts = words.profiles(name)
+        parts = words.profiles(name.lower())
     except PodmgrError as error:
         raise words.fail(error.message, error.tip or "podmgr profiles") from error
     _, common = words.options({}, hooks=(Hook.TC,), takes_match=False)
