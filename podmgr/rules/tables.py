@@ -213,7 +213,7 @@ def _deciding(rule: Rule, candidates: Sequence[_Candidate]) -> tuple[Term, ...]:
     terms = terms[: last + 1]
     if len(terms) > MAX_TERMS:
         raise PodmgrError(
-            f"'{rule}': {len(terms)} combinations of ports and protocols, with those of rules beside it",
+            f"'{rule}': {len(terms)} combinations of ports, protocols and containers, with those beside it",
             tip=f"{MAX_TERMS} at most for one address: use ranges of ports",
         )
     return tuple(terms)

@@ -251,6 +251,6 @@ def test_too_many_terms_for_one_address_are_refused() -> None:
     rules = parse_value(
         "loss", f"1% egress; 2% egress port={ports}; 3% egress port=1-9,20-29,30-39,40-49,50-59"
     )
-    with pytest.raises(PodmgrError, match="combinations of ports and protocols"):
+    with pytest.raises(PodmgrError, match="combinations of ports, protocols and containers"):
         for rule in rules:
             table_of(rule, rules, {})
