@@ -32,7 +32,7 @@ def refresh(wishes: Iterable[Wish], settings: Settings) -> Failures:
             by_cgroup.setdefault(row.cgroup_id, []).append(row)
         for wish in wishes:
             there = by_cgroup.get(wish.target.cgroup.id, [])
-            beside = lookups(merged(wish, there), wish.peers)
+            beside = lookups(merged(wish, there), wish)
             for sourced, lookup in beside.items():
                 for form in forms(sourced.rule):
                     wanted |= {
