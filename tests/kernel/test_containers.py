@@ -67,7 +67,7 @@ RULES: dict[tuple[str, ...], tuple[set[Packet], set[Packet], set[Packet]]] = {
     ("ebpf-limit=at_cgroup ingress container=other",): (NONE, WHOLE, NONE),
 }
 SOURCE = (
-    '#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\nSEC("{}") int without_packets(struct __sk_buff *skb)\n'
+    '#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\nSEC("{}") int none(struct __sk_buff *skb)\n'
     '{{ return {}; }}\nchar LICENSE[] SEC("license") = "GPL";\n'
 )
 
