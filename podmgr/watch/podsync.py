@@ -18,7 +18,7 @@ from podmgr.attachment import Attachment, PodRef, Selection, Slot, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
-from podmgr.kernel import cgroup_life, cgroups, pins
+from podmgr.kernel import cgroup_life, cgroups, pins, starts
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.reconcile import ledger, transaction
@@ -102,7 +102,7 @@ class PodSync:
         self._seen = now
 
     def traces(self) -> set[str]:
-        """The UIDs of pods that have something of ours, by the ledger or by their pins.
+        """The UIDs of pods that have something of ours, by the ledger, their pins, or when a rule began.
 
         What the command line put on a pod is not watch's.
         """
@@ -111,7 +111,8 @@ class PodSync:
     def _traces(self, rows: Sequence[Attachment]) -> set[str]:
         uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
         others = {row.owner for row in rows} - uids
-        return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
+        began = {owner for owner in starts.owners(self._settings.bpffs) if not owner.isdigit()}
+        return uids | ((pins.owners(self._settings.bpffs, pods_only=True) | began) - others)
 
     def by_hand(self) -> dict[str, list[Rule]]:
         """The rules that the command line has put on pods, by UID."""
