@@ -15,14 +15,15 @@ from podmgr.reconcile import ledger
 from podmgr.reconcile.lookups import Lookup, lookups, tell
 from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.outcome import Failures
+from podmgr.rules.tables import Peers, is_moved
 from podmgr.settings import Settings
 
 
-def refresh(wishes: Iterable[Wish], settings: Settings) -> Failures:
+def refresh(wishes: Iterable[tuple[Wish, Peers]], settings: Settings) -> Failures:
     """Tell the programs of these targets who their peers are now; those for which it cannot be done.
 
-    What is not attached yet is none of its business, and is told when it is. Raises PodmgrError where
-    nothing can be done at all.
+    Beside each wish stands what it was told before. What is not attached yet is none of its business, and is
+    told when it is. Raises PodmgrError where nothing can be done at all.
     """
     wanted: dict[Attachment, Lookup] = {}
     with ledger.locked(settings.state_dir) as state:
@@ -30,10 +31,12 @@ def refresh(wishes: Iterable[Wish], settings: Settings) -> Failures:
         by_cgroup: dict[int, list[Attachment]] = {}
         for row in rows:
             by_cgroup.setdefault(row.cgroup_id, []).append(row)
-        for wish in wishes:
+        for wish, before in wishes:
             there = by_cgroup.get(wish.target.cgroup.id, [])
             beside = lookups(merged(wish, there), wish.peers)
             for sourced, lookup in beside.items():
+                if not is_moved(lookup.rule, lookup.group, before, wish.peers):
+                    continue
                 for form in forms(sourced.rule):
                     wanted |= {
                         row: lookup._replace(rule=form)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
 from podmgr.rules.match import MAX_TERMS, Peer, Ports
-from podmgr.rules.peers import ANYWHERE, Entry, Prefix, own_entries
+from podmgr.rules.peers import ANYWHERE, Entry, Near, Prefix, own_entries
 from podmgr.rules.rule import Rule
 from podmgr.rules.timing import ALWAYS
 
@@ -81,9 +81,10 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers) -> Table:
             f"'{rule}': {len(rules)} rules that may hide each other", tip=f"{MAX_RULES} at most"
         )
     written = {id(other): place for place, other in enumerate(group)}
+    own = _near(rule, peers)
     entries: dict[Prefix, list[_Candidate]] = {}
     for place, other in enumerate(rules):
-        for prefix, candidate in _candidates(other, place, written.get(id(other), 0), peers):
+        for prefix, candidate in _candidates(other, place, written.get(id(other), 0), peers, own):
             entries.setdefault(prefix, []).append(candidate)
     if len(entries) > MAX_PREFIXES:
         raise PodmgrError(
@@ -100,19 +101,41 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers) -> Table:
     return Table(tuple(rules), lists)
 
 
-def _candidates(rule: Rule, place: int, order: int, peers: Peers) -> Iterator[tuple[Prefix, _Candidate]]:
+def is_moved(rule: Rule, group: Iterable[Rule], before: Peers, after: Peers) -> bool:
+    """Whether the rule's table may be another one, now that names stand for other addresses."""
+    moved = {peer for peer in before.keys() | after.keys() if before.get(peer) != after.get(peer)}
+    if not moved.isdisjoint(rule.match.names):
+        return True
+    beside = {name for other in rivals_of(rule, group) for name in other.match.names} & moved
+    own = _near(rule, after) if beside else Near(())
+    return any(
+        entry.prefix in own for peer in beside for there in (before, after) for entry in there.get(peer, ())
+    )
+
+
+def _near(rule: Rule, peers: Peers) -> Near:
+    """Where the rule itself may act: what others say of addresses elsewhere is not in its table."""
+    return Near(entry.prefix for peer in rule.match.peers or (None,) for entry in _entries(peer, peers))
+
+
+def _candidates(
+    rule: Rule, place: int, order: int, peers: Peers, near: Near
+) -> Iterator[tuple[Prefix, _Candidate]]:
     """The terms of a rule, each at the prefix where it begins to hold."""
     match = rule.match
     for number, peer in enumerate(match.peers or (None,)):
         for entry in _entries(peer, peers):
+            if entry.prefix not in near:
+                continue
             if entry.is_taken_away:
                 yield entry.prefix, _Candidate((), place, number, None)
                 continue
             for term in _terms(rule, entry, place):
                 yield entry.prefix, _Candidate(_rank(term, entry.prefix, peer, order), place, number, term)
     for peer in match.excepts:
-        entries = [entry for entry in _entries(peer, peers) if not entry.is_taken_away]
-        for entry in entries:
+        for entry in _entries(peer, peers):
+            if entry.is_taken_away or entry.prefix not in near:
+                continue
             if entry.pairs is None:
                 yield entry.prefix, _Candidate((), place, None, None)
             for term in _away(entry, place):
@@ -170,7 +193,7 @@ def _lists(rule: Rule, entries: Mapping[Prefix, list[_Candidate]]) -> dict[Prefi
     around: list[tuple[Prefix, list[_Candidate], tuple[Term, ...]]] = []
     made: dict[tuple[_Candidate, ...], tuple[Term, ...]] = {}
     for prefix in sorted(entries):
-        while around and not _contains(around[-1][0], prefix):
+        while around and not around[-1][0].contains(prefix):
             around.pop()
         candidates = [*(around[-1][1] if around else ()), *entries[prefix]]
         key = tuple(candidates)
@@ -181,13 +204,6 @@ def _lists(rule: Rule, entries: Mapping[Prefix, list[_Candidate]]) -> dict[Prefi
             lists[prefix] = terms
         around.append((prefix, candidates, terms))
     return lists
-
-
-def _contains(outer: Prefix, inner: Prefix) -> bool:
-    whole, rest = divmod(outer.bits, 8)
-    if outer.bits > inner.bits or outer.address[:whole] != inner.address[:whole]:
-        return False
-    return not rest or not (outer.address[whole] ^ inner.address[whole]) >> (8 - rest)
 
 
 def _deciding(rule: Rule, candidates: Sequence[_Candidate]) -> tuple[Term, ...]:

@@ -167,9 +167,13 @@ class PodSync:
         Raises PodmgrError if some could not be told.
         """
         known = dict(self._wishes_of)  # the loop is another thread
-        wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
+        wishes = [
+            (known[uid]._replace(peers=peers), known[uid].peers)
+            for uid, peers in changes.items()
+            if uid in known
+        ]
         failures = refresh(wishes, self._settings)
-        self._wishes_of |= {wish.target.owner: wish for wish in wishes}
+        self._wishes_of |= {wish.target.owner: wish for wish, _ in wishes}
         for _, error in failures:
             raise error
 

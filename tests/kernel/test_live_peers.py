@@ -83,7 +83,7 @@ class Place:
         """Wait until exactly these packets are hit."""
         eventually(lambda: self.hit() == hit, pause=0.1, why=lambda: sorted(self.hit() ^ hit))
 
-    def program_ids(self) -> set[int]:
+    def program_ids(self) -> set[int | None]:
         return {item.attachment.program_id for item in self.cluster.observed(self.pod) if item.is_active}
 
     def starts(self) -> set[str]:
