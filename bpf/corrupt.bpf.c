@@ -20,7 +20,7 @@
 #define PODMGR_TC 1 /* it cannot act at the cgroup hook */
 #endif
 #define PODMGR_FIGURES 1 /* corrupted packets */
-#include "podmgr.h"
+#include "network.h"
 
 #ifndef THRESHOLD /* 0 .. 4294967296 = 2^32: corrupts all */
 #define THRESHOLD 0ULL
@@ -30,12 +30,6 @@
 #endif
 
 _Static_assert(THRESHOLD <= 1ULL << 32, "THRESHOLD is out of 2^32");
-
-#define ICMPV6 58 /* the kernel has it in a header that does not go with others */
-#define FRAGMENT_OFFSET 0x1fff
-#define MORE_FRAGMENTS 0x2000
-#define FIRST_OF_NEIGHBOUR_DISCOVERY 133
-#define LAST_OF_NEIGHBOUR_DISCOVERY 137
 
 /* Where what stands in a packet, in bytes from its beginning. */
 struct layout {
@@ -48,18 +42,6 @@ struct layout {
 	__u32 checksum; /* 0: in another fragment */
 	__u32 is_fragment;
 };
-
-/* IP stands behind an Ethernet header or, on a tun device, behind none; -1: elsewhere. */
-static __always_inline int network_offset(struct __sk_buff *skb)
-{
-	__u64 header = 0, found = 0;
-
-	if (bpf_skb_load_bytes_relative(skb, 0, &header, sizeof(header), BPF_HDR_START_NET))
-		return -1;
-	if (!bpf_skb_load_bytes(skb, ETHERNET_HEADER_BYTES, &found, sizeof(found)) && found == header)
-		return ETHERNET_HEADER_BYTES;
-	return !bpf_skb_load_bytes(skb, 0, &found, sizeof(found)) && found == header ? 0 : -1;
-}
 
 /* How many bytes the transport header has; 0 of what is left alone. */
 static __always_inline __u32 find_checksum(struct __sk_buff *skb, struct layout *at)
@@ -81,7 +63,7 @@ static __always_inline __u32 find_checksum(struct __sk_buff *skb, struct layout 
 	bpf_skb_load_bytes(skb, at->transport, &first, sizeof(first));
 	if (first >= FIRST_OF_NEIGHBOUR_DISCOVERY && first <= LAST_OF_NEIGHBOUR_DISCOVERY)
 		return 0;
-	return at->protocol == ICMPV6 ? 8 : 0;
+	return at->protocol == IPPROTO_ICMPV6 ? 8 : 0;
 }
 
 /* Whether it is a packet that can be corrupted. */

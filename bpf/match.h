@@ -12,7 +12,7 @@
  * else they have none. ICMPv6 is icmp.
  */
 #define MOST_PREFIXES 65536
-#define MOST_TERMS 1024		 /* of all lists */
+#define MOST_TERMS 512		 /* of all lists */
 #define MOST_TERMS_OF_A_LIST 64 /* podmgr/rules/tables.py refuses more */
 #define MOST_PIECES 128		 /* datagrams in pieces that are remembered */
 #define MOST_HEADERS 6

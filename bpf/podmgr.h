@@ -320,6 +320,17 @@ static __always_inline int is_sent_anew(struct __sk_buff *skb)
 	return !skb->sk && skb->cb[CB_SENT_ANEW] == SENT_ANEW;
 }
 
+/*
+ * What block.bpf.c answers in the name of others: no rule is about it. It is marked by the side of the interface
+ * that it passes next; on the other side of a veth it is a packet like others.
+ */
+#define ANSWER(leaves) (SENT_ANEW + 1 + !!(leaves))
+
+static __always_inline int is_answer(struct __sk_buff *skb)
+{
+	return !skb->sk && skb->cb[CB_SENT_ANEW] == ANSWER(DIRECTION_EGRESS);
+}
+
 /* The copy of a packet, on the interface where it was made. */
 static __always_inline int is_copy(struct __sk_buff *skb)
 {
@@ -407,7 +418,7 @@ static __always_inline int is_in_scope(struct __sk_buff *skb)
 static __always_inline int is_exempt(struct __sk_buff *skb)
 {
 #if PODMGR_TC
-	if (!is_ip(skb) || is_neighbour_discovery(skb) || !is_in_scope(skb))
+	if (!is_ip(skb) || is_neighbour_discovery(skb) || is_answer(skb) || !is_in_scope(skb))
 		return 1;
 #else
 	if (!PODMGR_LOOPBACK && skb->ifindex == LOOPBACK_IFINDEX)

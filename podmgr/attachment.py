@@ -179,8 +179,8 @@ class Wish(NamedTuple):
     So does a key that cannot be read (`unreadable`, by source and bare key). What the command
     line put on the target stays, over colliding rules, but for those of a namespace that
     enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
-    beat them fail. `peers` says what the names in their matches stand for now; one that is not
-    in it is nobody's yet.
+    beat them fail. `peers` says what the names in their matches stand for now; of one that is not
+    in it nobody knows, and what a program knows of it stays.
     """
 
     target: Target

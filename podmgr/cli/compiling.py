@@ -43,7 +43,11 @@ def compile_rules(
     specs = []
     for rule in rules:
         choice = chosen_hook(rule, is_shared=False)
-        specs.append(maker.spec(rule, counts_loopback=False, hook=choice[0] if choice else None))
+        specs.append(
+            maker.spec(
+                rule, counts_loopback=False, hook=choice[0] if choice else None, is_matched=any(rule.match)
+            )
+        )
     compiled = [compile_spec(spec, runner=runner, max_map_bytes=settings.max_map_bytes) for spec in specs]
     for spec, item in zip(specs, compiled, strict=True):
         require_possible(spec.rules[0], Hook(item.info.hook))
@@ -102,12 +106,15 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     maps = ", ".join(f"{item.name} ({item.size_bytes:,} bytes)" for item in info.maps)
     rows = [
         *result.rule.explain(),
+        *result.rule.explain_options(),
         ("hook", f"{info.hook}, section {info.section}"),
         ("why there", why),
         ("program", f"{info.function}, {info.instructions} instructions, licence {info.licence}"),
         ("maps", maps or "none"),
         ("digest", result.spec.digest),
     ]
+    if of := result.rule.of_profile:
+        rows.append(("profile", f"{of}; podmgr profiles {of} says where its figures are from"))
     rows += [("note", line) for line in result.rule.caveats(Hook(info.hook))]
     if result.path is not None:
         rows.append(("written", str(result.path)))

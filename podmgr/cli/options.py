@@ -43,7 +43,11 @@ CgroupRoot = Annotated[
 ]
 ProgramDir = Annotated[
     Path,
-    typer.Option("--program-dir", envvar="PODMGR_PROGRAM_DIR", help="Where custom programs are looked for."),
+    typer.Option(
+        "--program-dir",
+        envvar="PODMGR_PROGRAM_DIR",
+        help="Where custom programs and profiles are looked for.",
+    ),
 ]
 MaxMapBytes = Annotated[
     int,
@@ -62,8 +66,8 @@ Rules = Annotated[
         "--rule",
         metavar="KEY=VALUE",
         help="A rule, such as 'loss=uniform egress 2%'. May be repeated. Keys: bandwidth, delay, loss, "
-        "duplicate, corrupt, reorder, and that of programs of your own; 'podmgr compile --explain' says "
-        "what a rule means.",
+        "duplicate, corrupt, reorder, block, profile, and that of programs of your own; 'podmgr compile "
+        "--explain' says what a rule means.",
     ),
 ]
 Kubeconfig = Annotated[
@@ -136,7 +140,7 @@ def settings_of(
         max_map_bytes=max_map_bytes,
     )
     if settings.trusts_invoker:
-        from podmgr.programs.find import require_folder
+        from podmgr.programs.vetting import require_folder
 
         require_folder(settings)
     return settings
@@ -169,20 +173,23 @@ def seconds(text: str) -> float:
         raise UsageError(printable(str(error))) from error
 
 
-def parse_rules(texts: list[str] | None) -> list[Rule]:
+def parse_rules(texts: list[str] | None, settings: Settings) -> list[Rule]:
     """The rules of the command line, no two of which may collide. Raises UsageError."""
+    from podmgr.programs.profiles import finder
     from podmgr.rules.grammar import parse_rule_option
+    from podmgr.rules.profiles import is_replaced, rival_of, rivalry
 
-    rules: dict[object, Rule] = {}
+    written: list[Rule] = []
+    parts: list[Rule] = []  # of a profile, which what is written beside it beats
     for text in texts or []:
-        for rule in parse_rule_option(text):
-            other = rules.setdefault(rule.collision_key, rule)
-            if other is not rule:
-                raise UsageError(
-                    f"'{rule}' collides with '{other}'",
-                    tip="each rule once" if rule == other else f"one {rule.kind} rule per direction",
-                )
-    return list(rules.values())
+        read = parse_rule_option(text, finder(settings))
+        for rule in read:
+            if other := rival_of(rule, parts if rule.of_profile else written):
+                problem, expected = rivalry(rule, other, str)
+                raise UsageError(problem, tip=expected)
+        written += [rule for rule in read if not rule.of_profile]
+        parts += [rule for rule in read if rule.of_profile]
+    return [*written, *(part for part in parts if not is_replaced(part, written))]
 
 
 def ending(rules: Iterable[Rule], text: str) -> list[Rule]:

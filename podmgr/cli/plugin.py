@@ -20,7 +20,7 @@ from podmgr.cli import boundary
 NAME = "kubectl podmgr"
 
 # As --help lists them; each is a module of `commands`.
-COMMANDS = {"annotate": "annotate", "get": "get"}
+COMMANDS = ("annotate", "get", "profiles")
 
 
 def _main(
@@ -44,7 +44,7 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in [name for name in COMMANDS if name in words[:1]] or COMMANDS:
-        command = import_module(f"podmgr.cli.commands.{COMMANDS[name]}").command
+        command = import_module(f"podmgr.cli.commands.{name}").command
         app.command(name, cls=boundary.Command)(command)
     return app
 
@@ -52,4 +52,4 @@ def make_app(words: Sequence[str] = ()) -> typer.Typer:
 def main() -> NoReturn:
     """Run the command line and exit."""
     gc.disable()  # a command ends before the collector finds anything
-    boundary.run(make_app, tuple(COMMANDS), name=NAME)
+    boundary.run(make_app, COMMANDS, name=NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,14 @@ from podmgr.errors import UsageError, printable
 
 if TYPE_CHECKING:  # --help shall start at once
     from podmgr.cluster.api import Api
+    from podmgr.rules.words import Profiles
 
+OwnProfiles = Annotated[
+    Path,
+    typer.Option(
+        "--program-dir", envvar="PODMGR_PROGRAM_DIR", help="Profiles of your own, as the nodes have them."
+    ),
+]
 RequestTimeout = Annotated[
     str,
     typer.Option(
@@ -33,3 +41,11 @@ def connect(kubeconfig: str | None, context: str | None, request_timeout: str) -
     except ValueError as error:
         raise UsageError(f"--request-timeout: {printable(str(error))}", tip="such as 5s or 1m") from error
     return Api(find_access(kubeconfig, context), read_seconds=seconds)
+
+
+def profiles(context: typer.Context, folder: Path) -> Profiles:
+    """What says of a profile's name what it stands for, also of those in the folder."""
+    from podmgr.cli.options import settings_of
+    from podmgr.programs.profiles import finder
+
+    return finder(settings_of(context, program_dir=folder))

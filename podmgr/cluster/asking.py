@@ -16,6 +16,8 @@ from podmgr.cluster.reasons import COMPONENT
 from podmgr.cluster.told import Look, Told, notices_of, pods_of
 from podmgr.errors import PodmgrError
 from podmgr.rules.annotations import hints
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.words import Profiles
 
 _FORBIDDEN = 403
 _MOST_ASKED_ONE_BY_ONE = 1  # from two pods on, the Events of a namespace are one question
@@ -37,6 +39,7 @@ def ask(
     namespace: str | None,
     labels: str = "",
     reads_standard: bool = False,
+    profiles: Profiles = rules_of_built_in,
     report: Report,
 ) -> Answer:
     """What was told to the pods that `names` stand for, or to all of a namespace (None: of all).
@@ -48,7 +51,7 @@ def ask(
         where = f"pod/{mapping(item.get('metadata')).get('name')}"
         for line in hints(where, annotation_keys(item), reads_standard=reads_standard):
             report(f"hint: {line}")
-    look = Look(datetime.now(UTC), Cluster(reads_standard=reads_standard))
+    look = Look(datetime.now(UTC), Cluster(reads_standard=reads_standard, profiles=profiles))
     pods = pods_of(items)
     spaces = sorted({pod.ref.namespace for pod in pods})
     everywhere = namespace is None and not names

@@ -18,6 +18,8 @@ from podmgr.rules.annotations import misplaced
 from podmgr.rules.keys import STANDARD_KEYS, is_own_key
 from podmgr.rules.peers import Tenant
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.words import Profiles
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
 
@@ -54,12 +56,13 @@ class Cluster:
 
     The methods return the UIDs of the pods whose rules may have changed. `reads_standard`:
     Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that rules may name
-    besides their own.
+    besides their own; `profiles` says what the name of a profile stands for.
     """
 
     pods: dict[str, Pod] = field(default_factory=dict)
     reads_standard: bool = False
     peer_namespaces: frozenset[str] = frozenset()
+    profiles: Profiles = rules_of_built_in
     _services: dict[str, dict[str, AnnotatedService]] = field(default_factory=dict)
     _namespaces: dict[str, AnnotatedNamespace] = field(default_factory=dict)
 
@@ -75,6 +78,7 @@ class Cluster:
             self._namespaces.get(pod.ref.namespace),
             reads_standard=self.reads_standard,
             tenant=Tenant(pod.ref.namespace, self.peer_namespaces),
+            profiles=self.profiles,
         )
 
     def cgroup_uids(self, pod: Pod) -> tuple[str, ...]:
@@ -89,7 +93,8 @@ class Cluster:
 
     def enforces(self, namespace: str) -> bool:
         """Whether a namespace holds its pods to rules, also to such as cannot be read now."""
-        found = rules_of_pod("", {}, {}, (), self._namespaces.get(namespace))
+        space = self._namespaces.get(namespace)
+        found = rules_of_pod("", {}, {}, (), space, profiles=self.profiles)
         return bool(found.enforcing and (found.rules or found.unreadable))
 
     def put_pod(self, item: Mapping[str, Any]) -> set[str]:

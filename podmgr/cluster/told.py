@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Cluster, Pod, mapping, pod_of
 from podmgr.errors import RuleError
+from podmgr.rules.keys import bare_key
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import POD, Layer, Source
 
 EVENTS_LAST = timedelta(hours=1)  # kube-apiserver's --event-ttl, unless it is set
 
+_PROFILE = "profile"
 _HOOK = re.compile(r"\((?:.*, )?(\w+) hook")
 
 Item = Mapping[str, Any]
@@ -108,7 +110,7 @@ class Look:
             Told(pod, str(rule), str(source), State.BEATEN, _winner(rules, rule))
             for source, rule in sorted(rules.beaten, key=str)
         ]
-        rows += [_unreadable(pod, error) for error in rules.errors]
+        rows += [_unreadable(pod, error, notices or ()) for error in rules.errors]
         return rows + list(_others(pod, rows, notices or ()))
 
     def _held(self, pod: Pod, rule: Rule, source: Source, notices: Sequence[Notice] | None) -> Told:
@@ -203,11 +205,15 @@ def _winner(rules: PodRules, beaten: Rule) -> str:
     return ""
 
 
-def _unreadable(pod: Pod, error: RuleError) -> Told:
+def _unreadable(pod: Pod, error: RuleError, notices: Sequence[Notice]) -> Told:
+    """A profile that is not known here may be one of the node's own, unless that says so itself."""
     where = error.where or ""
     source = str(POD) if where == f"pod/{pod.ref.name}" else where
     message = error.message.removeprefix(f"{where}: ").removeprefix(f"{error.key}: ")
     rule = f"{error.key}={error.value}" if error.value else error.key
+    if bare_key(error.key) == _PROFILE and not any(notice.reason == reasons.FAILED for notice in notices):
+        message += ", here: the node may have it"
+        return Told(pod, rule, source, State.UNKNOWN, f"{message}; {error.tip}")
     return Told(pod, rule, source, State.UNREADABLE, f"{message}; {error.tip}")
 
 

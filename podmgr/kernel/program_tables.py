@@ -19,7 +19,7 @@ from podmgr.rules.peers import Prefix
 from podmgr.rules.tables import Term
 from podmgr.rules.timing import Timing
 
-_MOST_TERMS = 1_024
+_MOST_TERMS = 512
 _FOREVER_NS = 2**64 - 1
 
 _INDEX = struct.Struct("=I")

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
-import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError, printable
+from podmgr.errors import PermissionDeniedError, PodmgrError, printable
 from podmgr.programs import csource, vetting
 from podmgr.programs.spec import ProgramSource
 from podmgr.rules import distributions
@@ -52,7 +50,7 @@ def find_source(
         if hiding := _hiding(folder, name):
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
         return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
-    trusted = _trusted_users(settings)
+    trusted = vetting.trusted_users(settings)
     for path in _candidates(folder, name):
         content = _read(path, trusted, f"program {name}")
         if content is None:
@@ -62,7 +60,7 @@ def find_source(
         return _source(name, csource.plain(content), _headers(path, trusted, vmlinux))
     own = sorted(own for own in BUILT_IN_PROGRAMS if not _hiding(folder, own))
     known = ", ".join(own + _usable(folder, trusted))
-    problem = _no_folder(folder)
+    problem = vetting.why_no_folder(folder)
     raise PodmgrError(
         f"there is no program {name}" + (f": {problem}" if problem else ""),
         tip=f"put {name}.bpf.c into {folder}, or name another folder with --program-dir; known: {known}",
@@ -75,13 +73,14 @@ def find_table(name: str, settings: Settings) -> tuple[int, ...]:
     Raises PodmgrError if there is none, if others could have written it, or if it is malformed.
     """
     path = settings.program_dir / f"{name}.dist"
-    content = _read(path, _trusted_users(settings), f"distribution {name}")
+    content = _read(path, vetting.trusted_users(settings), f"distribution {name}")
     if content is None:
         names = ("uniform", *distributions.BUILT_IN)
         guess = next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
         known = (f"did you mean {guess}? " if guess else "") + ", ".join(names)
+        why = vetting.why_no_folder(settings.program_dir) or f"no {path}"
         raise PodmgrError(
-            f"there is no distribution {name}: {_no_folder(settings.program_dir) or 'no ' + str(path)}",
+            f"there is no distribution {name}: {why}",
             tip=f"put a table in netem's format there, or use one of podmgr's: {known}",
         )
     try:
@@ -91,22 +90,6 @@ def find_table(name: str, settings: Settings) -> tuple[int, ...]:
             f"{path} is no distribution: {error}",
             tip="netem's format: whole numbers, in 8192ths of the standard deviation, # for comments",
         ) from error
-
-
-def require_folder(settings: Settings) -> None:
-    """Raise UsageError if the program folder, which somebody has named, is none.
-
-    Without a program of one's own the default folder may be missing.
-    """
-    if problem := _no_folder(settings.program_dir):
-        raise UsageError(problem, tip="see --program-dir")
-
-
-def _no_folder(folder: Path) -> str:
-    try:
-        return "" if stat.S_ISDIR(folder.stat().st_mode) else f"{folder} is not a folder"
-    except OSError as error:
-        return f"{folder}: {error.strerror}"
 
 
 def _candidates(folder: Path, name: str) -> list[Path]:
@@ -175,15 +158,6 @@ def _source(name: str, content: bytes, read: Callable[[str], bytes | None]) -> P
     expanded = csource.expand(file, content, read)
     named = f'#line 1 "{file}"\n'.encode() + expanded  # for the lines of clang and of the verifier
     return ProgramSource(name, named, macros=csource.offered_macros(content))
-
-
-def _trusted_users(settings: Settings) -> frozenset[int]:
-    users = {0}
-    if settings.trusts_invoker:
-        sudo_uid = os.environ.get("SUDO_UID", "")
-        is_sudo = os.getuid() == 0 and sudo_uid.isascii() and sudo_uid.isdigit()
-        users.add(int(sudo_uid) if is_sudo else os.getuid())
-    return frozenset(users)
 
 
 def require_system(files: Iterable[str], name: str) -> None:

@@ -1,8 +1,6 @@
 """Who could have written a file: its owner, its group, and whoever may exchange a folder or link above it.
 
 A path is followed link by link, so that none leads through a place that somebody else can change.
-
-Apart from `find`, which alone uses it: who could have written a file is asked of any path.
 """
 
 from __future__ import annotations
@@ -16,7 +14,8 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from podmgr.errors import PermissionDeniedError, PodmgrError
+from podmgr.errors import PermissionDeniedError, PodmgrError, UsageError
+from podmgr.settings import Settings
 
 _ACCESS_LIST = "system.posix_acl_access"
 _COPY = (
@@ -24,6 +23,33 @@ _COPY = (
     "with --program-dir"
 )
 _MOST_LINKS = 40  # as the kernel follows
+
+
+def require_folder(settings: Settings) -> None:
+    """Raise UsageError if the program folder, which somebody has named, is none.
+
+    Without a program of one's own the default folder may be missing.
+    """
+    if problem := why_no_folder(settings.program_dir):
+        raise UsageError(problem, tip="see --program-dir")
+
+
+def why_no_folder(folder: Path) -> str:
+    """What is wrong with a folder; "" if it is one."""
+    try:
+        return "" if stat.S_ISDIR(folder.stat().st_mode) else f"{folder} is not a folder"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def trusted_users(settings: Settings) -> frozenset[int]:
+    """Who may have written what is in the program folder: root, and who named it on the command line."""
+    users = {0}
+    if settings.trusts_invoker:
+        sudo_uid = os.environ.get("SUDO_UID", "")
+        is_sudo = os.getuid() == 0 and sudo_uid.isascii() and sudo_uid.isdigit()
+        users.add(int(sudo_uid) if is_sudo else os.getuid())
+    return frozenset(users)
 
 
 def read(path: Path, trusted: Collection[int], *, most_bytes: int) -> bytes | None:

@@ -111,6 +111,8 @@ class Sight:
         """What the row's interfaces have counted on their sides; None if they cannot be looked at."""
         found = []
         for link in row.links:
+            if chain.is_watched(row, link):
+                continue
             if link.namespace not in self._traffic:
                 control = self.namespaces.traffic_control(link.namespace, row.cgroup)
                 self._traffic[link.namespace] = control.traffic() if control else {}
@@ -201,9 +203,9 @@ class Sight:
         held = {(link, item.priority) for link, item in self.filters_of(row)}
         if row.rule is None:  # as it was found
             return bool(held)
-        numbers = [number for number, _ in chain.places(row)]
         return bool(held) and all(
-            all((link, number) in held for number in numbers) or self._is_gone(link) for link in row.links
+            all((link, number) in held for number, _ in chain.places(row, link)) or self._is_gone(link)
+            for link in row.links
         )
 
     def _is_gone(self, link: Link) -> bool:

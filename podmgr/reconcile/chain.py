@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from podmgr.attachment import Attachment
+from podmgr.attachment import Attachment, Link
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import Rule, Stage
 
@@ -10,13 +10,14 @@ from podmgr.rules.rule import Rule, Stage
 # What frees packets from their socket comes before all else, since all before it sees them twice; then
 # what is enforced. What delays is last of all, so that nobody behind it takes its departure times back.
 _FREEING = 50
-_ENFORCED, _OTHERS = 51, 100
+_ENFORCED, _OTHERS = 51, 99
 _MOST_CUSTOM = 40  # further ones share the last place
 _DEPARTURE = 144  # for each stage two: what is enforced, and before it the others
 
 PRIORITIES = range(_FREEING, 150)
 DEPARTURES = range(_DEPARTURE, 150)  # of what needs fq
-FREES = 1  # the number of the filter whose program is to free, see bpf/freeing.h
+# The numbers of filters by which a program knows in which of its places it is (bpf/freeing.h, block.bpf.c).
+_ACTS, FREES, WATCHES = range(3)
 
 
 def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int:
@@ -31,9 +32,18 @@ def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int
     return base + stage + custom
 
 
-def places(row: Attachment) -> list[tuple[int, int]]:
-    """Where the row's program hangs on each of its interfaces: priorities, and the numbers by which the
+def places(row: Attachment, link: Link) -> list[tuple[int, int]]:
+    """Where the row's program hangs on one of its interfaces: priorities, and the numbers by which the
     program knows which of its places it is in.
     """
-    own = (row.priority or (priority(row.rule) if row.rule else _OTHERS), 0)
-    return [(_FREEING, FREES), own] if row.rule and template_of(row.rule).frees else [own]
+    if row.rule is None:
+        return [(row.priority or _OTHERS, _ACTS)]
+    own = (row.priority or priority(row.rule), _ACTS)
+    if is_watched(row, link):  # behind what blocks there, which nothing that is seen shall have passed
+        return [(own[0] + Stage.LOSS - Stage.BLOCK, WATCHES)]
+    return [(_FREEING, FREES), own] if template_of(row.rule).frees else [own]
+
+
+def is_watched(row: Attachment, link: Link) -> bool:
+    """Whether its program only looks at what passes this side of the interface."""
+    return row.rule is not None and row.rule.watches_back and link.side is not row.direction

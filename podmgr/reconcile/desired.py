@@ -208,9 +208,10 @@ class Desiring:
             if whole is None:
                 return None
             place = self._place(target, whole, is_enforced=sourced.is_enforced)
-            note = f"stands for '{rule.key}=... rtt': here only what leaves can be delayed, by the whole time"
+            note = rule.note_on_egress_alone
             note += "; run --net delays both ways" if target.starts_here else ""
-            return _Placed(sourced._replace(rule=whole), place._replace(note=note))
+            notes = "; ".join(filter(None, (note, place.note)))
+            return _Placed(sourced._replace(rule=whole), place._replace(note=notes))
         return _Placed(sourced, self._place(target, rule, is_enforced=sourced.is_enforced))
 
     def _wanted(

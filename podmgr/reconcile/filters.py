@@ -65,7 +65,7 @@ class Filters(NamedTuple):
                 continue
             pin = Path(pin_of(self.settings, row).program)
             try:
-                for number, class_id in chain.places(row):
+                for number, class_id in chain.places(row, link):
                     control.add_filter(link.index, link.side, number, row.program_id or 0, pin, class_id)
             except PodmgrError as error:
                 complaints[row] = _refused(row, error)

@@ -39,6 +39,11 @@ class Lookup(NamedTuple):
         return needs_table(self.rule, self.group)
 
     @property
+    def is_known(self) -> bool:
+        """Whether all names in its match were looked up."""
+        return all(peer in self.peers for peer in self.rule.match.names)
+
+    @property
     def is_none(self) -> bool:
         return not self.is_matched and self.rule.timing == ALWAYS
 
@@ -59,11 +64,14 @@ def _group_of(sourced: SourcedRule) -> object:
 
 
 def tell(settings: Settings, wanted: Mapping[Attachment, Lookup]) -> Failures:
-    """Write what each row's program looks up, where it differs; those for which it cannot be done."""
+    """Write what each row's program looks up, where it differs; those for which it cannot be done.
+
+    A row whose names could not be looked up keeps what its program knows: all of it, as it belongs together.
+    """
     failures: Failures = []
     starts: dict[str, Starts] = {}
     for row, lookup in wanted.items():
-        if lookup.is_none:
+        if lookup.is_none or not lookup.is_known:
             continue
         try:
             _tell(settings, row, lookup, starts)

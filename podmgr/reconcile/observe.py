@@ -14,7 +14,7 @@ from podmgr.kernel import bpf_syscall, starts
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Traffic
-from podmgr.reconcile import ledger
+from podmgr.reconcile import chain, ledger
 from podmgr.reconcile.actual import Sight, pin_of, recorded, sees_all, unknown_pins
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.rules.kinds import template_of
@@ -133,7 +133,7 @@ def bypassed(outcomes: Iterable[Outcome], settings: Settings, seconds: float) ->
 def bypassed_text(item: Observed) -> str:
     """What there is to say of a program that nothing reaches."""
     row = item.attachment
-    link = row.links[0]
+    link = next(link for link in row.links if not chain.is_watched(row, link))
     return (
         f"'{row.rule}' is attached, but packets pass it by: {link.name} counts them, its program does not; "
         f"a filter or a tcx program before it ends the chain (tc filter show dev {link.name} {link.side}, "

@@ -154,7 +154,8 @@ class Networks:
             if is_on_sending_side and rule.direction is Direction.INGRESS:
                 links += [self._host_side(rule, item, namespace) for item in chosen]
             else:
-                links += [Link(namespace, item.index, rule.direction, item.name) for item in chosen]
+                sides = tuple(Direction) if rule.watches_back else (rule.direction,)
+                links += [Link(namespace, item.index, side, item.name) for item in chosen for side in sides]
         return tuple(sorted(links))
 
     def _chosen(
@@ -333,7 +334,7 @@ def _default_hook(rule: Rule, network: Callable[[], _Network]) -> Hook:
 
 def _has_second_choice(rule: Rule) -> bool:
     """Whether the cgroup hook will do, though not as well: only if nobody asked for another place."""
-    return rule.place == ANYWHERE and template_of(rule).second_choice is Hook.CGROUP
+    return rule.place == ANYWHERE and template_of(rule).second_choice is Hook.CGROUP and not rule.needs_tc
 
 
 def _may_move(rule: Rule) -> bool:

@@ -3,12 +3,13 @@
 A whole transaction looks at the kernel for a hundred pods, and compiles; a peer that moves must be met within
 a tenth of a second.
 
-Apart from `watch.podsync`, which alone uses it: it writes into maps, and decides nothing.
+It writes into maps, and decides nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from podmgr.attachment import Attachment, Wish
 from podmgr.reconcile import ledger
@@ -17,6 +18,13 @@ from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.outcome import Failures
 from podmgr.rules.tables import Peers, is_moved
 from podmgr.settings import Settings
+
+
+class Moved(NamedTuple):
+    """What a target's rules name, as its programs were told last, and now."""
+
+    before: Peers
+    now: Peers
 
 
 def refresh(wishes: Iterable[tuple[Wish, Peers]], settings: Settings) -> Failures:

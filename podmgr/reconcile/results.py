@@ -39,7 +39,10 @@ def outcomes_of(plan: Plan, desired: Desired) -> list[Outcome]:
             )
         return outcome_of(row, action)._replace(note=notes.get(row.identity, ""))
 
-    outcomes = [outcome(row, Action.UNCHANGED) for row in plan.unchanged]
+    anew = {identity for identity, lookup in desired.lookups.items() if lookup.begins_anew}
+    outcomes = [
+        outcome(row, Action.REPLACED if row.identity in anew else Action.UNCHANGED) for row in plan.unchanged
+    ]
     outcomes += [
         outcome(row, Action.REPLACED if row.slot in plan.replaced else Action.ATTACHED) for row in plan.attach
     ]

@@ -15,7 +15,9 @@ from podmgr.rules.annotations import unknown_keys
 from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import ENFORCE, PREFIX, bare_key, is_own_key
 from podmgr.rules.precedence import AnnotatedNamespace
+from podmgr.rules.profiles import rules_of_built_in
 from podmgr.rules.timing import ALWAYS, Fail, with_option
+from podmgr.rules.words import Profiles
 
 Changes = Mapping[str, str | None]  # by key; None removes
 
@@ -39,7 +41,13 @@ def is_change(word: str) -> bool:
     return "=" in word or word.endswith("-")
 
 
-def read(words: Sequence[str], *, lasts: str | None = None, for_namespaces: bool = False) -> list[Change]:
+def read(
+    words: Sequence[str],
+    *,
+    lasts: str | None = None,
+    for_namespaces: bool = False,
+    profiles: Profiles = rules_of_built_in,
+) -> list[Change]:
     """The changes that words say, each rule of them with `for=` if it `lasts` so long.
 
     Raises UsageError, and RuleError for what the grammar cannot read.
@@ -56,7 +64,7 @@ def read(words: Sequence[str], *, lasts: str | None = None, for_namespaces: bool
         with_option(ALWAYS, "for", lasts, _fail_of_for(lasts))
     changes: dict[str, Change] = {}
     for word in words:
-        change = _change(word, lasts, for_namespaces)
+        change = _change(word, lasts, for_namespaces, profiles)
         if change.key in changes:
             raise UsageError(f"{change.key} is given twice", tip="each key once; several rules of one with ;")
         changes[change.key] = change
@@ -74,7 +82,7 @@ def _fail_of_for(lasts: str) -> Fail:
     return fail
 
 
-def _change(word: str, lasts: str | None, for_namespaces: bool) -> Change:
+def _change(word: str, lasts: str | None, for_namespaces: bool, profiles: Profiles) -> Change:
     key, equals, value = word.partition("=")
     key = (key if equals else word[:-1]).strip().lower()
     prefixed = key if key.startswith(PREFIX) else PREFIX + key
@@ -86,10 +94,10 @@ def _change(word: str, lasts: str | None, for_namespaces: bool) -> Change:
     if prefixed == ENFORCE:
         AnnotatedNamespace("", {ENFORCE: value}).check()
         return Change(prefixed, value.lower())
-    parse_value(key, value)  # first as it was written, so that an error shows its own columns
+    parse_value(key, value, profiles)  # first as it was written, so that an error shows its own columns
     if lasts is not None:
         value = lasting(value, lasts)
-        parse_value(key, value)
+        parse_value(key, value, profiles)
     return Change(prefixed, value)
 
 
@@ -128,13 +136,15 @@ def applied(
     return found
 
 
-def left_unread(annotations: Mapping[str, str], *, is_pods: bool) -> list[RuleError]:
+def left_unread(
+    annotations: Mapping[str, str], *, is_pods: bool, profiles: Profiles = rules_of_built_in
+) -> list[RuleError]:
     """What of an object's annotations podmgr cannot read as they would stand then."""
     errors: list[RuleError] = list(unknown_keys(annotations, is_pods=is_pods))
     for key, value in annotations.items():
         if is_own_key(key) and bare_key(key) is not None:
             try:
-                parse_value(key, value)
+                parse_value(key, value, profiles)
             except RuleError as error:
                 errors.append(error)
     return errors

@@ -2,6 +2,8 @@
 
 Pure. `parse_value` reads one annotation, `parse_rule_option` one `KEY=VALUE`; for every rule,
 `parse_rule_option(str(rule)) == (rule,)`. What is particular to a kind is read by its file in `kinds`.
+A profile's name is read as the rules that it stands for, by a function that is given: of podmgr's own
+profiles, unless who calls knows of more.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 from podmgr.errors import RuleError, UsageError, printable
 from podmgr.rules.keys import KEYS, PREFIX, bare_key
 from podmgr.rules.kinds import BY_KEY, KINDS
-from podmgr.rules.rule import CollisionKey, Rule
-from podmgr.rules.words import Words, closest
+from podmgr.rules.profiles import rival_of, rivalry, rules_of_built_in
+from podmgr.rules.rule import Rule
+from podmgr.rules.words import Profiles, Words, closest
 
 _MAX_VALUE_CHARACTERS = 4_096
 
 
-def parse_rule_option(text: str) -> tuple[Rule, ...]:
+def parse_rule_option(text: str, profiles: Profiles = rules_of_built_in) -> tuple[Rule, ...]:
     """The rules in one `--rule KEY=VALUE`. Raises RuleError or UsageError."""
     key, equals, value = text.partition("=")
     key = key.strip().lower()
@@ -33,10 +36,10 @@ def parse_rule_option(text: str) -> tuple[Rule, ...]:
             f"{printable(key)[:80]} has no value",
             tip=f"write '{bare}=...': {BY_KEY[bare].form}",
         )
-    return parse_value(key, value)
+    return parse_value(key, value, profiles)
 
 
-def parse_value(key: str, value: str) -> tuple[Rule, ...]:
+def parse_value(key: str, value: str, profiles: Profiles = rules_of_built_in) -> tuple[Rule, ...]:
     """The rules of one annotation. `key` is one of ours, bare or prefixed.
 
     Raises RuleError with the column of the first thing that is wrong, and for two rules of the
@@ -54,24 +57,20 @@ def parse_value(key: str, value: str) -> tuple[Rule, ...]:
             column=_MAX_VALUE_CHARACTERS + 1,
             expected=f"at most {_MAX_VALUE_CHARACTERS} characters: {kind.form}",
         )
-    rules: dict[CollisionKey, Rule] = {}
+    rules: list[Rule] = []
     start = 0
     for piece in value.split(";"):
-        words = Words(key, value, start, start + len(piece), kind.form)
+        words = Words(key, value, start, start + len(piece), kind.form, profiles)
         start += len(piece) + 1
         if words.done():
             continue
         column = words.column
-        for rule in kind.parse(words):
-            other = rules.setdefault(rule.collision_key, rule)
-            if other is not rule:
-                raise RuleError(
-                    f"'{rule.value}' collides with '{other.value}'",
-                    key=key,
-                    value=value,
-                    column=column,
-                    expected="each rule once" if rule == other else f"one {rule.kind} rule per direction",
-                )
+        read = kind.parse(words)
+        for rule in read:
+            if other := rival_of(rule, rules):
+                problem, expected = rivalry(rule, other, lambda shown: shown.value)
+                raise RuleError(problem, key=key, value=value, column=column, expected=expected)
+        rules += read
     if not rules:
         raise RuleError("no rule", key=key, value=value, column=1, expected=kind.form)
-    return tuple(rules.values())
+    return tuple(rules)

@@ -31,6 +31,8 @@ def require_possible(rule: Rule, hook: Hook) -> None:
             f"'{rule}' is for the cgroup hook, which knows no interfaces",
             tip='leave interface= out, or use SEC("tc")',
         )
+    if rule.needs_tc:
+        raise PodmgrError(f"'{rule}' cannot act at the cgroup hook: {rule.needs_tc}", tip="hook=tc can")
     if template_of(rule).needs_fq and rule.direction is Direction.INGRESS:
         raise PodmgrError(
             f"'{rule}' cannot delay what arrives: the cgroup hook has no departure times on ingress",
@@ -45,6 +47,8 @@ def without_fq(rule: Rule) -> str:
 
 def at_cgroup(rule: Rule) -> str:
     """What to write for the same at the cgroup hook; "" if it cannot be had."""
+    if rule.needs_tc:
+        return ""
     needs_fq = template_of(rule).needs_fq
     if needs_fq and (rule.brings_program or rule.direction is Direction.INGRESS):
         return ""

@@ -107,6 +107,20 @@ class Match(NamedTuple):
         return [f"{name}={','.join(map(_text_of(name), values))}" for name, values in fields if values]
 
 
+def explained(match: Match) -> list[tuple[str, str]]:
+    """The match as a (label, text) row; none if it is everything."""
+    words = {
+        "with ": match.peers,
+        "not with ": match.excepts,
+        "the peer's port ": match.ports,
+        "the pod's port ": match.local_ports,
+        "": [name_of(number) for number in match.protocols],
+        "of container ": match.containers,
+    }
+    parts = [said + " or ".join(map(str, values)) for said, values in words.items() if values]
+    return [("packets", "; ".join(parts))] if parts else []
+
+
 OPTIONS = ("peer", "except", "port", "local-port", "proto", "container")
 EVERYTHING = Match()
 

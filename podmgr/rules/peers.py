@@ -107,8 +107,11 @@ def prefix_of(text: str) -> Prefix:
 
     address, _, bits = text.partition("/")
     parsed = ip_address(address)
+    length = int(bits or parsed.max_prefixlen)
+    if not 0 <= length <= parsed.max_prefixlen:
+        raise ValueError(f"no address has {length} bits")
     content = bytes([parsed.version]) + parsed.packed.ljust(16, b"\0")
-    return Prefix(content, _FAMILY_BITS + int(bits or parsed.max_prefixlen))
+    return Prefix(content, _FAMILY_BITS + length)
 
 
 def in_namespace(peer: Peer, namespace: str) -> Peer:

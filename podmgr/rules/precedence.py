@@ -1,9 +1,9 @@
 """Which rules hold on a pod: its own annotations, over its services', over its namespace's.
 
 Pure. A stronger layer beats a weaker one per collision key; of two services that collide the
-older one (creationTimestamp, then name) wins, with a warning. A namespace that enforces its
-rules is no layer: they hold beside all others. An annotation that cannot be read is reported
-and stops no other.
+older one (creationTimestamp, then name) wins, with a warning. What a profile stands for has the
+lowest rank in its layer. A namespace that enforces its rules is no layer: they hold beside all
+others. An annotation that cannot be read is reported and stops no other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from podmgr.rules.keys import (
     annotation_values,
     bare_key,
 )
+from podmgr.rules.kinds import BY_KEY
 from podmgr.rules.peers import Tenant
+from podmgr.rules.profiles import is_replaced, rules_of_built_in
 from podmgr.rules.rule import CollisionKey, Rule
 from podmgr.rules.source import POD, STANDARD, Layer, Source, SourcedRule
+from podmgr.rules.words import Profiles
 
 MAX_RULES = 32  # of one pod, besides enforced ones: a cgroup has room for 64 programs a direction
 
@@ -59,6 +62,15 @@ class AnnotatedNamespace(NamedTuple):
         A value that is neither true nor false counts as true: a slip shall lift no limit.
         """
         return self.annotations.get(ENFORCE, "false").strip().lower() != "false"
+
+    @property
+    def errors(self) -> list[RuleError]:
+        """Why it cannot be told whether it enforces."""
+        try:
+            self.check()
+        except RuleError as error:
+            return [error.on(f"namespace/{self.name}")]
+        return []
 
     def check(self) -> None:
         """Raise RuleError if it cannot be told whether it enforces."""
@@ -105,24 +117,22 @@ def rules_of_pod(
     kind: str = "pod",
     reads_standard: bool = False,
     tenant: Tenant | None = None,
+    profiles: Profiles = rules_of_built_in,
 ) -> PodRules:
     """The rules for one pod, from its annotations and those of its namespace and its services.
 
     `kind` is what errors call it: a workload's, where its pod template is all there is.
     `reads_standard`: also from Kubernetes' own annotations of the pod, which all others beat.
     `tenant` says which names its rules may have; None: any.
+    `profiles` says what the name of one stands for.
     """
-    errors: list[RuleError] = []
+    errors = namespace.errors if namespace is not None else []
     warnings: list[str] = []
     unreadable: set[tuple[Source, str]] = set()
     winners: dict[CollisionKey, SourcedRule] = {}
     enforced: dict[Rule, SourcedRule] = {}
     beaten: set[tuple[Source, Rule]] = set()
-    if namespace is not None:
-        try:
-            namespace.check()
-        except RuleError as error:
-            errors.append(error.on(f"namespace/{namespace.name}"))
+    found: list[tuple[_Annotated, Rule]] = []
     where = f"{kind}/{name}"
     layers = list(_layers(where, annotations, labels, services, namespace))
     if reads_standard and annotations.keys() & STANDARD_KEYS.keys():
@@ -133,27 +143,26 @@ def rules_of_pod(
             errors += [error.on(layer.where) for error in unknown_keys(layer.annotations, is_pods=is_pods)]
         for key, value in _values(layer):
             try:
-                rules = _read(key, value)
+                rules = _read(key, value, profiles)
                 _require_own_names(key, value, rules, tenant)
+                found += [(layer, rule) for rule in rules]
             except RuleError as error:
                 errors.append(error.on(layer.where))
-                unreadable.add((layer.source, bare_key(key) or key))
-                continue
-            for rule in rules:
-                if not layer.may_be_beaten:
-                    enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
-                    continue
-                if rule.collision_key not in winners and len(winners) == MAX_RULES:
-                    warnings.append(
-                        f"{layer.where}: '{rule}' is left out: a pod has {MAX_RULES} rules at most"
-                    )
-                    continue
-                winner = winners.setdefault(rule.collision_key, SourcedRule(rule, layer.source))
-                if winner.source != layer.source:
-                    beaten.add((layer.source, rule))
-                if layer.source != winner.source and _are_services(layer.source, winner.source):
-                    loser = f"{layer.where}: '{rule}'"
-                    warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
+                unreadable |= {(layer.source, lost) for lost in _unread(key, layer)}
+    for layer, rule in sorted(found, key=_rank):
+        if not layer.may_be_beaten:
+            if not (rule.of_profile and is_replaced(rule, enforced)):
+                enforced[rule] = SourcedRule(rule, layer.source, is_enforced=True)
+            continue
+        if rule.collision_key not in winners and len(winners) == MAX_RULES:
+            warnings.append(f"{layer.where}: '{rule}' is left out: a pod has {MAX_RULES} rules at most")
+            continue
+        winner = winners.setdefault(rule.collision_key, SourcedRule(rule, layer.source))
+        if winner.source != layer.source:
+            beaten.add((layer.source, rule))
+        if layer.source != winner.source and _are_services(layer.source, winner.source):
+            loser = f"{layer.where}: '{rule}'"
+            warnings.append(f"{loser} gives way to '{winner.rule}' of {winner.source}")
     others = [sourced for sourced in winners.values() if sourced.rule not in enforced]
     return PodRules(
         (*others, *enforced.values()),
@@ -189,11 +198,31 @@ def _values(layer: _Annotated) -> list[tuple[str, str]]:
     return [(key, layer.annotations[key]) for key in STANDARD_KEYS if key in layer.annotations]
 
 
-def _read(key: str, value: str) -> tuple[Rule, ...]:
+def _rank(found: tuple[_Annotated, Rule]) -> tuple[int, bool]:
+    """The strongest first; within a layer, also that of several services, what a profile stands for last."""
+    layer, rule = found
+    return (-layer.source.strength, bool(rule.of_profile))
+
+
+def _unread(key: str, layer: _Annotated) -> set[str]:
+    """The keys of rules that an annotation which cannot be read may be.
+
+    What a profile would have set stays, but not over what the layer itself says now; where rules are
+    enforced also over that, since a slip shall lift none.
+    """
+    bare = bare_key(key) or key
+    kind = BY_KEY.get(bare)
+    if kind is None or not kind.stands_for:
+        return {bare}
+    written = {bare_key(other) for other, _ in _values(layer)} if layer.may_be_beaten else set()
+    return set(kind.stands_for) - written
+
+
+def _read(key: str, value: str, profiles: Profiles) -> tuple[Rule, ...]:
     """The rules of one annotation, podmgr's or a standard one."""
     _require_text(key, value)
     if key not in STANDARD_KEYS:
-        return parse_value(key, value)
+        return parse_value(key, value, profiles)
     try:
         return (STANDARD_KEYS[key](value),)
     except ValueError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, NamedTuple, Self
 
+from podmgr.rules import match, timing
 from podmgr.rules.match import EVERYTHING, Match
 from podmgr.rules.timing import ALWAYS, Timing
 
@@ -37,14 +38,15 @@ class Stage(IntEnum):
     rate first, to which a delay adds, and then what is late beyond it.
     """
 
-    LOSS = 0
-    CUSTOM = 1
-    CORRUPT = 2
-    DUPLICATE = 3
-    RATE = 4
-    DEPARTURE = 5
-    DELAY = 6
-    REORDER = 7
+    BLOCK = 0
+    LOSS = 1
+    CUSTOM = 2
+    CORRUPT = 3
+    DUPLICATE = 4
+    RATE = 5
+    DEPARTURE = 6
+    DELAY = 7
+    REORDER = 8
 
 
 class Place(NamedTuple):
@@ -141,6 +143,7 @@ class Rule(ABC):
     match: Match = field(default=EVERYTHING, kw_only=True)
     timing: Timing = field(default=ALWAYS, kw_only=True)
     is_shadow: bool = field(default=False, kw_only=True)  # it counts, and touches nothing
+    of_profile: str = field(default="", compare=False, kw_only=True)  # of which it is a part
 
     @property
     @abstractmethod
@@ -168,9 +171,24 @@ class Rule(ABC):
         return None
 
     @property
+    def needs_tc(self) -> str:
+        """Why it cannot act at the cgroup hook, where others of its kind can; "" if it can."""
+        return ""
+
+    @property
+    def watches_back(self) -> bool:
+        """Whether its program, at tc, also looks at what goes the other way: see CLASS_WATCHES in bpf/."""
+        return False
+
+    @property
     def on_egress_alone(self) -> Rule | None:
         """What stands for the rule where only what leaves can be delayed; None: another rule does already."""
         return self
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        """Why another rule stands for it there."""
+        return ""
 
     @classmethod
     def macros_of(cls, rules: Sequence[Self]) -> Macros:
@@ -207,6 +225,11 @@ class Rule(ABC):
         """Those that every kind has, as they are written."""
         shadow = ["mode=shadow"] if self.is_shadow else []
         return [*self.match.words, *self.timing.words, *shadow, *self.place.words]
+
+    def explain_options(self) -> list[tuple[str, str]]:
+        """What the options of every kind mean, as (label, text) rows."""
+        shadow = [("mode", "shadow: it counts what it would do, and touches nothing")]
+        return [*match.explained(self.match), *timing.explained(self.timing), *(shadow * self.is_shadow)]
 
     @property
     def value(self) -> str:

@@ -17,7 +17,7 @@ from podmgr.rules.rule import Rule
 from podmgr.rules.timing import ALWAYS
 
 MAX_PREFIXES = 32_768  # of one table: half of what its map holds, so that a change finds room beside it
-MAX_TERMS_OF_A_TABLE = 512  # also half
+MAX_TERMS_OF_A_TABLE = 256  # also half
 MAX_RULES = 32  # that may hide each other
 
 _ALL_PORTS = Ports(0, 65_535)

@@ -55,6 +55,20 @@ class Timing(NamedTuple):
         return min(ends, default=None)
 
 
+def explained(timing: Timing) -> list[tuple[str, str]]:
+    """The times as a (label, text) row; none if it is always in force."""
+    parts = []
+    if timing.after_ns:
+        parts.append(f"from {format_long_time(timing.after_ns)} after it is attached")
+    if timing.for_ns:
+        parts.append(f"for {format_long_time(timing.for_ns)}")
+    if timing.every_ns:
+        parts.append(f"again every {format_long_time(timing.every_ns)}")
+    if timing.until_ns:
+        parts.append(f"not from {_format_until(timing.until_ns)} on")
+    return [("in force", ", ".join(parts))] if parts else []
+
+
 OPTIONS = ("after", "for", "every", "until")
 ALWAYS = Timing()
 

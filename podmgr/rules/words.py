@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from podmgr.errors import RuleError
+from podmgr.errors import PodmgrError, RuleError
+from podmgr.rules.match import EVERYTHING
 from podmgr.rules.options import Common, CommonReader
-from podmgr.rules.rule import Direction, Hook
+from podmgr.rules.rule import Direction, Hook, Rule
 from podmgr.rules.units import TIME_UNITS, format_number, format_time, parse_number, scaled
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?[0-9.]+)([A-Za-z%][A-Za-z%/]*)", re.ASCII)
@@ -24,6 +25,7 @@ _WAYS = (*Direction, _BOTH, "rtt")
 
 Fail = Callable[[str, str], RuleError]
 Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
+Profiles = Callable[[str], Sequence[Rule]]  # what a profile's name stands for; raises PodmgrError
 
 
 def closest(word: str, names: Iterable[str]) -> str | None:
@@ -31,10 +33,21 @@ def closest(word: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word[:80], list(names), n=1)), None)
 
 
-class Words:
-    """The words of one rule inside a value, read from left to right, each with its column."""
+def no_profiles(name: str) -> Sequence[Rule]:
+    """There are none here."""
+    raise PodmgrError(f"no profile {name!r} here", tip="profiles do not include others")
 
-    def __init__(self, key: str, value: str, start: int, end: int, form: str) -> None:
+
+class Words:
+    """The words of one rule inside a value, read from left to right, each with its column.
+
+    `profiles` says what the name of one stands for.
+    """
+
+    def __init__(
+        self, key: str, value: str, start: int, end: int, form: str, profiles: Profiles = no_profiles
+    ) -> None:
+        self.profiles = profiles
         self._key = key
         self._value = value
         self._end = end
@@ -165,11 +178,15 @@ class Words:
         return tuple(Direction) if word == _BOTH else (Direction(word),)
 
     def options(
-        self, own: Mapping[str, Reader], *, hooks: Sequence[Hook] = tuple(Hook)
+        self,
+        own: Mapping[str, Reader],
+        *,
+        hooks: Sequence[Hook] = tuple(Hook),
+        takes_match: bool = True,
     ) -> tuple[dict[str, Any], Common]:
         """The `name=value` words that end a rule: the kind's own, by their readers, and the common ones.
 
-        `hooks` are those at which such a rule can act.
+        `hooks` are those at which such a rule can act; one that takes no match is about all packets.
         """
         values: dict[str, Any] = {}
         common = CommonReader(self.fail)
@@ -181,6 +198,9 @@ class Words:
                     raise self.fail(
                         f"such a rule cannot act at the {hook} hook", f"hook={hooks[0]}, or without hook="
                     )
+                if not takes_match and common.found.match != EVERYTHING:
+                    option = word.partition("=")[0].lower()
+                    raise self.fail(f"such a rule is about all packets: no {option}=", self._form)
                 continue
             name, equals, text = word.partition("=")
             name = name.lower()

@@ -23,6 +23,7 @@ from podmgr.cluster.this_node import find_node
 from podmgr.errors import PodmgrError
 from podmgr.kernel.cgroups import find_root
 from podmgr.kernel.pod_cgroups import PodIndex
+from podmgr.programs.profiles import finder
 from podmgr.reconcile import ledger
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.outcome import Action, Outcome, Report
@@ -200,7 +201,11 @@ class ClusterWishes:
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:
         """The services and namespaces that matter to these pods."""
-        cluster = Cluster(reads_standard=self.reads_standard, peer_namespaces=self.peer_namespaces)
+        cluster = Cluster(
+            reads_standard=self.reads_standard,
+            peer_namespaces=self.peer_namespaces,
+            profiles=finder(self.settings),
+        )
         services: list[workloads.Item] = []
         for namespace in sorted({pod.ref.namespace for pod in pods}):
             services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]

@@ -19,7 +19,9 @@ from podmgr.errors import PodmgrError, RuleError, UnknownKeyError, UsageError, p
 from podmgr.rules.annotations import hints
 from podmgr.rules.keys import KEYS, PREFIX, STANDARD_KEYS, is_own_key
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, NotText, PodRules, rules_of_pod
+from podmgr.rules.profiles import rules_of_built_in
 from podmgr.rules.source import POD, parse_source
+from podmgr.rules.words import Profiles
 
 _MOST_SHOWN = 1_000  # characters of what is no text
 _TIP = "-f takes a manifest, or - for standard input"
@@ -76,11 +78,13 @@ def read_pods(
     namespace: str | None = None,
     *,
     reads_standard: bool = False,
+    profiles: Profiles = rules_of_built_in,
     warn: Callable[[str], None] = lambda _: None,
 ) -> list[ManifestPod]:
     """The pods of these manifests (`-` is standard input), with their rules, of which there is one or more.
 
-    `namespace` is that of objects that name none ("default" if it is None). `warn` is told of rules
+    `namespace` is that of objects that name none ("default" if it is None). `profiles` says what the
+    name of one stands for. `warn` is told of rules
     that hold on none of the pods; if a namespace is given, of that one.
 
     Raises PodmgrError if a file cannot be read, or if there is no pod in them.
@@ -95,7 +99,7 @@ def read_pods(
     for item in items:
         if namespace in (None, item.namespace(default)) and (why := _unused(item, templates, default)):
             warn(f"{item.where}: {why}")
-    return [_pod(item, template, items, default, reads_standard) for item, template in templates]
+    return [_pod(item, template, items, default, reads_standard, profiles) for item, template in templates]
 
 
 def _unused(item: _Item, templates: Sequence[tuple[_Item, Mapping[str, Any]]], default: str) -> str:
@@ -126,6 +130,7 @@ def _pod(
     items: Sequence[_Item],
     default_namespace: str,
     reads_standard: bool,
+    profiles: Profiles,
 ) -> ManifestPod:
     where = item.where
     metadata = mapping(template.get("metadata"))
@@ -150,6 +155,7 @@ def _pod(
         AnnotatedNamespace(namespace, _annotations(spaces[0].metadata)) if spaces else None,
         kind=item.kind.lower(),
         reads_standard=reads_standard,
+        profiles=profiles,
     )
     sources = [
         (POD, where, metadata),

@@ -10,6 +10,7 @@ from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.errors import PodmgrError, UsageError
 from podmgr.kernel import cgroups
 from podmgr.kernel.pod_cgroups import PodIndex
+from podmgr.programs.profiles import finder
 from podmgr.reconcile.outcome import Action, Outcome, Report
 from podmgr.rules.keys import KEYS
 from podmgr.rules.peers import require_no_names
@@ -85,7 +86,11 @@ def from_manifests(
     from podmgr.targets import manifests  # 3 ms, and only -f needs it
 
     there = manifests.read_pods(
-        paths, namespace, reads_standard=reads_standard, warn=lambda line: report(f"warning: {line}")
+        paths,
+        namespace,
+        reads_standard=reads_standard,
+        profiles=finder(settings),
+        warn=lambda line: report(f"warning: {line}"),
     )
     pods = _chosen(there, chosen, namespace, ", ".join(paths))
     if places and len(pods) > 1:

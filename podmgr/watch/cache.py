@@ -18,6 +18,8 @@ from podmgr.cluster.informer import Informer
 from podmgr.cluster.objects import Cluster
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
+from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.words import Profiles
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
 
@@ -40,12 +42,15 @@ class Cache:
         *,
         reads_standard: bool = False,
         peer_namespaces: frozenset[str] = frozenset(),
+        profiles: Profiles = rules_of_built_in,
     ) -> None:
         self._connect = connect
         self._on_change = on_change
         self._journal = journal
         self._stopping = stopping
-        self._cluster = Cluster(reads_standard=reads_standard, peer_namespaces=peer_namespaces)
+        self._cluster = Cluster(
+            reads_standard=reads_standard, peer_namespaces=peer_namespaces, profiles=profiles
+        )
         self._lock = threading.Lock()  # over the cluster
         self._informers: list[Informer] = []
 

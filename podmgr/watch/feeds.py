@@ -109,8 +109,12 @@ class Feeds:
 
     def _heard(self, part: Part, look: Look) -> None:
         """Of a namespace, until the whole is there, which may be ahead of it."""
-        if part == part.whole or not self._is_listed(part.whole):
-            self.hear(part, look)
+        self.hear(
+            part,
+            lambda directory: (
+                look(directory) if part == part.whole or not self._is_listed(part.whole) else []
+            ),
+        )
 
 
 def chosen(parts: Collection[Part], followed: Collection[Part]) -> set[Part]:
@@ -148,5 +152,4 @@ class _Sink:
         self._tell(lambda directory: directory.remove(self.part.resource, item))
 
     def _tell(self, look: Look) -> None:
-        if not self.stopping.is_set():
-            self.hear(self.part, look)
+        self.hear(self.part, lambda directory: [] if self.stopping.is_set() else look(directory))

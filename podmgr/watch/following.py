@@ -22,9 +22,11 @@ from podmgr.cluster.directory import Change, Directory, Part
 from podmgr.cluster.names import name_all, names_of
 from podmgr.cluster.peers import UNKNOWN, Resolved, concerns, may_not_be_seen, parts_of, resolve
 from podmgr.errors import PodmgrError
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry, in_namespace
+from podmgr.rules.peers import in_namespace
 from podmgr.rules.rule import Rule
+from podmgr.rules.tables import Peers
 from podmgr.watch.feeds import Feeds, Look
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
@@ -38,8 +40,7 @@ _FLOOD = 256  # changes at once, above which it is not looked whom each concerns
 
 NONE_BY_HAND: Mapping[str, Sequence[Rule]] = MappingProxyType({})
 
-Peers = Mapping[Peer, tuple[Entry, ...]]
-Refresh = Callable[[Mapping[str, Peers]], None]  # by the UID of a pod, all that its rules name
+Refresh = Callable[[Mapping[str, Moved]], None]  # by the UID of a pod
 
 
 @dataclass(slots=True)
@@ -59,7 +60,16 @@ class _State:
     names: dict[str, _Names] = field(default_factory=dict)
     found: dict[Peer, Resolved] = field(default_factory=dict)
     stale: set[Peer] = field(default_factory=set)  # among `found`
-    suspects: set[str] = field(default_factory=set)  # pods that may have been written what is not so any more
+    suspects: set[str] = field(default_factory=set)  # pods in whose maps may be what is not so any more
+    unsettled: set[str] = field(default_factory=set)  # pods that need more: rules come or go, or words
+
+    def naming(self, peer: Peer) -> set[str]:
+        """The pods that name a peer, which has its namespace."""
+        return {
+            uid
+            for uid, names in self.names.items()
+            if any(in_namespace(other, names.namespace) == peer for other in names.peers)
+        }
 
 
 class Following:
@@ -144,11 +154,11 @@ class Following:
         if is_new:
             gone = self._feeds.require(parts)
             with self._news:
+                self._look_again()
                 for part in gone:
                     state.directory.forget(part)
                 for peer in state.found.keys() - named:
                     del state.found[peer]
-                state.stale &= state.found.keys()
             if parts and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="names", daemon=True)
                 self._thread.start()
@@ -166,6 +176,7 @@ class Following:
         if item.pod is None:
             return item
         with self._news:
+            self._look_again()
             named = name_all(item.rules.rules, others, item.pod.ref.namespace, self._find)
         if not named.peers and named.rules == item.rules.rules:
             return item
@@ -178,12 +189,22 @@ class Following:
         return replace(item, rules=rules, peers=named.peers or NOBODY, refused=refused)
 
     def _find(self, peer: Peer) -> Resolved:
-        """What a peer stands for now. The lock is held."""
-        found = self._state.found
-        if peer not in found or peer in self._state.stale:
-            found[peer] = self._look_up(peer)
-            self._state.stale.discard(peer)
-        return found[peer]
+        """What a peer stands for. The lock is held, and `_look_again` has been called."""
+        if peer not in self._state.found:
+            self._state.found[peer] = self._look_up(peer)
+        return self._state.found[peer]
+
+    def _look_again(self) -> None:
+        """What stands for something else now, and whom that concerns. The lock is held."""
+        state = self._state
+        while state.stale:
+            peer = state.stale.pop()
+            before, now = state.found[peer], self._look_up(peer)
+            state.found[peer] = now
+            if now.entries != before.entries:
+                state.suspects |= state.naming(peer)
+            if _said(now) != _said(before):
+                state.unsettled |= state.naming(peer)
 
     def _look_up(self, peer: Peer) -> Resolved:
         for part in parts_of(peer, self._node):
@@ -234,45 +255,36 @@ class Following:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._state.stale or self._state.suspects)
+        state = self._state
+        return bool(state.stale or state.suspects or state.unsettled)
 
     def _tell(self) -> None:
         with self._news:
-            changes, unsettled = self._changes()
+            self._look_again()
+            changes = self._changes()
+            unsettled, self._state.unsettled = self._state.unsettled, set()
         try:
             if changes:
                 self._refresh(changes)
         except Exception as problem:  # the next reconcile of these pods does it
             self._journal.failure(problem)
             unsettled |= changes.keys()
-        else:
-            with self._news:
-                for uid, peers in changes.items():
-                    if (names := self._state.names.get(uid)) is not None:
-                        names.written = peers
         if unsettled:
             self._on_change(unsettled)
 
-    def _changes(self) -> tuple[dict[str, Peers], set[str]]:
-        """What to write, and the pods of which rules come or go, or something else is to be said."""
-        state = self._state
-        old = {peer: state.found[peer] for peer in state.stale if peer in state.found}
-        new = {peer: self._find(peer) for peer in old}
-        moved = {peer for peer, known in new.items() if known.entries != old[peer].entries}
-        turned = {peer for peer, known in new.items() if _said(known) != _said(old[peer])}
-        suspects, state.suspects = state.suspects, set()
-        changes: dict[str, Peers] = {}
-        unsettled: set[str] = set()
-        for uid, names in state.names.items():
-            named = {in_namespace(peer, names.namespace) for peer in names.peers}
-            if named & turned:
-                unsettled.add(uid)
-            if names.written is None or not (named & moved or uid in suspects):
+    def _changes(self) -> dict[str, Moved]:
+        """What to write. Noted as written before it is: a reconcile that ends later has the last word."""
+        suspects, self._state.suspects = self._state.suspects, set()
+        changes: dict[str, Moved] = {}
+        for uid in suspects:
+            names = self._state.names.get(uid)
+            if names is None or names.written is None:
                 continue
             peers = self._peers(names)
             if peers != names.written:
-                changes[uid] = peers
-        return changes, unsettled
+                changes[uid] = Moved(names.written, peers)
+                names.written = peers
+        return changes
 
     def _peers(self, names: _Names) -> Peers:
         """What a reconcile would write: of a name that nobody can look up, nothing."""

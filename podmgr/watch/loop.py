@@ -25,6 +25,7 @@ from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.proc import Runner
+from podmgr.programs.profiles import finder
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
@@ -102,6 +103,7 @@ class Watch:
             self._stopping,
             reads_standard=options.reads_standard,
             peer_namespaces=options.peer_namespaces,
+            profiles=finder(settings),
         )
         self._sync = PodSync(
             settings,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, PodRef, Selection, Slot, Wish
+from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
@@ -25,9 +25,7 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
-from podmgr.reconcile.refresh import refresh
-from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry
+from podmgr.reconcile.refresh import Moved, refresh
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
@@ -84,7 +82,7 @@ class PodSync:
         self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
-        self._wishes_of: dict[str, Wish] = {}  # of pods whose rules have names
+        self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
         self._observed: list[Observed] = []
         self._bypassed: set[Slot] = set()
@@ -147,10 +145,8 @@ class PodSync:
             elif item.pod is None and uid in traces:
                 gone.add(uid)
         wishes = self._wishes(living, traces, places, gone, result)
-        for uid in wanted:
-            self._wishes_of.pop(uid, None)
+        self._remember(wanted, wishes, rows)
         if wishes:
-            self._wishes_of |= {wish.target.owner: wish for wish in wishes if wish.peers}
             result.outcomes += transaction.apply(
                 wishes, self._settings, runner=self._runner, report=self._journal.warning
             )
@@ -161,21 +157,31 @@ class PodSync:
         result.failed |= self._tell(result.outcomes, wanted)
         return result
 
-    def refresh(self, changes: Mapping[str, Mapping[Peer, tuple[Entry, ...]]]) -> None:
+    def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
 
         Raises PodmgrError if some could not be told.
         """
-        known = dict(self._wishes_of)  # the loop is another thread
+        known = self._wishes_of  # the loop is another thread
         wishes = [
-            (known[uid]._replace(peers=peers), known[uid].peers)
-            for uid, peers in changes.items()
+            (known[uid]._replace(peers=moved.now), moved.before)
+            for uid, moved in changes.items()
             if uid in known
         ]
-        failures = refresh(wishes, self._settings)
-        self._wishes_of |= {wish.target.owner: wish for wish, _ in wishes}
-        for _, error in failures:
+        for _, error in refresh(wishes, self._settings) if wishes else ():
             raise error
+
+    def _remember(
+        self, wanted: Mapping[str, RuledPod], wishes: Iterable[Wish], rows: Iterable[Attachment]
+    ) -> None:
+        """The wishes of pods whose rules have names, in a new mapping: `refresh` may read the old one."""
+        found = {uid: wish for uid, wish in self._wishes_of.items() if uid not in wanted}
+        for row in rows:  # what the command line put on pods that are wished nothing
+            item = wanted.get(row.holder)
+            if row.source == CLI and row.pod and item and item.peers:
+                target = Target(row.target, row.cgroup, row.pod)
+                found[row.holder] = Wish(target, (), is_standing=True, peers=item.peers)
+        self._wishes_of = found | {wish.target.owner: wish for wish in wishes if wish.peers}
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""

@@ -55,6 +55,12 @@ EXTREMES = {
         {"THRESHOLD": "4294967296ULL", "TIME": "1000ULL", "MOST_BYTES": "16777216ULL"},
         {"THRESHOLD": "4294967296ULL", "TIME": "10000000000ULL", "MOST_BYTES": "256000000ULL"},
     ),
+    "block": (
+        {"PODMGR_TC": "1", "REPLY": "1"},
+        {"PODMGR_TC": "1", "REPLY": "2"},
+        {"PODMGR_TC": "1", "REPLY": "1", "ONLY_NEW": "1"},
+        {"PODMGR_TC": "1", "REPLY": "2", "CUTS": "1"},
+    ),
     "edt": (
         {"RATE": "8000ULL", "HORIZON": "8000000000ULL"},
         {"RATE": "400000000000ULL", "HORIZON": "50000000ULL"},
@@ -113,7 +119,7 @@ def test_programs_compile_without_a_warning(
     }
     content = _compile(source, *(f"-D{name}={value}" for name, value in (own | macros).items()))
     info = elf.inspect(content, name=source.name)
-    is_tc = ONLY_TC in source.read_text()
+    is_tc = ONLY_TC in source.read_text() or macros.get("PODMGR_TC") == "1"
     assert (info.hook, info.direction, info.licence) == (
         ("tc", None, "GPL") if is_tc else ("cgroup", direction, "GPL")
     )

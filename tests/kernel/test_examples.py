@@ -13,8 +13,10 @@ from podmgr.demo.intervals import binomial_interval
 from podmgr.demo.throwaway import WIRE_PER_PAYLOAD
 from podmgr.rules.chance import ByChance
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.hooks import at_cgroup
 from podmgr.rules.kinds import template_of
 from podmgr.rules.kinds.bandwidth import Bandwidth, regained_bytes
+from podmgr.rules.kinds.block import Block
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.loss import ExponentialLoss, UniformLoss
 from podmgr.rules.kinds.loss_bursts import BurstLoss
@@ -62,7 +64,19 @@ RULES = {
     "deployment-dropper": ("deployment/deployment-dropper", {DROPPER: "pod"}),
     "duplicate": ("pod/duplicate", {"duplicate=1% egress": "pod"}),
     "corrupt": ("pod/corrupt", {"corrupt=0.1% egress": "pod"}),
+    "block": ("pod/block", {"block=egress reply=rst cut=yes": "pod"}),
     "reorder": ("pod/reorder", {"reorder=1% egress by=20ms": "pod"}),
+    "profile": (
+        "pod/profile",
+        {
+            "bandwidth=2 mbps egress algorithm=edt": "pod",
+            "bandwidth=16 mbps ingress algorithm=edt": "pod",
+            "delay=40ms egress": "pod",
+            "delay=40ms ingress": "pod",
+            "loss=uniform egress 0.1%": "pod",
+            "loss=uniform ingress 0.1%": "pod",
+        },
+    ),
     "namespace": (
         "pod/greedy",
         {"bandwidth=100 mbps egress": "pod", "bandwidth=10 mbps egress": "namespace/slow"},
@@ -72,7 +86,7 @@ RULES = {
 ON_INTERFACES = {
     name
     for name, (_, rules) in RULES.items()
-    if any(not rule.at_cgroup for text in rules for rule in parse_rule_option(text))
+    if any(not at_cgroup(rule) for text in rules for rule in parse_rule_option(text))
 }
 
 
@@ -170,6 +184,8 @@ def test_what_examples_and_documents_show_acts_on_traffic(made: Lab, texts: Sequ
                 seen = {"duplicate": found.times.get(2, 0), "corrupt": DATAGRAMS - found.total}
                 low, high = binomial_interval(DATAGRAMS, float(rule.percent) / 100)
                 assert low <= seen.get(rule.kind, found.overtaken) <= high
+            elif isinstance(rule, Block):  # what it answers: test_block.py
+                assert datagrams_lost(made, 1, 100).lost == 100
             elif isinstance(rule, Custom):  # the dropper, of another port
                 assert rule.macros == (("PORT", "5353"),)
                 assert datagrams_lost(made, 0, 100).lost == 0

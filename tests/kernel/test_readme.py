@@ -120,7 +120,17 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_every_command_and_option_is_documented(podmgr: Cli) -> None:
     commands = re.findall(r"^  ([a-z]+)  ", podmgr("--help").stdout.partition("Commands:")[2], re.MULTILINE)
-    assert set(commands) == {"apply", "list", "clean", "watch", "compile", "run", "demo", "doctor"}
+    assert set(commands) == {
+        "apply",
+        "list",
+        "clean",
+        "watch",
+        "compile",
+        "profiles",
+        "run",
+        "demo",
+        "doctor",
+    }
     for command in commands:
         assert re.search(rf"podmgr {command}|make {command}", TEXTS["README.md"]), command
         text = podmgr(command, "--help").stdout

@@ -114,15 +114,20 @@ def test_what_is_over_is_listed_so_and_swept_at_the_next_occasion(made: Lab) -> 
 
 
 def test_who_asks_again_for_what_is_over_gets_it_again(made: Lab) -> None:
-    rule = "loss=100% egress for=1s"
+    rule = "loss=100% egress for=200ms"
     with made.under(rule):
         first = _start(made)
-        made.podmgr("apply", made.target, "--rule", rule)
-        assert _start(made) == first  # it has begun: nothing changes
-        time.sleep(1)
-        assert unanswered(made) == set()
-        made.podmgr("apply", made.target, "--rule", rule)
-        assert _start(made) > first + 1
+        time.sleep(0.3)
+        assert made.podmgr("apply", made.target, "--rule", rule).endswith(" replaced\n")
+        assert _start(made) > first + 0.2
+
+
+def test_what_has_begun_does_not_begin_again(made: Lab) -> None:
+    rule = "loss=100% egress for=1h"
+    with made.under(rule):
+        first = _start(made)
+        assert made.podmgr("apply", made.target, "--rule", rule).endswith(" unchanged\n")
+        assert _start(made) == first
         assert unanswered(made, ALL[:4], quiet_ms=100) == set(ALL[:4])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from podmgr.attachment import Wish
 from podmgr.cluster import documents, workloads
 from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
+from podmgr.kernel.map_contents import PinnedMap
+from podmgr.kernel.pins import Pin
+from podmgr.reconcile.actual import pin_of
 from podmgr.reconcile.outcome import Outcome, exit_code
 from podmgr.rules.grammar import parse_rule_option
+from podmgr.rules.peers import Prefix
 from podmgr.targets.in_cluster import ClusterWishes
 from podmgr.targets.names import Scope
 from tests.kernel.conftest import Cli, podmgr
@@ -199,6 +205,66 @@ def test_without_a_right_the_rule_that_needs_it_fails_and_others_go_on(
 # Followed
 
 
+def in_the_map(shop: Shop, pod: RunningPod) -> set[str]:
+    """The prefixes that the pod's one program knows."""
+    (item,) = shop.cluster.observed(pod)
+    return prefixes(pin_of(shop.cluster.settings, item.attachment))
+
+
+def peers_of(shop: Shop, pod: RunningPod, rule: str) -> set[str]:
+    """The prefixes that the rule's program knows."""
+    (item,) = (item for item in shop.cluster.observed(pod) if str(item.attachment.rule) == rule)
+    return prefixes(pin_of(shop.cluster.settings, item.attachment))
+
+
+def prefixes(pin: Pin) -> set[str]:
+    with PinnedMap(pin.peers, 24, 8) as there:
+        return {str(Prefix(key[4:21], int.from_bytes(key[:4], sys.byteorder))) for key in there}
+
+
+def test_endpoints_that_are_replaced_are_in_the_map_within_100_ms(shop: Shop, watching: Watch) -> None:
+    pod = shop.pod("1% egress peer=svc/db")
+    watching()
+    shop.cluster.settles(pod, {"loss=uniform egress 1% peer=svc/db": "pod"})
+    assert in_the_map(shop, pod) == PAIRS.keys()
+    programs = pod.programs()
+    (item,) = shop.cluster.observed(pod)
+    pin = pin_of(shop.cluster.settings, item.attachment)
+    eventually(lambda: shop.api.watching("endpointslices") == 1)
+    took = []
+    for number in range(100):
+        address = f"10.42.7.{number}"
+        shop.api.replace(objects.endpoint_slice("db", "shop", addresses=[address]))
+        began = time.monotonic()
+        eventually(lambda: f"{address}/32" in prefixes(pin), pause=0.001)  # noqa: B023
+        took.append(time.monotonic() - began)
+    took.sort()
+    print(f"event to map: median {took[50] * 1e3:.1f} ms, p99 {took[98] * 1e3:.1f} ms")
+    assert took[98] < 0.1
+    assert in_the_map(shop, pod) == {"10.43.0.1/32", "10.42.7.99/32"}
+    assert pod.programs() == programs
+
+
+def test_what_apply_looked_up_stays_and_is_followed_by_watch(
+    shop: Shop, watching: Watch, podmgr: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(shop.cluster.kubeconfig))
+    monkeypatch.setenv("NODE_NAME", shop.cluster.node)
+    pod = shop.cluster.pod("web")
+    rule = "loss=uniform egress 1% peer=svc/bank/db"
+    done = podmgr("apply", "pod/web", "-n", "shop", "--rule", rule)
+    assert "svc/bank/db is 3 addresses now; only podmgr watch follows them" in done.stderr
+    assert in_the_map(shop, pod) == PAIRS.keys()
+    shop.api.replace(objects.endpoint_slice("db", "bank", addresses=["10.42.7.1"]))
+    assert podmgr("apply", "pod/web", "-n", "shop", "--rule", rule).stdout.count("unchanged") == 1
+    assert in_the_map(shop, pod) == {"10.43.0.1/32", "10.42.7.1/32"}
+    watching()
+    eventually(lambda: shop.api.watching("endpointslices") == 1)
+    shop.api.replace(objects.endpoint_slice("db", "bank", addresses=["10.42.7.2"]))
+    eventually(lambda: in_the_map(shop, pod) == {"10.43.0.1/32", "10.42.7.2/32"})
+    podmgr("clean", "pod/web", "-n", "shop")
+
+
 def test_watch_says_once_what_is_missing_and_what_may_not_be_named(shop: Shop, watching: Watch) -> None:
     lone, other = "loss=uniform egress 1% peer=svc/late", "loss=uniform ingress 2%"
     pod = shop.pod("1% egress peer=svc/late", "2% ingress")
@@ -222,6 +288,7 @@ def test_watch_without_the_right_to_slices_leaves_what_is_in_force(shop: Shop, w
     first = watching("--keep")
     shop.cluster.settles(pod, {named: "pod", other: "pod"})
     assert first.stop() == 0
+    known = peers_of(shop, pod, named)
     shop.api.fail("list", 403, "endpointslices")
     new = shop.cluster.pod("new", annotations={"loss": "1% egress peer=svc/db; 2% ingress"})
     watch = watching()
@@ -230,6 +297,7 @@ def test_watch_without_the_right_to_slices_leaves_what_is_in_force(shop: Shop, w
     watch.hears('svc/db may not be looked up: .*cannot list resource "endpointslices"', times=2)
     told = [message for reason, message in shop.cluster.events(new) if reason == "RuleFailed"]
     assert len(told) == 1 and "lacks this right" in told[0]
+    assert peers_of(shop, pod, named) == known == PAIRS.keys()
     shop.api.heal()
     shop.cluster.settles(new, {named: "pod", other: "pod"}, seconds=30)
 

@@ -24,6 +24,7 @@ from podmgr.rules.kinds.bandwidth import (
     Algorithm,
     Bandwidth,
 )
+from podmgr.rules.kinds.block import Block, Cut, Reply, State
 from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.delay import MIN_DELAY_NS, Delay, Order
@@ -116,6 +117,12 @@ chained_losses: st.SearchStrategy[BurstLoss | GilbertLoss | MarkovLoss] = st.one
 duplicates = st.builds(Duplicate, directions, percents, place=tc_places)
 corruptions = st.builds(Corrupt, directions, percents, st.sampled_from(As), place=tc_places)
 reorders = st.builds(Reorder, directions, percents, st.integers(MIN_WAIT_NS, MAX_WAIT_NS), place=tc_places)
+blocks = st.builds(
+    Block, directions, st.sampled_from(Reply), st.just(State.ALL), st.sampled_from(Cut), place=tc_places
+) | st.one_of(
+    st.builds(Block, directions, st.sampled_from(Reply), st.just(State.NEW), place=tc_places),
+    st.builds(Block, directions, place=places),
+)
 by_chance = st.one_of(duplicates, corruptions, reorders)
 macro_tuples = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True).filter(
@@ -132,7 +139,7 @@ customs = st.builds(
     place=st.builds(Place, st.none(), interfaces),
 )
 rules: st.SearchStrategy[Rule] = st.one_of(
-    bandwidths, delays, uniform_losses, exponential_losses, chained_losses, by_chance, customs
+    bandwidths, delays, uniform_losses, exponential_losses, chained_losses, by_chance, blocks, customs
 )
 
 

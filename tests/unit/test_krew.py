@@ -30,6 +30,8 @@ FIELDS = {"version", "shortDescription", "description", "caveats", "homepage", "
 OF_PLATFORM = {"uri", "sha256", "selector", "files", "license", "bin"}
 SEMVER = r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?"
 
+OURS = 'up = "3 mbps"\nround-trip = "20ms"\nsource = "us"\nkind = "judged"\n'
+
 Obj = dict[str, Any]
 Plugin = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -68,12 +70,12 @@ def plugin(installed: Path, tmp_path: Path) -> Iterator[tuple[Plugin, ApiServer]
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                [sys.executable, "-I", "-S", installed, *words, "--kubeconfig", kubeconfig],
+                [sys.executable, "-I", "-S", installed, *words],
                 capture_output=True,
                 text=True,
                 check=False,
                 cwd=tmp_path,
-                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "KUBECONFIG": str(kubeconfig)},
             )
 
         yield run, server
@@ -163,7 +165,8 @@ def test_what_knows_the_kernel_is_not_in_it_and_licences_are(made: tuple[Path, s
     with tarfile.open(made[0]) as tar:
         names = tar.getnames()
     wings = {name.split("/")[2] for name in names if name.startswith("lib/podmgr/") and name.count("/") > 2}
-    assert wings == {"cli", "cluster", "rules", "targets"}
+    assert wings == {"cli", "cluster", "programs", "rules", "targets"}
+    assert not [name for name in names if re.search("clang|bpftool|/elf", name)]
     assert not [name for name in names if name.endswith((".so", ".pyc")) or ".." in name]
     for library in ("annotated_doc", "pyyaml", "shellingham", "typer", "urllib3"):
         assert any(re.match(rf"lib/{library}-.*LICENSE", name, re.IGNORECASE) for name in names), library
@@ -180,6 +183,22 @@ def test_it_annotates_and_shows_with_a_bare_python(plugin: tuple[Plugin, ApiServ
         assert (done.returncode, done.stderr) == (0, "")
         assert "delay=40ms egress for=10m" in done.stdout
     assert "unknown unit" in run("annotate", "pod/web-0", "delay=80mz rtt").stderr
+
+
+def test_it_knows_profiles_also_of_ones_own(plugin: tuple[Plugin, ApiServer], tmp_path: Path) -> None:
+    run, _ = plugin
+    assert run("profiles").stdout.startswith("NAME")
+    assert "stands for" in run("profiles", "lte").stdout
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/ours.toml").write_text(OURS)
+    ours = ("--program-dir", str(tmp_path / "profiles"))
+    assert "ours" in run("profiles", "ours", *ours).stdout
+    assert run("annotate", "pod/web-0", "profile=ours").returncode == 2
+    done = run("annotate", "pod/web-0", "profile=ours", "--for", "10m", *ours)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "for=10m" in run("get", *ours).stdout
+    (row,) = run("get").stdout.splitlines()[1:]
+    assert "unknown" in row
 
 
 def test_an_old_python_is_told_so_or_another_is_found(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_the_wheel_works_from_an_empty_environment(tmp_path: Path) -> None:
     _run(str(python), "-m", "pip", "check")
     shown = _run(str(podmgr), "compile", "bandwidth=10 mbps egress", "--output-dir", "out", cwd=tmp_path)
     assert (tmp_path / shown.strip()).read_bytes().startswith(b"\x7fELF")
+    assert "mbps" in _run(str(podmgr), "profiles", cwd=tmp_path)
     code = "from podmgr.programs.find import shipped_folder as f; print(f('bpf'), f('examples'))"
     for folder in _run(str(python), "-c", code, cwd=tmp_path).split():
         assert folder.startswith(str(tmp_path))

@@ -19,9 +19,9 @@ from tests.vm.errors import MachineError
 from tests.vm.image import CHECKOUT
 from tests.vm.machine import QEMU, Machine, run
 
-LONG = {f"tests/vm/guest/test_{name}.py" for name in ("reorder", "run_net", "stamps")}
-"""Seven minutes more, together, and so run by hand: python -m tests.vm --icount --cpus 1 -- python3 -m pytest
-tests/vm/guest."""
+LONG = {f"tests/vm/guest/test_{name}.py" for name in ("profiles", "reorder", "run_net", "stamps")}
+"""Seven minutes more, together, and half an hour for the profiles; so they are run by hand:
+python -m tests.vm --icount --cpus 1 --timeout 5000 -- python3 -m pytest tests/vm/guest."""
 
 GUEST = sorted(
     {path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("tests/vm/guest/test_*.py")} - LONG

@@ -9,19 +9,22 @@ import typer
 
 from podmgr.cli.options import Kubeconfig, KubeContext, Namespace, Output
 from podmgr.cli.render import Format, columns, document, error_text, say
-from podmgr.cli.workstation import RequestTimeout, connect
+from podmgr.cli.workstation import OwnProfiles, RequestTimeout, connect, profiles
 from podmgr.cluster.dryrun import DryRun
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, EXIT_USAGE, UsageError, printable
+from podmgr.settings import DEFAULT_PROGRAM_DIR
 
 if TYPE_CHECKING:
     from podmgr.cluster.annotate import Meant, Place, Result
     from podmgr.rules.annotating import Change
+    from podmgr.rules.words import Profiles
 
 _SHOWN = {DryRun.NONE: "", DryRun.CLIENT: " (dry run)", DryRun.SERVER: " (server dry run)"}
 _FORM = "annotate pod/NAME 'delay=80ms rtt', or annotate pods -l app=web 'loss=2% egress'"
 
 
 def command(
+    context: typer.Context,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -70,6 +73,7 @@ def command(
     kubeconfig: Kubeconfig = None,
     kube_context: KubeContext = None,
     request_timeout: RequestTimeout = "0",
+    program_dir: OwnProfiles = DEFAULT_PROGRAM_DIR,
     output: Output = Format.TABLE,
 ) -> int:
     """Write rules as annotations. All is read by podmgr's grammar first: if one is wrong, nothing is sent.
@@ -82,8 +86,12 @@ def command(
     from podmgr.rules import annotating
 
     meant, change_words = _meant(words, selector, select_all, namespace, all_namespaces, template)
+    known = profiles(context, program_dir)
     changes = annotating.read(
-        change_words, lasts=lasts, for_namespaces=all(wish.kind == "namespace" for wish in meant)
+        change_words,
+        lasts=lasts,
+        for_namespaces=all(wish.kind == "namespace" for wish in meant),
+        profiles=known,
     )
     api = connect(kubeconfig, kube_context, request_timeout)
     meant = [
@@ -97,7 +105,7 @@ def command(
         raise UsageError("nothing is selected", tip="kubectl get shows what there is; see -n, -A and -l")
     results += failed
     _print(results, output, dry_run)
-    _tell(found, changes, meant, results)
+    _tell(found, changes, meant, results, known)
     return _code(results)
 
 
@@ -191,6 +199,7 @@ def _tell(
     changes: Sequence[Change],
     meant: Sequence[Meant],
     results: Sequence[Result],
+    known: Profiles,
 ) -> None:
     """What is to be known besides: pods to come, and what is written amiss there already."""
     from podmgr.cluster.annotate import annotations_of
@@ -208,7 +217,9 @@ def _tell(
         say(f"note: pods that the {kind} makes later are not annotated; --template is for them")
     written = {change.key for change in changes}
     for place, item in found.items():
-        for error in left_unread(annotations_of(place, item), is_pods=place.kind != "namespace"):
+        for error in left_unread(
+            annotations_of(place, item), is_pods=place.kind != "namespace", profiles=known
+        ):
             if error.key not in written:
                 say(f"hint: {place.shown}: {error.message}; it stood there already")
 

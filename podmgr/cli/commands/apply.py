@@ -101,7 +101,7 @@ def command(
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     settle_seconds, timeout_seconds = seconds(settle), seconds(timeout)
-    cli_rules, others = parse_rules(rule), namespaces(peer_namespaces)
+    cli_rules, others = parse_rules(rule, settings), namespaces(peer_namespaces)
     names, scope = read(targets or [], Scope(namespace, all_namespaces, selector))
     if filename:
         if scope.names_pods:

@@ -7,17 +7,23 @@ from typing import Annotated
 
 import typer
 
-from podmgr.cli.options import MaxMapBytes, Output, ProgramDir, parse_rules, settings_of
+from podmgr.cli.options import MaxMapBytes, Output, ProgramDir, Rules, parse_rules, settings_of
 from podmgr.cli.render import Format, document
-from podmgr.errors import EXIT_DONE
+from podmgr.errors import EXIT_DONE, UsageError
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, DEFAULT_PROGRAM_DIR
 
 
 def command(
     context: typer.Context,
     rules: Annotated[
-        list[str], typer.Argument(metavar="KEY=VALUE", help="Rules, such as 'bandwidth=10 mbps egress'.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Rules, such as 'bandwidth=10 mbps egress'; --rule takes them as well.",
+            show_default=False,
+        ),
+    ] = None,
+    rule: Rules = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -38,7 +44,10 @@ def command(
 
     settings = settings_of(context, program_dir=program_dir, max_map_bytes=max_map_bytes)
     folder = output_dir if output_dir or explain else Path()
-    results = compiling.compile_rules(parse_rules(rules), settings, output_dir=folder, runner=proc.run)
+    parsed = parse_rules([*(rules or []), *(rule or [])], settings)
+    if not parsed:
+        raise UsageError("no rule", tip="podmgr compile --explain 'bandwidth=10 mbps egress'")
+    results = compiling.compile_rules(parsed, settings, output_dir=folder, runner=proc.run)
     if output in (Format.JSON, Format.YAML):
         print(document(compiling.as_document(results), output), end="")
     else:

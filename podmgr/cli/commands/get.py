@@ -17,8 +17,9 @@ from podmgr.cli.options import (
     StandardAnnotations,
 )
 from podmgr.cli.render import Format, columns, document, error_text, say
-from podmgr.cli.workstation import RequestTimeout, connect
+from podmgr.cli.workstation import OwnProfiles, RequestTimeout, connect, profiles
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTLY, printable
+from podmgr.settings import DEFAULT_PROGRAM_DIR
 
 if TYPE_CHECKING:
     from podmgr.cluster.told import Told
@@ -27,6 +28,7 @@ _MESSAGE_COLUMNS = 72  # of a table; -o wide has all of it
 
 
 def command(
+    context: typer.Context,
     targets: Annotated[
         list[str] | None,
         typer.Argument(
@@ -43,6 +45,7 @@ def command(
     kubeconfig: Kubeconfig = None,
     kube_context: KubeContext = None,
     request_timeout: RequestTimeout = "0",
+    program_dir: OwnProfiles = DEFAULT_PROGRAM_DIR,
     output: Output = Format.TABLE,
 ) -> int:
     """Show what each pod was told, by annotations, and what became of it, by podmgr's Events.
@@ -63,6 +66,7 @@ def command(
         namespace=None if scope.all_namespaces else scope.namespace or api.namespace,
         labels=scope.labels,
         reads_standard=standard_annotations,
+        profiles=profiles(context, program_dir),
         report=say,
     )
     if output in (Format.JSON, Format.YAML):

@@ -69,7 +69,7 @@ def command(
     from podmgr.rules.peers import require_no_names
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
-    parsed = ending(parse_rules(rule), for_) if for_ else parse_rules(rule)
+    parsed = ending(parse_rules(rule, settings), for_) if for_ else parse_rules(rule, settings)
     if not parsed:
         raise UsageError("no rule", tip="podmgr run --rule 'loss=uniform egress 2%' -- COMMAND")
     for one in parsed:

@@ -5,7 +5,7 @@ Nothing else names one, but for the demo, which measures them.
 
 from __future__ import annotations
 
-from podmgr.rules.kinds import bandwidth, corrupt, custom, delay, duplicate, loss, reorder
+from podmgr.rules.kinds import bandwidth, block, corrupt, custom, delay, duplicate, loss, profile, reorder
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.rule import Rule, Stage, Template
 
@@ -16,6 +16,8 @@ KINDS: tuple[Kind, ...] = (
     duplicate.KIND,
     corrupt.KIND,
     reorder.KIND,
+    block.KIND,
+    profile.KIND,
     custom.KIND,
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -124,6 +124,20 @@ class Bandwidth(Rule):
     @property
     def fq_needs(self) -> FqNeeds | None:
         return FqNeeds(0, horizon_ns(self)) if self.algorithm is Algorithm.EDT else None
+
+    @property
+    def on_egress_alone(self) -> Rule | None:
+        """A profile's rate would be refused on ingress, and with it all that the profile is."""
+        if self.algorithm is Algorithm.EDT and self.direction is Direction.INGRESS and self.of_profile:
+            return replace(self, algorithm=Algorithm.TBF)
+        return self
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        return (
+            f"stands for '{self}' of profile {self.of_profile}: here what arrives cannot be delayed, so "
+            "what exceeds the rate is dropped"
+        )
 
     def explain(self) -> list[tuple[str, str]]:
         rate = self.rate_bits_per_second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -120,18 +120,18 @@ class Delay(Rule):
             return self
         if self.direction is not Direction.EGRESS:
             return None
-        return Delay(
-            self.direction,
-            self.round_trip_ns,
-            self.round_trip_jitter_ns,
-            self.distribution,
-            self.correlation_percent,
-            self.order,
-            place=self.place,
-            match=self.match,
-            timing=self.timing,
-            is_shadow=self.is_shadow,
+        return replace(
+            self,
+            time_ns=self.round_trip_ns,
+            jitter_ns=self.round_trip_jitter_ns,
+            round_trip_ns=0,
+            round_trip_jitter_ns=0,
         )
+
+    @property
+    def note_on_egress_alone(self) -> str:
+        said = f"the delay of profile {self.of_profile}" if self.of_profile else f"'{self.key}=... rtt'"
+        return f"stands for {said}: here only what leaves can be delayed, by the whole time"
 
     def explain(self) -> list[tuple[str, str]]:
         whole = f"{_time(self.round_trip_ns)} more, with the other direction's"

@@ -16,7 +16,8 @@ class Kind(NamedTuple):
     `parse` reads the words of one rule: it raises RuleError, and returns a rule for each direction.
     `templates` are its programs in bpf/. `standard` are annotations of others that mean such a
     rule; their readers raise ValueError. Without `is_bare` the annotation is read with the prefix
-    alone, as the bare key may be anybody's.
+    alone, as the bare key may be anybody's. `stands_for` are the keys of the rules that its own are,
+    where these are others.
     """
 
     key: str
@@ -27,3 +28,4 @@ class Kind(NamedTuple):
     templates: tuple[Template, ...] = ()
     standard: Mapping[str, Callable[[str], Rule]] = {}
     is_bare: bool = True
+    stands_for: tuple[str, ...] = ()

@@ -87,7 +87,9 @@ def test_a_client_certificate_needs_no_file_in_memory(tmp_path: Path) -> None:
         assert server.last["client"] == ["me"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["annotate", "pod/x", "delay=1"], ["get", "pod/x"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["annotate", "pod/x", "profile=lte"], ["get", "pod/x"], ["profiles", "lte"]]
+)
 def test_it_loads_nothing_that_knows_the_kernel(words: list[str], tmp_path: Path) -> None:
     code = f"""
 import sys, atexit
@@ -102,6 +104,8 @@ sys.argv[1:] = {words!r}
     loaded = set(done.stdout.splitlines()[-1].split())
     wings = {re.sub(r"^podmgr\.?(\w*).*", r"\1", name) for name in loaded}
     assert "podmgr.cli.plugin" in loaded
-    assert wings <= {"", "attachment", "cli", "cluster", "errors", "proc", "rules", "settings", "targets"}
+    assert not [name for name in loaded if re.match(r"podmgr\.(kernel|reconcile|watch|demo|refusals)", name)]
+    of_programs = {name for name in loaded if name.startswith("podmgr.programs.")}
+    assert of_programs <= {"podmgr.programs.profiles", "podmgr.programs.vetting"}
     if words == ["--help"]:
         assert not wings & {"rules", "targets", "proc"}

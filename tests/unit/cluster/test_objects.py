@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from podmgr.attachment import PodRef
 from podmgr.cluster.objects import STATIC_POD_HASH, Cluster, Pod, namespace_of, pod_of, service_of, texts
+from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import ENFORCE
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules
 
@@ -103,6 +104,12 @@ def test_pod_has_the_rules_of_its_own_its_services_and_its_namespace() -> None:
         ("bandwidth=2 mbps ingress", "service/front"),
         ("loss=uniform egress 1%", "namespace/default"),
     ]
+
+
+def test_a_profile_is_what_the_node_says_that_it_is() -> None:
+    cluster = Cluster(profiles=lambda name: parse_value("delay", f"{len(name)}ms egress"))
+    cluster.replace_pods([pod(annotations={"podmgr.io/profile": "office"})])
+    assert rules(cluster) == [("delay=6ms egress", "pod")]
 
 
 def test_services_and_namespaces_of_others_do_not_matter() -> None:

@@ -216,7 +216,7 @@ def test_without_sudo_only_roots_programs_are_trusted(folder: Path, monkeypatch:
 def test_user_who_is_not_root_trusts_himself_and_not_who_the_environment_names(
     folder: Path, mocker: MockerFixture
 ) -> None:
-    mocker.patch("podmgr.programs.find.os.getuid", return_value=STRANGER)
+    mocker.patch("podmgr.programs.vetting.os.getuid", return_value=STRANGER)
     os.chown(folder / "dropper.bpf.c", STRANGER, 0)
     assert find(folder, trusts_invoker=True).content == NAMED
     with pytest.raises(PermissionDeniedError, match=f"user {STRANGER} can write"):

@@ -19,10 +19,9 @@ from podmgr.reconcile.chain import priority
 from podmgr.reconcile.filters import Filters
 from podmgr.reconcile.qdiscs import OURS
 from podmgr.rules.grammar import parse_rule_option
-from podmgr.rules.rule import Direction
 from podmgr.settings import Settings
 from tests.unit.machine import CLSACT, DEFAULT, Device, Machine
-from tests.unit.samples import EGRESS, INGRESS, attachment
+from tests.unit.samples import EGRESS, INGRESS, attachment, parsed
 
 POD, OWN = 200, 100
 ETH0, HOST_SIDE = Link(POD, 2, EGRESS, "eth0"), Link(OWN, 9, EGRESS, "cali1")
@@ -62,7 +61,7 @@ def loaded(settings: Settings) -> Callable[..., Attachment]:
             rule,
             digest=f"d{program_id}",
             owner="u-1",
-            direction=Direction(rule.split()[2] if "mbps" in rule else rule.split()[1]),
+            direction=parsed(rule).direction,
             program_id=program_id,
             links=links,
             is_scoped=is_scoped,
@@ -129,15 +128,32 @@ def test_chain_is_loss_custom_bandwidth_and_what_delays_last(
     ]
 
 
+@pytest.mark.parametrize("rule", ["block=egress state=new", "block=egress cut=yes"])
+def test_what_looks_at_the_other_side_stands_there_behind_what_blocks(
+    machine: Machine, filters: Filters, loaded: Callable[..., Attachment], rule: str
+) -> None:
+    row = loaded(rule, 5, ETH0, ETH0_INGRESS)
+    blocking = loaded("block=ingress", 6, ETH0_INGRESS)
+    assert filters.attach([row, blocking]) == {}
+    assert machine.changes[1:] == [
+        (POD, "filter add eth0 egress prio 99 handle 5 u-1/d5"),
+        (POD, "filter add eth0 ingress prio 100 handle 5 class 2 u-1/d5"),
+        (POD, "filter add eth0 ingress prio 99 handle 6 u-1/d6"),
+    ]
+    assert filters.sight.attached([row]) == [row]
+
+
 def test_what_is_enforced_comes_first_but_no_departure_time_is_taken_back() -> None:
     def place(text: str, *, is_enforced: bool = False, position: int = 0) -> int:
         return priority(parse_rule_option(text)[0], is_enforced=is_enforced, position=position)
 
     custom = "ebpf-limit=dropper egress"
     chain = [
+        place("block=egress", is_enforced=True),
         place(LOSS, is_enforced=True),
         *(place(custom, is_enforced=True, position=number) for number in range(40)),
         place(SLOW, is_enforced=True),
+        place("block=egress"),
         place(LOSS),
         *(place(custom, position=number) for number in range(40)),
         place(SLOW),

@@ -490,6 +490,7 @@ def test_what_cannot_be_told_apart_on_shared_interfaces_is_at_the_cgroup_hook(
         ("ebpf-limit=edt ingress -DRATE=1000000", "bandwidth=RATE ingress"),
         ("corrupt=1% ingress", "use corrupt on egress, where it can be had"),
         ("duplicate=1% ingress", "use duplicate on egress, where it can be had"),
+        ("block=ingress reply=rst hook=tc", "use block on egress, where it can be had"),
         (f"{INGRESS_LOSS} hook=tc", "use the cgroup hook"),
         (f"{INGRESS_LOSS} interface=eth0", "use the cgroup hook"),
     ],
@@ -512,6 +513,22 @@ def test_what_sends_acts_on_the_nodes_side_on_what_arrives_and_what_changes_pack
     for key in ("duplicate", "reorder"):
         assert machine.place(f"{key}=1% ingress") == Placement(Hook.TC, (Link(OWN, 9, EGRESS, "cali1"),))
     assert machine.place("corrupt=1% ingress") == Placement(Hook.TC, (Link(POD, 2, INGRESS, "eth0"),))
+
+
+def test_block_acts_in_the_pod_and_with_state_new_or_cut_sees_the_other_side_too(machine: Machine) -> None:
+    out, back = Link(POD, 2, EGRESS, "eth0"), Link(POD, 2, INGRESS, "eth0")
+    assert machine.place("block=egress reply=rst") == Placement(Hook.TC, (out,))
+    assert machine.place("block=ingress") == Placement(Hook.TC, (back,))
+    for rule in ("block=egress state=new", "block=ingress state=new", "block=egress cut=yes"):
+        assert machine.place(rule) == Placement(Hook.TC, (out, back))
+
+
+def test_block_of_what_arrives_on_shared_interfaces_is_silence_at_the_cgroup_hook(shared: Machine) -> None:
+    assert shared.place("block=ingress", counts_loopback=True) == AT_CGROUP
+    for option in ("reply=rst", "reply=icmp", "state=new", "cut=yes"):
+        with pytest.raises(PodmgrError, match="cannot act at the cgroup hook") as caught:
+            shared.place(f"block=ingress {option}", counts_loopback=True)
+        assert option.partition("=")[0] in caught.value.message
 
 
 def test_delay_on_shared_interfaces_may_be_asked_for(shared: Machine) -> None:

@@ -13,6 +13,7 @@ from podmgr.errors import PodmgrError, RuleError, UsageError
 from podmgr.rules.grammar import parse_rule_option, parse_value
 from podmgr.rules.keys import KEYS
 from podmgr.rules.kinds.bandwidth import Algorithm, Bandwidth
+from podmgr.rules.kinds.block import Block, Cut, Reply, State
 from podmgr.rules.kinds.corrupt import As, Corrupt
 from podmgr.rules.kinds.custom import Custom
 from podmgr.rules.kinds.duplicate import Duplicate
@@ -154,6 +155,11 @@ def test_loss_is_uniform_or_exponential(value: str, rule: UniformLoss | Exponent
     ("key", "value", "rule"),
     [
         ("duplicate", "1% egress", Duplicate(EGRESS, Decimal(1))),
+        ("block", "egress", Block(EGRESS)),
+        ("block", "INGRESS Reply=ICMP", Block(INGRESS, Reply.ICMP)),
+        ("block", "egress cut=YES reply=rst state=all", Block(EGRESS, Reply.RST, State.ALL, Cut.YES)),
+        ("block", "egress state=new cut=no", Block(EGRESS, Reply.NONE, State.NEW)),
+        ("block", "egress hook=cgroup reply=none", Block(EGRESS, place=Place(Hook.CGROUP))),
         ("duplicate", "0.5 % INGRESS", Duplicate(INGRESS, Decimal("0.5"))),
         ("corrupt", "2% egress", Corrupt(EGRESS, Decimal(2))),
         ("corrupt", "2% egress as=checksum", Corrupt(EGRESS, Decimal(2))),
@@ -506,7 +512,7 @@ BAD_CUSTOMS += [
         )
     ),
 ]
-KNOWN_KEYS = "keys are bandwidth, delay, loss, duplicate, corrupt, reorder, ebpf-limit"
+KNOWN_KEYS = "keys are bandwidth, delay, loss, duplicate, corrupt, reorder, block, profile, ebpf-limit"
 BAD_CHANCES = [
     ("duplicate", "", 1, "P% DIRECTION"),
     ("duplicate", "1 egress", 3, 'such as "1%"'),
@@ -517,6 +523,20 @@ BAD_CHANCES = [
     ("duplicate", "1% egress hook=cgroup", 11, "hook=tc, or without hook="),
     ("duplicate", "1% egress as=payload", 11, "hook=... and interface=..."),
     ("duplicate", "1% egress; 2% both", 12, "one duplicate rule per direction"),
+    ("block", "", 1, "reply=none|rst|icmp"),
+    ("block", "rtt", 1, "directions are egress, ingress, both"),
+    ("block", "egress rst", 8, "options of this rule are reply=... and state=... and cut=..."),
+    ("block", "egress reply=", 8, "reply=none (silence, default)"),
+    ("block", "egress reply=rest", 8, "did you mean 'rst'?"),
+    ("block", "egress state=established", 8, "state=all (default) or state=new"),
+    ("block", "egress state=new cut=maybe", 18, "cut=yes (open connections end)"),
+    ("block", "egress cut=yes state=new", 8, "cut=yes with state=all, or state=new alone"),
+    ("block", "egress reply=rst reply=rst", 18, "each option once"),
+    ("block", "egress hook=cgroup reply=rst", 20, "silence of all alone, without reply=, can be had there"),
+    ("block", "both reply=icmp hook=cgroup", 6, "hook=tc, or without hook="),
+    ("block", "ingress cut=yes hook=cgroup", 9, "without cut=, can be had there"),
+    ("block", "ingress hook=cgroup state=new", 21, "without state=, can be had there"),
+    ("block", "egress; both reply=rst", 9, "one block rule per direction"),
     ("corrupt", "-1% egress", 1, "P% DIRECTION"),
     ("corrupt", "1% RTT", 4, "directions are egress, ingress, both"),
     ("corrupt", "1% egress as=", 11, "as=checksum (the receiver discards it, default)"),
@@ -574,8 +594,8 @@ def test_first_bad_rule_of_a_value_is_named() -> None:
     ("option", "message", "tip"),
     [
         (
-            "profile=lte",
-            "unknown rule key 'profile'",
+            "priority=1",
+            "unknown rule key 'priority'",
             KNOWN_KEYS,
         ),
         ("bandwith=10 mbps egress", "unknown rule key 'bandwith'", "did you mean 'bandwidth'?"),
@@ -664,6 +684,8 @@ def test_arbitrary_option_gives_rules_or_a_clean_error(option: str) -> None:
         "duplicate={}% egress",
         "corrupt=1% egress as={}",
         "reorder=1% egress by={}",
+        "block={}",
+        "block=egress reply={}",
         "ebpf-limit={} egress",
         "ebpf-limit=x egress -DX={}",
         "{}=x",

@@ -24,6 +24,10 @@ from tests.unit.samples import rules
         ("duplicate=1% egress", ""),
         ("corrupt=1% ingress", ""),
         ("reorder=1% egress", ""),
+        ("block=egress", "hook=cgroup"),
+        ("block=egress reply=rst", ""),
+        ("block=ingress state=new", ""),
+        ("block=egress cut=yes", ""),
     ],
 )
 def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: str) -> None:
@@ -43,6 +47,8 @@ def test_the_cgroup_hook_is_named_as_each_rule_can_have_it(option: str, words: s
         ("duplicate=1% egress", "tc", "tc"),
         ("corrupt=1% ingress", "tc", "tc"),
         ("reorder=1% egress", "tc", "tc"),
+        ("block=egress", "tc", "tc"),
+        ("block=ingress", "tc", "cgroup"),
         ("ebpf-limit=edt egress -DRATE=1000000", "tc", "cgroup"),
         ("ebpf-limit=loss ingress", "tc", "cgroup"),
     ],

@@ -462,3 +462,86 @@ def test_every_other_layer_beats_a_standard_annotation() -> None:
         "bandwidth=1 mbps egress": "namespace/shop",
         "bandwidth=20 mbps ingress": "standard",
     }
+
+
+# Profiles
+
+
+def test_profile_sets_both_directions_and_its_rules_are_the_pods() -> None:
+    assert found(pod({"podmgr.io/profile": "3g"})) == [
+        ("bandwidth=768 kbps egress algorithm=edt", "pod"),
+        ("bandwidth=1.6 mbps ingress algorithm=edt", "pod"),
+        ("delay=150ms egress", "pod"),
+        ("delay=150ms ingress", "pod"),
+    ]
+
+
+def test_bare_profile_may_be_anybodys() -> None:
+    assert pod({"profile": "3g"}) == PodRules((), (), ())
+
+
+def test_pods_own_rule_beats_its_profiles_part_of_that_kind_and_direction_alone() -> None:
+    result = pod({"podmgr.io/profile": "3g", "bandwidth": "1 mbps egress", "delay": "9ms ingress"})
+    assert found(result) == [
+        ("bandwidth=1 mbps egress", "pod"),
+        ("delay=9ms ingress", "pod"),
+        ("bandwidth=1.6 mbps ingress algorithm=edt", "pod"),
+        ("delay=150ms egress", "pod"),
+    ]
+    assert (result.errors, result.warnings, result.beaten) == ((), (), frozenset())
+
+
+def test_pods_profile_beats_a_services_rule_and_a_services_profile_yields_to_the_pods_rule() -> None:
+    ours = pod({"podmgr.io/profile": "3g"}, service("front", {"delay": "1ms egress", "loss": "1% egress"}))
+    assert ("delay=150ms egress", "pod") in found(ours)
+    assert ("delay=1ms egress", "service/front") not in found(ours)
+    assert ("loss=uniform egress 1%", "service/front") in found(ours)
+    theirs = pod({"delay": "1ms egress"}, service("front", {"podmgr.io/profile": "3g"}))
+    assert found(theirs)[0] == ("delay=1ms egress", "pod")
+    assert ("delay=150ms ingress", "service/front") in found(theirs)
+    assert len(found(theirs)) == 4
+
+
+def test_profile_of_an_older_service_yields_to_the_rule_of_a_younger_one() -> None:
+    older = service("a", {"podmgr.io/profile": "3g"}, created="2023-01-01T00:00:00Z")
+    result = pod({}, older, service("b", {"delay": "1ms egress"}))
+    assert ("delay=1ms egress", "service/b") in found(result)
+    assert ("delay=150ms ingress", "service/a") in found(result)
+    assert result.warnings == (
+        "service/a: 'delay=150ms egress' gives way to 'delay=1ms egress' of service/b",
+    )
+
+
+def test_enforced_profile_holds_beside_what_the_pod_says() -> None:
+    space = {"podmgr.io/profile": "3g", ENFORCE: "true", "delay": "5ms egress"}
+    result = pod({"podmgr.io/profile": "lte", "bandwidth": "400 gbps egress"}, namespace=space)
+    enforced = [str(sourced.rule) for sourced in result.rules if sourced.is_enforced]
+    assert enforced == [
+        "delay=5ms egress",
+        "bandwidth=768 kbps egress algorithm=edt",
+        "bandwidth=1.6 mbps ingress algorithm=edt",
+        "delay=150ms ingress",
+    ]
+    assert ("bandwidth=400 gbps egress", "pod") in found(result)
+
+
+def test_profile_that_there_is_not_leaves_what_it_had_set_but_not_over_what_the_pod_says() -> None:
+    result = pod({"podmgr.io/profile": "3gg", "delay": "9ms egress"})
+    assert found(result) == [("delay=9ms egress", "pod")]
+    (error,) = result.errors
+    assert error.message == "pod/web-1: podmgr.io/profile: there is no profile '3gg' (column 1)"
+    assert {key for _, key in result.unreadable} == {"bandwidth", "loss"}
+    enforcing = pod({}, namespace={"podmgr.io/profile": "3gg", "delay": "9ms egress", ENFORCE: "true"})
+    assert {key for _, key in enforcing.unreadable} == {"bandwidth", "loss", "delay"}
+
+
+def test_two_profiles_are_one_error_and_stop_no_other_rule() -> None:
+    result = pod({"podmgr.io/profile": "3g; lte", "loss": "1% egress"})
+    assert found(result) == [("loss=uniform egress 1%", "pod")]
+    assert [error.problem for error in result.errors] == ["two profiles: 3g and lte"]
+
+
+def test_only_a_rule_for_all_packets_replaces_a_profiles_part() -> None:
+    result = pod({"podmgr.io/profile": "3g", "delay": "1ms egress peer=10.0.0.0/8"})
+    assert ("delay=1ms egress peer=10.0.0.0/8", "pod") in found(result)
+    assert ("delay=150ms egress", "pod") in found(result)

@@ -63,7 +63,7 @@ def test_rules_collide_by_kind_or_program_and_direction(first: str, second: str,
     assert (one.collision_key == other.collision_key) is do_collide
 
 
-@pytest.mark.parametrize("key", ["duplicate", "corrupt", "reorder"])
+@pytest.mark.parametrize("key", ["duplicate", "corrupt", "reorder", "block"])
 def test_newer_kinds_are_read_with_the_prefix_alone(key: str) -> None:
     annotations = {key: "1% egress", f"podmgr.io/{key}": "2% egress"}
     assert annotation_values({key: "1% egress"}) == []

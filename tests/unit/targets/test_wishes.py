@@ -110,6 +110,23 @@ def test_command_line_that_makes_no_sense_is_misuse(
 # Manifests
 
 
+def test_a_manifest_may_name_a_profile_of_the_program_folder(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir(mode=0o755)
+    (folder / "office.toml").write_text('round-trip = "20ms"')
+    path = tmp_path / "pod.yaml"
+    path.write_text(
+        "{kind: Pod, metadata: {name: web, annotations: {podmgr.io/profile: office, delay: 1ms egress}}}"
+    )
+    mine = settings._replace(program_dir=folder)
+    (wish,), failed = from_manifests([str(path)], "a", [], [], mine, report=print)
+    assert failed == []
+    assert wanted(wish) == [("delay=10ms ingress", "pod"), ("delay=1ms egress", "pod")]
+    _, (failure,) = from_manifests([str(path)], "a", [], [], settings, report=print)
+    assert failure.error is not None
+    assert "there is no profile 'office'" in failure.error.message
+
+
 def test_manifests_pod_stands_on_the_cgroup_under_its_own_name(settings: Settings) -> None:
     wish, reported = of_manifest(settings)
     assert settings.cgroup_root is not None

@@ -16,12 +16,14 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.cluster.directory import Part, Resource
 from podmgr.cluster.objects import pod_of
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.peers import Entry
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.source import POD, SourcedRule
+from podmgr.rules.tables import Peers
 from podmgr.settings import LogFormat
 from podmgr.watch.feeds import MOST_APART, chosen
-from podmgr.watch.following import Following, Peers
+from podmgr.watch.following import Following
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
@@ -53,11 +55,12 @@ class Followed:
         )
         self.following.start("node-1")
 
-    def refresh(self, changes: Mapping[str, Peers]) -> None:
+    def refresh(self, changes: Mapping[str, Moved]) -> None:
         if self.problem is not None:
             raise self.problem
-        self.writes.append((time.monotonic(), dict(changes)))
-        self.written |= changes
+        written = {uid: moved.now for uid, moved in changes.items()}
+        self.writes.append((time.monotonic(), written))
+        self.written |= written
 
     def wanted(self, *uids: str) -> dict[str, RuledPod]:
         found = {}
@@ -228,6 +231,20 @@ def test_a_reconcile_that_wrote_what_was_true_before_is_put_right(followed: Foll
     assert "10.42.0.9" not in followed.addresses("u-1", "svc/db")
     followed.following.written(slow)
     eventually(lambda: "10.42.0.9" in followed.addresses("u-1", "svc/db"))
+
+
+def test_a_reconcile_of_one_pod_takes_no_news_from_another(followed: Followed) -> None:
+    """Whoever looks first, all that name it hear of it."""
+    followed.slice("10.42.0.1")
+    for uid in ("u-1", "u-2"):
+        followed.has(uid, RULE)
+    eventually(lambda: followed.server.watching("endpointslices") == 1)
+    for number in range(50):
+        address = f"10.42.2.{number}"
+        followed.move(address)
+        while address not in followed.addresses("u-1", "svc/db"):
+            followed.sync("u-1")
+        eventually(lambda: address in followed.addresses("u-2", "svc/db"))  # noqa: B023
 
 
 def test_what_cannot_be_written_is_left_to_a_reconcile(followed: Followed) -> None:

@@ -603,6 +603,33 @@ def test_what_names_stand_for_is_in_the_wish_and_a_refused_rule_is_complained_of
     assert [line["level"] for line in node.said()] == ["error"]
 
 
+def test_what_has_moved_is_written_for_pods_that_were_brought_in_order(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Peer(PeerKind.SERVICE, "db")
+    told: list[tuple[str, object]] = []
+    failures: list[tuple[Attachment, PodmgrError]] = []
+
+    def refresh(wishes: Sequence[Wish], _: Settings) -> list[tuple[Attachment, PodmgrError]]:
+        told.extend((wish.target.owner, wish.peers) for wish in wishes)
+        return failures if wishes else []
+
+    monkeypatch.setattr("podmgr.watch.podsync.refresh", refresh)
+    node.pod(ONE, {"loss": "1% egress peer=svc/db"})
+    node.cgroup(ONE)
+    rules = node.cluster.rules(node.cluster.pods[ONE])
+    node.sync.sync({ONE: RuledPod(node.cluster.pods[ONE], rules, (ONE,), {name: ()})})
+    moved = {name: (Entry(prefix_of("10.42.0.1")),)}
+    node.sync.refresh({ONE: moved, TWO: moved})
+    assert told == [(ONE, moved)]
+    failures.append((row(ONE), PodmgrError("no room")))
+    with pytest.raises(PodmgrError, match="no room"):
+        node.sync.refresh({ONE: moved})
+    node.bring(ONE)  # names nothing any more
+    node.sync.refresh({ONE: moved})
+    assert len(told) == 2
+
+
 def test_strangers_annotations_do_not_fill_the_log(node: Node) -> None:
     for number in range(2 * MOST_LINES + 1):
         annotations = {"bandwidth": "1 mbps egress", "loss": "nonsense"}

@@ -200,6 +200,9 @@ def test_new_bucket_holds_a_frame_and_never_more_than_the_bucket(rate: int, burs
             "reorder",
             {"MOST_BYTES": "256000000ULL", "THRESHOLD": "4294967296ULL", "TIME": "1000000000ULL"},
         ),
+        ("block=egress", "block", {"CUTS": "0", "ONLY_NEW": "0", "REPLY": "0"}),
+        ("block=egress reply=rst cut=yes", "block", {"CUTS": "1", "ONLY_NEW": "0", "REPLY": "1"}),
+        ("block=ingress state=new reply=icmp", "block", {"CUTS": "0", "ONLY_NEW": "1", "REPLY": "2"}),
         ("ebpf-limit=dropper egress -DB=1 -DA", "dropper", {"A": None, "B": "1"}),
     ],
 )
@@ -208,9 +211,14 @@ def test_rule_becomes_a_program_with_macros(option: str, program: str, macros: d
     assert (made.program, dict(made.macros)) == (program, macros)
 
 
-def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> None:
-    options = ["loss=uniform egress 2%", "ebpf-limit=dropper egress", "bandwidth=10 mbps egress"]
-    options[2:2] = ["corrupt=1% egress", "duplicate=1% egress"]
+def test_where_several_see_a_packet_block_comes_first_and_what_delays_last() -> None:
+    options = [
+        "block=egress",
+        "loss=uniform egress 2%",
+        "ebpf-limit=dropper egress",
+        "bandwidth=10 mbps egress",
+    ]
+    options[3:3] = ["corrupt=1% egress", "duplicate=1% egress"]
     options += ["bandwidth=10 mbps egress algorithm=edt", "delay=1ms egress", "reorder=1% egress"]
     assert [template_of(rule(option)).stage for option in options] == list(Stage)
     assert template_of(rule("ebpf-limit=edt egress -DRATE=1000000")).stage is Stage.DEPARTURE
@@ -228,6 +236,7 @@ def test_where_several_see_a_packet_loss_comes_first_and_what_delays_last() -> N
         ("duplicate=1% egress", False),
         ("corrupt=1% egress", False),
         ("reorder=1% egress", True),
+        ("block=egress", False),
     ],
 )
 def test_only_programs_that_delay_need_fq(option: str, needs_fq: bool) -> None:
@@ -345,6 +354,34 @@ def test_built_in_programs_are_the_shipped_ones() -> None:
                 "may wait": "125 MB on the wire, in memory up to twice that; what is more is not late",
             },
         ),
+        (
+            "block=egress",
+            {
+                "blocked": "all that leaves the pod, but for ARP and neighbour discovery",
+                "who sends it": "the pod",
+                "its connect() sees": "nothing, until it gives up (ETIMEDOUT)",
+                "its open TCP sees": "nothing, until it gives up (ETIMEDOUT)",
+                "its UDP sees": "nothing",
+                "who waits for it": "sees nothing, until it gives up (ETIMEDOUT)",
+            },
+        ),
+        (
+            "block=ingress reply=rst",
+            {
+                "who sends it": "the other end",
+                "its connect() sees": "ECONNREFUSED, at once",
+                "its open TCP sees": "ECONNRESET, as soon as it sends",
+                "its UDP sees": "nothing: a RST is TCP's alone",
+            },
+        ),
+        (
+            "block=egress reply=icmp cut=yes",
+            {
+                "its open TCP sees": "ECONNRESET at both ends, as soon as this one sends",
+                "its UDP sees": "EHOSTUNREACH, of IPv6 EACCES, if the socket is connected",
+            },
+        ),
+        ("block=egress state=new", {"its open TCP sees": "nothing: it lives on"}),
         ("ebpf-limit=dropper egress", {"custom program": "dropper", "macros": "none"}),
         ("ebpf-limit=dropper egress -DB=1 -DA", {"custom program": "dropper", "macros": "-DA -DB=1"}),
     ],
@@ -399,6 +436,8 @@ def test_explanation_of_a_delaying_rule_knows_no_bucket() -> None:
         ("loss=markov egress p13=1% p31=0%", Hook.TC, "ends no run of losses"),
         ("duplicate=0.00000001% egress", Hook.TC, "copies nothing"),
         ("corrupt=99.99999999% egress", Hook.TC, "corrupts all"),
+        ("block=egress", Hook.CGROUP, "TCP sees congestion"),
+        ("block=ingress", Hook.CGROUP, "answers pings"),
     ],
 )
 def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) -> None:
@@ -423,10 +462,28 @@ def test_caveat_says_what_the_effect_is_not(option: str, hook: Hook, said: str) 
         ("ebpf-limit=dropper egress", Hook.CGROUP),
         ("duplicate=100% egress", Hook.TC),
         ("reorder=0% egress", Hook.TC),
+        ("block=egress reply=rst", Hook.TC),
     ],
 )
 def test_rule_that_does_what_it_says_has_no_caveat(option: str, hook: Hook) -> None:
     assert rule(option).caveats(hook) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "figures"),
+    [
+        ("block=egress", []),
+        ("block=egress reply=rst", [Figure("RSTs sent", 3)]),
+        ("block=egress reply=icmp", [Figure("ICMPs sent", 2)]),
+        ("block=egress cut=yes", [Figure("RSTs sent", 3), Figure("connections cut", 1)]),
+        (
+            "block=egress reply=icmp cut=yes",
+            [Figure("RSTs sent", 3), Figure("ICMPs sent", 2), Figure("connections cut", 1)],
+        ),
+    ],
+)
+def test_block_tells_what_it_has_sent(option: str, figures: list[Figure]) -> None:
+    assert rule(option).figures([3, 2, 1]) == figures
 
 
 @pytest.mark.parametrize(
