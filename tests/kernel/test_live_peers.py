@@ -11,7 +11,6 @@ import select
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,91 +19,30 @@ from typing import Any
 
 import pytest
 
-from podmgr.demo.throwaway import inside
-from podmgr.kernel import cgroup_life
 from podmgr.settings import Settings
-from tests.answers import ICMP, TCP, UDP, Packet, answering, unanswered
-from tests.kube import objects
-from tests.kube.cluster import RunningPod, Simulated, eventually
-from tests.kube.store import Obj
-from tests.kube.watching import Watching, end
+from tests.answers import TCP, answering, unanswered
+from tests.kernel.shop import (
+    ADDRESSES,
+    ALL,
+    ALL_OF_DB,
+    CACHE_POD,
+    DB,
+    DB6,
+    DB_NEW,
+    DB_POD,
+    DB_POD6,
+    LATE,
+    Shop,
+    Watch,
+    pairs,
+    shop,
+    watching_of,
+)
+from tests.kube.cluster import eventually
 from tests.lab import Lab, lab
 
-DB, CACHE, LATE = "198.18.1.10", "198.18.1.20", "198.18.1.30"  # ClusterIPs
-DB_POD, DB_NEW, CACHE_POD = "198.18.1.11", "198.18.1.12", "198.18.1.21"
-DB6, DB_POD6 = "fd00:db8:1::10", "fd00:db8:1::11"
-ADDRESSES = (DB, CACHE, LATE, DB_POD, DB_NEW, CACHE_POD, DB6, DB_POD6)
-ALL = [
-    *(Packet(peer, TCP, port) for peer in ADDRESSES for port in (80, 8080)),
-    *(Packet(peer, UDP, port) for peer in ADDRESSES for port in (53, 80)),
-    *(Packet(peer, ICMP) for peer in ADDRESSES),
-]
-PORTS: tuple[Obj, ...] = (  # of a service; its endpoints have others
-    {"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080},
-    {"name": "query", "port": 53, "protocol": "UDP", "targetPort": 80},
-)
 CHANGES = 100
 HIT = "loss=uniform egress 100% peer=svc/db"
-
-Watch = Callable[..., Watching]
-
-
-class Place:
-    """The pod `web` of namespace `shop`, whose network is the lab's; services answer in the lab's world."""
-
-    def __init__(self, made: Lab, cluster: Simulated, pod: RunningPod) -> None:
-        self.made = made
-        self.cluster = cluster
-        self.api = cluster.api
-        self.pod = pod
-
-    def service(self, name: str, *addresses: str) -> None:
-        made = objects.service(name, "shop")
-        made["spec"] |= {"clusterIP": addresses[0], "clusterIPs": list(addresses), "ports": list(PORTS)}
-        self.api.create(made)
-
-    def endpoints(self, name: str, address: str) -> None:
-        ports = [{**port, "port": port["targetPort"]} for port in PORTS]
-        suffix = "v6" if ":" in address else "v4"
-        self.api.create(objects.endpoint_slice(name, "shop", addresses=[address], ports=ports, suffix=suffix))
-
-    def move(self, name: str, address: str) -> None:
-        """Its endpoint is another one now."""
-        endpoint = {"addresses": [address], "conditions": {"ready": True}}
-        self.api.patch("endpointslices", "shop", f"{name}-v4", {"endpoints": [endpoint]})
-
-    def annotate(self, *rules: str) -> None:
-        self.cluster.annotate("pods", "web", {"loss": "; ".join(rules)})
-
-    def hit(self) -> set[Packet]:
-        return unanswered(self.made, ALL)
-
-    def becomes(self, hit: set[Packet]) -> None:
-        """Wait until exactly these packets are hit."""
-        eventually(lambda: self.hit() == hit, pause=0.1, why=lambda: sorted(self.hit() ^ hit))
-
-    def program_ids(self) -> set[int | None]:
-        return {item.attachment.program_id for item in self.cluster.observed(self.pod) if item.is_active}
-
-    def starts(self) -> set[str]:
-        """The marks of when its rules began."""
-        return {path.name for path in self.cluster.settings.bpffs.glob(f"starts/{self.pod.uid}/*")}
-
-    def told(self, reason: str) -> list[str]:
-        return [message for said, message in self.cluster.events(self.pod) if said == reason]
-
-
-def pairs(cluster_ip: str, *endpoints: str) -> set[Packet]:
-    """What a service's packets are, before the translation and after it."""
-    return {
-        Packet(cluster_ip, TCP, 80),
-        Packet(cluster_ip, UDP, 53),
-        *(Packet(address, TCP, 8080) for address in endpoints),
-        *(Packet(address, UDP, 80) for address in endpoints),
-    }
-
-
-ALL_OF_DB = pairs(DB, DB_POD) | pairs(DB6, DB_POD6)
 
 
 @pytest.fixture(scope="module")
@@ -115,49 +53,19 @@ def made() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def place(made: Lab, settings: Settings, tmp_path: Path) -> Iterator[Place]:
-    assert settings.cgroup_root is not None
-    cluster = Simulated(settings, tmp_path)
-    cluster.api.start()
-    cluster.use_namespace("shop")
-    uid = str(uuid.uuid4())
-    cgroup = cgroup_life.create(settings.cgroup_root, f"pod{uid}")
-    process = subprocess.Popen(inside(made.pod, ["sleep", "1000"]))
-    cgroup_life.join(cgroup, process.pid)
-    pod = RunningPod("shop", "web", uid, cgroup, [process])
-    place = Place(made, cluster, pod)
-    place.service("db", DB, DB6)
-    place.endpoints("db", DB_POD)
-    place.endpoints("db", DB_POD6)
-    place.service("cache", CACHE)
-    place.endpoints("cache", CACHE_POD)
-    cluster.api.create(objects.pod("web", "shop", uid=uid))
-    try:
+def place(made: Lab, settings: Settings, tmp_path: Path) -> Iterator[Shop]:
+    with shop(made, settings, tmp_path) as place:
         yield place
-    finally:
-        cluster.close()
-        process.kill()
-        process.wait()
-        cgroup_life.kill(cgroup)
-        cgroup_life.remove(cgroup)
 
 
 @pytest.fixture
-def watching(place: Place, tmp_path: Path) -> Iterator[Watch]:
-    watches: list[Watching] = []
-
-    def start(*words: str) -> Watching:
-        watch = Watching(place.cluster, tmp_path / f"log-{len(watches)}", *words)
-        watches.append(watch)
-        watch.is_in_order()
-        return watch
-
-    yield start
-    end(watches)
+def watching(place: Shop, tmp_path: Path) -> Iterator[Watch]:
+    with watching_of(place, tmp_path) as start:
+        yield start
 
 
 def test_a_service_is_hit_before_and_after_the_translation_and_its_neighbour_is_not(
-    place: Place, watching: Watch
+    place: Shop, watching: Watch
 ) -> None:
     place.annotate("100% egress peer=svc/db")
     watching()
@@ -169,7 +77,7 @@ def test_a_service_is_hit_before_and_after_the_translation_and_its_neighbour_is_
     assert row.counters.dropped_packets >= len(ALL_OF_DB)
 
 
-def test_services_come_and_go(place: Place, watching: Watch) -> None:
+def test_services_come_and_go(place: Shop, watching: Watch) -> None:
     place.annotate("100% egress peer=svc/late", "100% egress peer=svc/db port=80")
     watching()
     eventually(lambda: len(place.program_ids()) == 2)
@@ -180,9 +88,9 @@ def test_services_come_and_go(place: Place, watching: Watch) -> None:
     place.becomes(port_80 | pairs(LATE))
     place.endpoints("late", CACHE_POD)
     place.becomes(port_80 | pairs(LATE, CACHE_POD))
-    place.api.delete("services", "shop", "late")
+    place.cluster.api.delete("services", "shop", "late")
     place.becomes(port_80)
-    place.api.delete("endpointslices", "shop", "db-v4")
+    place.cluster.api.delete("endpointslices", "shop", "db-v4")
     place.becomes({packet for packet in port_80 if packet.peer != DB_POD})
     assert place.program_ids() == programs
 
@@ -255,7 +163,7 @@ def asking(made: Lab, port: int, *peers: str) -> Iterator[Asking]:
 
 
 def test_an_endpoint_that_is_replaced_is_hit_at_once_by_the_same_program(
-    place: Place, watching: Watch, record_property: Callable[[str, Any], None]
+    place: Shop, watching: Watch, record_property: Callable[[str, Any], None]
 ) -> None:
     place.annotate("100% egress peer=svc/db")
     watching()
@@ -286,7 +194,7 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]
 
 
-def test_a_rule_whose_time_is_over_is_told_and_swept_once(place: Place, watching: Watch) -> None:
+def test_a_rule_whose_time_is_over_is_told_and_swept_once(place: Shop, watching: Watch) -> None:
     place.annotate("100% egress peer=svc/db for=1s", "0% ingress")
     watching("--resync", "1s")
     eventually(lambda: place.told("RuleOver"))
@@ -303,7 +211,7 @@ def test_a_rule_whose_time_is_over_is_told_and_swept_once(place: Place, watching
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_the_start_outlives_a_restart_of_watch(place: Place, watching: Watch, is_killed: bool) -> None:
+def test_the_start_outlives_a_restart_of_watch(place: Shop, watching: Watch, is_killed: bool) -> None:
     place.annotate("100% egress peer=svc/db for=1h")
     watch = watching("--keep")
     began, programs = place.starts(), place.program_ids()
@@ -318,7 +226,7 @@ def test_the_start_outlives_a_restart_of_watch(place: Place, watching: Watch, is
     assert (place.starts(), place.program_ids()) == (began, programs)
 
 
-def test_what_was_over_before_a_restart_of_watch_does_not_start_again(place: Place, watching: Watch) -> None:
+def test_what_was_over_before_a_restart_of_watch_does_not_start_again(place: Shop, watching: Watch) -> None:
     place.annotate("100% egress peer=svc/db for=1s")
     watch = watching("--keep")
     watch.kill()
@@ -329,5 +237,5 @@ def test_what_was_over_before_a_restart_of_watch_does_not_start_again(place: Pla
     assert place.hit() == set()
     assert len(place.told("RuleOver")) == 1
     assert place.starts()  # by which it is known not to be new
-    place.api.delete("pods", "shop", "web")
+    place.cluster.api.delete("pods", "shop", "web")
     eventually(lambda: not place.starts())
