@@ -16,7 +16,7 @@ from podmgr.reconcile import ledger
 from podmgr.reconcile.lookups import Lookup, lookups, tell
 from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.outcome import Failures
-from podmgr.rules.tables import Peers, is_moved
+from podmgr.rules.tables import Moves, Peers
 from podmgr.settings import Settings
 
 
@@ -41,9 +41,10 @@ def refresh(wishes: Iterable[tuple[Wish, Peers]], settings: Settings) -> Failure
             by_cgroup.setdefault(row.cgroup_id, []).append(row)
         for wish, before in wishes:
             there = by_cgroup.get(wish.target.cgroup.id, [])
+            moves = Moves(before, wish.peers)
             beside = lookups(merged(wish, there), wish.peers)
             for sourced, lookup in beside.items():
-                if not is_moved(lookup.rule, lookup.group, before, wish.peers):
+                if not moves.may_concern(lookup.rule):
                     continue
                 for form in forms(sourced.rule):
                     wanted |= {

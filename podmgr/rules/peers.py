@@ -32,8 +32,10 @@ class Prefix(NamedTuple):
 
     def start(self, bits: int) -> bytes:
         """The first so many bits, and then nothing to the end of the byte."""
-        whole, rest = divmod(bits, 8)
-        return self.address[:whole] + (bytes([self.address[whole] >> 8 - rest << 8 - rest]) if rest else b"")
+        whole, rest = bits >> 3, bits & 7
+        if not rest:
+            return self.address[:whole]
+        return self.address[:whole] + bytes([self.address[whole] >> 8 - rest << 8 - rest])
 
     def contains(self, other: Prefix) -> bool:
         """Whether all that the other has is also its own."""
@@ -51,8 +53,9 @@ class Near:
         self._around: dict[int, set[bytes]] = {}
 
     def __contains__(self, prefix: Prefix) -> bool:
-        if any(bits <= prefix.bits and prefix.start(bits) in starts for bits, starts in self._starts.items()):
-            return True
+        for bits, starts in self._starts.items():
+            if bits <= prefix.bits and prefix.start(bits) in starts:
+                return True
         around = self._around.get(prefix.bits)
         if around is None:
             longer = (one for one in self._prefixes if one.bits > prefix.bits)

@@ -101,16 +101,26 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers) -> Table:
     return Table(tuple(rules), lists)
 
 
-def is_moved(rule: Rule, group: Iterable[Rule], before: Peers, after: Peers) -> bool:
-    """Whether the rule's table may be another one, now that names stand for other addresses."""
-    moved = {peer for peer in before.keys() | after.keys() if before.get(peer) != after.get(peer)}
-    if not moved.isdisjoint(rule.match.names):
-        return True
-    beside = {name for other in rivals_of(rule, group) for name in other.match.names} & moved
-    own = _near(rule, after) if beside else Near(())
-    return any(
-        entry.prefix in own for peer in beside for there in (before, after) for entry in there.get(peer, ())
-    )
+class Moves:
+    """Which names stand for other addresses now, and where."""
+
+    def __init__(self, before: Peers, after: Peers) -> None:
+        changed = {peer for peer in before.keys() | after.keys() if before.get(peer) != after.get(peer)}
+        entries = {peer: set(before.get(peer, ())) ^ set(after.get(peer, ())) for peer in changed}
+        self._names = changed
+        self._near = Near(entry.prefix for there in entries.values() for entry in there)
+        self._peers = after
+
+    def may_concern(self, rule: Rule) -> bool:
+        """Whether the rule's table may be another one."""
+        match = rule.match
+        if not self._names.isdisjoint(match.names):
+            return True
+        return any(
+            entry.prefix in self._near
+            for peer in match.peers or (None,)
+            for entry in _entries(peer, self._peers)
+        )
 
 
 def _near(rule: Rule, peers: Peers) -> Near:
