@@ -40,10 +40,10 @@ ALL = [
     *(Packet(peer, ICMP) for peer in (WORLD, OTHER, WORLD6, OTHER6)),
 ]
 
-_ANSWERING = f"""
+_ANSWERING = """
 import json, select, socket, sys
-peers = {[WORLD, OTHER, WORLD6, OTHER6]}
 ports = json.loads(sys.argv[1])
+peers = sys.argv[2:]
 servers = dict()
 for peer in peers:
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
@@ -120,13 +120,14 @@ print(json.dumps(sorted(answered)))
 
 
 @contextmanager
-def answering(made: Lab) -> Iterator[None]:
-    """Two peers in the world answer while the block runs."""
-    made.sh(made.world, f"ip addr add {OTHER}/24 dev eth0")
-    made.sh(made.world, f"ip -6 addr add {OTHER6}/64 dev eth0 nodad")
-    for address in (OTHER, OTHER6):
+def answering(made: Lab, *more: str) -> Iterator[None]:
+    """Two peers in the world answer while the block runs, and at these addresses too."""
+    for address in (OTHER, OTHER6, *more):
+        words = f"{address}/64 dev eth0 nodad" if ":" in address else f"{address}/24 dev eth0"
+        made.sh(made.world, f"ip addr add {words}")
         made.sh(made.node, f"ip neigh add {address} lladdr 02:00:00:00:01:02 nud permanent dev world0")
-    server = made.in_world([sys.executable, "-c", _ANSWERING, json.dumps(PORTS)])
+    peers = [WORLD, OTHER, WORLD6, OTHER6, *more]
+    server = made.in_world([sys.executable, "-c", _ANSWERING, json.dumps(PORTS), *peers])
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"

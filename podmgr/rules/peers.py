@@ -5,6 +5,7 @@ A CIDR and `dns` say it themselves; the others are looked up in a cluster, by wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from podmgr.errors import UsageError
@@ -28,6 +29,38 @@ class Prefix(NamedTuple):
         family, raw = self.address[0], self.address[1:]
         address = IPv4Address(raw[:4]) if family == 4 else IPv6Address(raw)
         return f"{address}/{self.bits - _FAMILY_BITS}"
+
+    def start(self, bits: int) -> bytes:
+        """The first so many bits, and then nothing to the end of the byte."""
+        whole, rest = bits >> 3, bits & 7
+        if not rest:
+            return self.address[:whole]
+        return self.address[:whole] + bytes([self.address[whole] >> 8 - rest << 8 - rest])
+
+    def contains(self, other: Prefix) -> bool:
+        """Whether all that the other has is also its own."""
+        return self.bits <= other.bits and self.start(self.bits) == other.start(self.bits)
+
+
+class Near:
+    """Says of a prefix whether it is within one of these, or around one."""
+
+    def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        self._prefixes = frozenset(prefixes)
+        self._starts: dict[int, set[bytes]] = {}
+        for prefix in self._prefixes:
+            self._starts.setdefault(prefix.bits, set()).add(prefix.start(prefix.bits))
+        self._around: dict[int, set[bytes]] = {}
+
+    def __contains__(self, prefix: Prefix) -> bool:
+        for bits, starts in self._starts.items():
+            if bits <= prefix.bits and prefix.start(bits) in starts:
+                return True
+        around = self._around.get(prefix.bits)
+        if around is None:
+            longer = (one for one in self._prefixes if one.bits > prefix.bits)
+            around = self._around[prefix.bits] = {one.start(prefix.bits) for one in longer}
+        return prefix.start(prefix.bits) in around
 
 
 class Pair(NamedTuple):

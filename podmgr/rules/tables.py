@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
 from podmgr.rules.match import MAX_TERMS, Peer, Ports
-from podmgr.rules.peers import ANYWHERE, Entry, Prefix, own_entries
+from podmgr.rules.peers import ANYWHERE, Entry, Near, Prefix, own_entries
 from podmgr.rules.rule import Rule
 from podmgr.rules.timing import ALWAYS
 
@@ -85,9 +85,11 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Contai
             f"'{rule}': {len(rules)} rules that may hide each other", tip=f"{MAX_RULES} at most"
         )
     written = {id(other): place for place, other in enumerate(group)}
+    own = _near(rule, peers)
     entries: dict[Prefix, list[_Candidate]] = {}
     for place, other in enumerate(rules):
-        for prefix, candidate in _candidates(other, place, written.get(id(other), 0), peers, containers):
+        order = written.get(id(other), 0)
+        for prefix, candidate in _candidates(other, place, order, peers, containers, own):
             entries.setdefault(prefix, []).append(candidate)
     if len(entries) > MAX_PREFIXES:
         raise PodmgrError(
@@ -104,21 +106,51 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Contai
     return Table(tuple(rules), lists)
 
 
+class Moves:
+    """Which names stand for other addresses now, and where."""
+
+    def __init__(self, before: Peers, after: Peers) -> None:
+        changed = {peer for peer in before.keys() | after.keys() if before.get(peer) != after.get(peer)}
+        entries = {peer: set(before.get(peer, ())) ^ set(after.get(peer, ())) for peer in changed}
+        self._names = changed
+        self._near = Near(entry.prefix for there in entries.values() for entry in there)
+        self._peers = after
+
+    def may_concern(self, rule: Rule) -> bool:
+        """Whether the rule's table may be another one."""
+        match = rule.match
+        if not self._names.isdisjoint(match.names):
+            return True
+        return any(
+            entry.prefix in self._near
+            for peer in match.peers or (None,)
+            for entry in _entries(peer, self._peers)
+        )
+
+
+def _near(rule: Rule, peers: Peers) -> Near:
+    """Where the rule itself may act: what others say of addresses elsewhere is not in its table."""
+    return Near(entry.prefix for peer in rule.match.peers or (None,) for entry in _entries(peer, peers))
+
+
 def _candidates(
-    rule: Rule, place: int, order: int, peers: Peers, containers: Containers
+    rule: Rule, place: int, order: int, peers: Peers, containers: Containers, near: Near
 ) -> Iterator[tuple[Prefix, _Candidate]]:
     """The terms of a rule, each at the prefix where it begins to hold."""
     match = rule.match
     for number, peer in enumerate(match.peers or (None,)):
         for entry in _entries(peer, peers):
+            if entry.prefix not in near:
+                continue
             if entry.is_taken_away:
                 yield entry.prefix, _Candidate((), place, number, None)
                 continue
             for term in _terms(rule, entry, place, containers):
                 yield entry.prefix, _Candidate(_rank(term, entry.prefix, peer, order), place, number, term)
     for peer in match.excepts:
-        entries = [entry for entry in _entries(peer, peers) if not entry.is_taken_away]
-        for entry in entries:
+        for entry in _entries(peer, peers):
+            if entry.is_taken_away or entry.prefix not in near:
+                continue
             if entry.pairs is None:
                 yield entry.prefix, _Candidate((), place, None, None)
             for term in _away(entry, place):
@@ -180,7 +212,7 @@ def _lists(rule: Rule, entries: Mapping[Prefix, list[_Candidate]]) -> dict[Prefi
     around: list[tuple[Prefix, list[_Candidate], tuple[Term, ...]]] = []
     made: dict[tuple[_Candidate, ...], tuple[Term, ...]] = {}
     for prefix in sorted(entries):
-        while around and not _contains(around[-1][0], prefix):
+        while around and not around[-1][0].contains(prefix):
             around.pop()
         candidates = [*(around[-1][1] if around else ()), *entries[prefix]]
         key = tuple(candidates)
@@ -191,13 +223,6 @@ def _lists(rule: Rule, entries: Mapping[Prefix, list[_Candidate]]) -> dict[Prefi
             lists[prefix] = terms
         around.append((prefix, candidates, terms))
     return lists
-
-
-def _contains(outer: Prefix, inner: Prefix) -> bool:
-    whole, rest = divmod(outer.bits, 8)
-    if outer.bits > inner.bits or outer.address[:whole] != inner.address[:whole]:
-        return False
-    return not rest or not (outer.address[whole] ^ inner.address[whole]) >> (8 - rest)
 
 
 def _deciding(rule: Rule, candidates: Sequence[_Candidate]) -> tuple[Term, ...]:

@@ -22,9 +22,11 @@ from podmgr.cluster.directory import Change, Directory, Part
 from podmgr.cluster.names import name_all, names_of
 from podmgr.cluster.peers import UNKNOWN, Resolved, concerns, may_not_be_seen, parts_of, resolve
 from podmgr.errors import PodmgrError
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry, in_namespace
+from podmgr.rules.peers import in_namespace
 from podmgr.rules.rule import Rule
+from podmgr.rules.tables import Peers
 from podmgr.watch.feeds import Feeds, Look
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
@@ -38,8 +40,7 @@ _FLOOD = 256  # changes at once, above which it is not looked whom each concerns
 
 NONE_BY_HAND: Mapping[str, Sequence[Rule]] = MappingProxyType({})
 
-Peers = Mapping[Peer, tuple[Entry, ...]]
-Refresh = Callable[[Mapping[str, Peers]], None]  # by the UID of a pod, all that its rules name
+Refresh = Callable[[Mapping[str, Moved]], None]  # by the UID of a pod
 
 
 @dataclass(slots=True)
@@ -271,17 +272,18 @@ class Following:
         if unsettled:
             self._on_change(unsettled)
 
-    def _changes(self) -> dict[str, Peers]:
+    def _changes(self) -> dict[str, Moved]:
         """What to write. Noted as written before it is: a reconcile that ends later has the last word."""
         suspects, self._state.suspects = self._state.suspects, set()
-        changes: dict[str, Peers] = {}
+        changes: dict[str, Moved] = {}
         for uid in suspects:
             names = self._state.names.get(uid)
             if names is None or names.written is None:
                 continue
             peers = self._peers(names)
             if peers != names.written:
-                names.written = changes[uid] = peers
+                changes[uid] = Moved(names.written, peers)
+                names.written = peers
         return changes
 
     def _peers(self, names: _Names) -> Peers:

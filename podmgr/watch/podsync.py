@@ -18,16 +18,14 @@ from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
-from podmgr.kernel import cgroup_life, cgroups, pins
+from podmgr.kernel import cgroup_life, cgroups, pins, starts
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
-from podmgr.reconcile.refresh import refresh
-from podmgr.rules.match import Peer
-from podmgr.rules.peers import Entry
+from podmgr.reconcile.refresh import Moved, refresh
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
@@ -102,7 +100,7 @@ class PodSync:
         self._seen = now
 
     def traces(self) -> set[str]:
-        """The UIDs of pods that have something of ours, by the ledger or by their pins.
+        """The UIDs of pods that have something of ours, by the ledger, their pins, or when a rule began.
 
         What the command line put on a pod is not watch's.
         """
@@ -111,7 +109,8 @@ class PodSync:
     def _traces(self, rows: Sequence[Attachment]) -> set[str]:
         uids = {row.pod.uid for row in rows if row.pod and row.pod.uid and row.source != CLI}
         others = {row.owner for row in rows} - uids
-        return uids | (pins.owners(self._settings.bpffs, pods_only=True) - others)
+        began = {owner for owner in starts.owners(self._settings.bpffs) if not owner.isdigit()}
+        return uids | ((pins.owners(self._settings.bpffs, pods_only=True) | began) - others)
 
     def by_hand(self) -> dict[str, list[Rule]]:
         """The rules that the command line has put on pods, by UID."""
@@ -158,13 +157,17 @@ class PodSync:
         result.failed |= self._tell(result.outcomes, wanted)
         return result
 
-    def refresh(self, changes: Mapping[str, Mapping[Peer, tuple[Entry, ...]]]) -> None:
+    def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
 
         Raises PodmgrError if some could not be told.
         """
         known = self._wishes_of  # the loop is another thread
-        wishes = [known[uid]._replace(peers=peers) for uid, peers in changes.items() if uid in known]
+        wishes = [
+            (known[uid]._replace(peers=moved.now), moved.before)
+            for uid, moved in changes.items()
+            if uid in known
+        ]
         for _, error in refresh(wishes, self._settings) if wishes else ():
             raise error
 

@@ -15,7 +15,7 @@ from podmgr.rules.grammar import parse_rule_option, parse_value
 from podmgr.rules.match import Match, Peer, PeerKind
 from podmgr.rules.peers import ANYWHERE, Entry, Pair, Prefix, prefix_of
 from podmgr.rules.rule import Rule
-from podmgr.rules.tables import MAX_PREFIXES, Table, needs_table, table_of
+from podmgr.rules.tables import MAX_PREFIXES, Moves, Table, needs_table, table_of
 
 TCP, UDP = 6, 17
 DB = Peer(PeerKind.SERVICE, "db")
@@ -168,11 +168,19 @@ WORDS = st.fixed_dictionaries(
         "proto": st.lists(st.sampled_from(["tcp", "udp"]), min_size=1, max_size=2),
     },
 )
+ADDRESSES = (
+    "10.1.1.1",
+    "10.1.1.2",
+    "10.1.9.9",
+    "10.2.2.2",
+    "10.9.9.9",
+    "192.0.2.1",
+    "fd00::1",
+    "2001:db8::1",
+)
 PACKETS = st.builds(
     Packet,
-    st.sampled_from(
-        ["10.1.1.1", "10.1.1.2", "10.1.9.9", "10.2.2.2", "10.9.9.9", "192.0.2.1", "fd00::1", "2001:db8::1"]
-    ),
+    st.sampled_from(ADDRESSES),
     st.sampled_from([TCP, UDP]),
     st.sampled_from([80, 53, 55, 8080, 5353, 1]),
     st.sampled_from([7, 8, 99]),
@@ -203,6 +211,26 @@ def test_a_table_says_what_the_words_say(words: list[dict[str, list[str]]], pack
         assert [number for number, table in enumerate(tables) if acts(table, packet)] == (
             [] if winner is None else [winner]
         ), (packet, list(map(str, rules)), ranks)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(st.sampled_from(ADDRESSES), max_size=3))
+def test_what_moves_concerns_all_rules_whose_table_it_changes(
+    words: list[dict[str, list[str]]], addresses: list[str]
+) -> None:
+    rules = _rules(words)
+    pairs = frozenset({Pair(TCP, 8080, 80)})
+    after = {**PEERS, DB: tuple(Entry(prefix_of(address), pairs) for address in dict.fromkeys(addresses))}
+    for before, now in ((PEERS, after), (after, PEERS), ({WORLD: PEERS[WORLD]}, after)):
+        moves = Moves(before, now)
+        for rule in rules:
+            if table_of(rule, rules, before) != table_of(rule, rules, now):
+                assert moves.may_concern(rule)
+
+
+def test_a_name_that_moves_does_not_concern_rules_about_other_addresses() -> None:
+    rules = _rules([{"peer": ["svc/db"]}, {"peer": ["10.9.9.9"]}, {"peer": ["10.2.0.0/16"]}, {}])
+    moves = Moves(PEERS, {**PEERS, DB: PEERS[DB][:1]})
+    assert [moves.may_concern(rule) for rule in rules] == [True, False, True, True]
 
 
 def test_a_rule_alone_that_is_about_everything_needs_no_table() -> None:

@@ -16,12 +16,14 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.cluster.directory import Part, Resource
 from podmgr.cluster.objects import pod_of
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.peers import Entry
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.source import POD, SourcedRule
+from podmgr.rules.tables import Peers
 from podmgr.settings import LogFormat
 from podmgr.watch.feeds import MOST_APART, chosen
-from podmgr.watch.following import Following, Peers
+from podmgr.watch.following import Following
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
@@ -53,11 +55,12 @@ class Followed:
         )
         self.following.start("node-1")
 
-    def refresh(self, changes: Mapping[str, Peers]) -> None:
+    def refresh(self, changes: Mapping[str, Moved]) -> None:
         if self.problem is not None:
             raise self.problem
-        self.writes.append((time.monotonic(), dict(changes)))
-        self.written |= changes
+        written = {uid: moved.now for uid, moved in changes.items()}
+        self.writes.append((time.monotonic(), written))
+        self.written |= written
 
     def wanted(self, *uids: str) -> dict[str, RuledPod]:
         found = {}

@@ -21,9 +21,9 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
-from podmgr.watch.following import Peers
 from podmgr.watch.journal import Journal
 from podmgr.watch.loop import Options, Watch
 from podmgr.watch.podsync import Synced
@@ -90,10 +90,11 @@ class Watched:
     thread: threading.Thread | None = None
     refreshed: list[dict[str, dict[str, int]]] = field(default_factory=list)
 
-    def refresh(self, changes: Mapping[str, Peers]) -> None:
+    def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Addresses by pod and peer, how many."""
         found = {
-            uid: {str(peer): len(known) for peer, known in peers.items()} for uid, peers in changes.items()
+            uid: {str(peer): len(known) for peer, known in moved.now.items()}
+            for uid, moved in changes.items()
         }
         self.refreshed.append(found)
 

@@ -23,12 +23,14 @@ from podmgr.kernel.tc import Traffic
 from podmgr.reconcile import ledger
 from podmgr.reconcile.observe import Observed
 from podmgr.reconcile.outcome import Action, Outcome
+from podmgr.reconcile.refresh import Moved
 from podmgr.rules.keys import ENFORCE
 from podmgr.rules.match import Peer, PeerKind
 from podmgr.rules.peers import Entry, prefix_of
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Hook
 from podmgr.rules.source import CLI, parse_source
+from podmgr.rules.tables import Peers
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.events import MOST_LINES
 from podmgr.watch.journal import Journal
@@ -607,11 +609,11 @@ def test_what_has_moved_is_written_for_pods_that_were_brought_in_order(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = Peer(PeerKind.SERVICE, "db")
-    told: list[tuple[str, object]] = []
+    told: list[tuple[str, object, object]] = []
     failures: list[tuple[Attachment, PodmgrError]] = []
 
-    def refresh(wishes: Sequence[Wish], _: Settings) -> list[tuple[Attachment, PodmgrError]]:
-        told.extend((wish.target.owner, wish.peers) for wish in wishes)
+    def refresh(wishes: Sequence[tuple[Wish, Peers]], _: Settings) -> list[tuple[Attachment, PodmgrError]]:
+        told.extend((wish.target.owner, wish.peers, before) for wish, before in wishes)
         return failures if wishes else []
 
     monkeypatch.setattr("podmgr.watch.podsync.refresh", refresh)
@@ -619,9 +621,9 @@ def test_what_has_moved_is_written_for_pods_that_were_brought_in_order(
     node.cgroup(ONE)
     rules = node.cluster.rules(node.cluster.pods[ONE])
     node.sync.sync({ONE: RuledPod(node.cluster.pods[ONE], rules, (ONE,), {name: ()})})
-    moved = {name: (Entry(prefix_of("10.42.0.1")),)}
+    moved = Moved({name: ()}, {name: (Entry(prefix_of("10.42.0.1")),)})
     node.sync.refresh({ONE: moved, TWO: moved})
-    assert told == [(ONE, moved)]
+    assert told == [(ONE, moved.now, moved.before)]
     failures.append((row(ONE), PodmgrError("no room")))
     with pytest.raises(PodmgrError, match="no room"):
         node.sync.refresh({ONE: moved})
