@@ -37,7 +37,7 @@ def write_windows(pin: Pin, windows: Sequence[tuple[Timing, int]]) -> None:
             until_ns = since_boot_ns(timing.until_ns) if timing.until_ns else _FOREVER_NS
             from_ns = start_ns + timing.after_ns
             there[_INDEX.pack(number)] = _WINDOW.pack(
-                0, from_ns, max(until_ns, 0), timing.for_ns, timing.every_ns
+                0, from_ns, min(max(until_ns, 0), _FOREVER_NS), timing.for_ns, timing.every_ns
             )
 
 

@@ -71,6 +71,10 @@ class Decided:
         """The targets that have not failed."""
         return self.wishes.keys() - self._targets.keys()
 
+    def failed_rules(self, cgroup_id: int) -> frozenset[Rule]:
+        """The rules of a target that failed by themselves."""
+        return frozenset(rule for failed_id, rule in self._rules if failed_id == cgroup_id)
+
     def alive(self, rows: Iterable[Attachment]) -> list[Attachment]:
         """The wanted rows that can still be had."""
         return [row for row in rows if self.is_alive(row)]

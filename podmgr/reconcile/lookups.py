@@ -6,7 +6,7 @@ is in their maps, and no program's state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from podmgr.attachment import NOBODY, Attachment, Wish
@@ -20,7 +20,7 @@ from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import SourcedRule
-from podmgr.rules.tables import NONE, Containers, needs_table, table_of
+from podmgr.rules.tables import NONE, Containers, Table, needs_table, table_of
 from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 
@@ -33,6 +33,14 @@ class Lookup(NamedTuple):
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
     containers: Containers = NONE
     begins_anew: bool = False  # it was over, and somebody asks for it again
+
+    def without(self, failed: Collection[Rule]) -> Lookup:
+        """The same, beside fewer rules."""
+        if not failed:
+            return self
+        return self._replace(
+            group=tuple(rule for rule in self.group if rule is self.rule or rule not in failed)
+        )
 
     @property
     def is_matched(self) -> bool:
@@ -72,36 +80,68 @@ def _group_of(sourced: SourcedRule) -> object:
     return (key.kind, key.direction, sourced.source.layer, sourced.is_enforced)
 
 
-def tell(settings: Settings, wanted: Mapping[Attachment, Lookup]) -> Failures:
-    """Write what each row's program looks up, where it differs; those for which it cannot be done.
+class Planned(NamedTuple):
+    """What shall be written beside a row's program. `table` None: it looks up no peer."""
+
+    row: Attachment
+    lookup: Lookup
+    table: Table | None
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The program's own, and those that may hide it: their times are its windows."""
+        return self.table.rules if self.table else (self.lookup.rule,)
+
+
+def plan(wanted: Mapping[Attachment, Lookup]) -> tuple[list[Planned], Failures]:
+    """What is to be written for each row that looks anything up; those that would look up too much.
 
     A row whose names could not be looked up keeps what its program knows: all of it, as it belongs together.
+    Touches nothing, so that all is known to be possible before anything is changed.
     """
+    planned: list[Planned] = []
     failures: Failures = []
-    starts: dict[str, Starts] = {}
     for row, lookup in wanted.items():
         if lookup.is_none or not lookup.is_known:
             continue
         try:
-            _tell(settings, row, lookup, starts)
+            table = None
+            if lookup.is_matched:
+                table = table_of(lookup.rule, lookup.group, lookup.peers, lookup.containers)
+            planned.append(Planned(row, lookup, table))
+        except PodmgrError as error:
+            failures.append((row, error))
+    return planned, failures
+
+
+def write(settings: Settings, planned: Iterable[Planned]) -> Failures:
+    """Write which packets are whose, where it differs; those for which it cannot be done."""
+    failures: Failures = []
+    for row, _, table in planned:
+        try:
+            if table is not None:
+                program_tables.write_lists(pin_of(settings, row), table.lists)
         except PodmgrError as error:
             failures.append((row, error))
     return failures
 
 
-def _tell(settings: Settings, row: Attachment, lookup: Lookup, starts: dict[str, Starts]) -> None:
-    pin = pin_of(settings, row)
-    rules: tuple[Rule, ...] = (lookup.rule,)
-    if lookup.is_matched:
-        table = table_of(lookup.rule, lookup.group, lookup.peers, lookup.containers)
-        rules = table.rules
-    if any(rule.timing != ALWAYS for rule in rules):
-        if row.owner not in starts:
-            starts[row.owner] = Starts(settings.bpffs, row.owner)
-        began = starts[row.owner]
-        if lookup.begins_anew:
-            began.forget(lookup.rule)
-        times = [(rule.timing, began.begin(rule) if rule.timing != ALWAYS else 0) for rule in rules]
-        program_tables.write_windows(pin, times)
-    if lookup.is_matched:
-        program_tables.write_lists(pin, table.lists)
+def begin(settings: Settings, planned: Iterable[Planned]) -> Failures:
+    """Write when the rules are in force: of what was just attached, from now on. Until then it is in none."""
+    failures: Failures = []
+    starts: dict[str, Starts] = {}
+    for item in planned:
+        row, rules = item.row, item.rules
+        if all(rule.timing == ALWAYS for rule in rules):
+            continue
+        try:
+            if row.owner not in starts:
+                starts[row.owner] = Starts(settings.bpffs, row.owner)
+            began = starts[row.owner]
+            if item.lookup.begins_anew:
+                began.forget(item.lookup.rule)
+            times = [(rule.timing, began.begin(rule) if rule.timing != ALWAYS else 0) for rule in rules]
+            program_tables.write_windows(pin_of(settings, row), times)
+        except PodmgrError as error:
+            failures.append((row, error))
+    return failures

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from podmgr.attachment import Attachment, Wish
 from podmgr.reconcile import ledger
-from podmgr.reconcile.lookups import Lookup, lookups, tell
+from podmgr.reconcile.lookups import Lookup, begin, lookups, plan, write
 from podmgr.reconcile.merged import forms, merged
 from podmgr.reconcile.outcome import Failures
 from podmgr.rules.tables import Moves, Peers
@@ -52,4 +52,5 @@ def refresh(wishes: Iterable[tuple[Wish, Peers]], settings: Settings) -> Failure
                         for row in there
                         if (row.rule, row.source) == (form, sourced.source)
                     }
-        return tell(settings, wanted)
+        planned, failures = plan(wanted)
+        return failures + write(settings, planned) + begin(settings, planned)

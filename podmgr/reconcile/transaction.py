@@ -8,7 +8,7 @@ same target, finds and finishes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,10 @@ from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.starts import Starts
 from podmgr.proc import Runner, uninterrupted
 from podmgr.programs.store import ObjectStore, StoredObject
-from podmgr.reconcile import ledger, others
+from podmgr.reconcile import ledger, lookups, others
 from podmgr.reconcile.actual import Sight, recorded, require_sight, sees_all, unknown_pins
 from podmgr.reconcile.actuator import Actuator
 from podmgr.reconcile.decided import Decided
-from podmgr.reconcile.lookups import Lookup, tell
 from podmgr.reconcile.outcome import Action, Failures, Outcome, Report
 from podmgr.reconcile.placement import Networks
 from podmgr.reconcile.plan import Plan, make_plan
@@ -130,9 +129,12 @@ class _Transaction:
         actual = _actual(decided, self._sight, self.rows)
         plan = make_plan(decided.alive(desired.rows), actual)
         half_there = self._keep(plan, decided, frozenset(actual))
-        beside = desired.lookups
-        decided.fail_all(tell(self._settings, {row: beside[row.identity] for row in plan.unchanged}))
-        loaded = self._attach_new(plan, objects, decided, beside)
+        self._planned(decided, desired.lookups, [*plan.attach, *plan.unchanged])
+        loaded = self._attach_new(plan, objects, decided, desired.lookups)
+        # What is there already makes room for the new, or takes the place of what goes.
+        planned = self._planned(decided, desired.lookups, [*loaded, *plan.unchanged])
+        decided.fail_all(lookups.write(self._settings, planned))
+        decided.fail_all(lookups.begin(self._settings, planned))
         # Only now, with the new rules in force, may the old ones go.
         old = [row for row in [*plan.detach, *half_there] if _may_go(row, desired, decided)]
         failures = self._remove(old)
@@ -161,7 +163,7 @@ class _Transaction:
         plan: Plan,
         objects: Mapping[str, StoredObject],
         decided: Decided,
-        lookups: Mapping[Slot, Lookup],
+        beside: Mapping[Slot, lookups.Lookup],
     ) -> list[Attachment]:
         """Load, write the ledger, attach. A target that fails is put back; interrupted, all are."""
         new = plan.attach
@@ -171,10 +173,12 @@ class _Transaction:
             decided.fail_all(failures)
             self.rows += loaded
             self._write()
-            decided.fail_all(
-                tell(self._settings, {row: lookups[row.identity] for row in decided.alive(loaded)})
-            )
+            planned = self._planned(decided, beside, loaded)
+            decided.fail_all(lookups.write(self._settings, planned))
             decided.fail_all(self._act.attach(decided.alive(loaded)))
+            decided.fail_all(
+                lookups.begin(self._settings, [item for item in planned if decided.is_alive(item.row)])
+            )
             self.rows = [self._with_traffic(row) if row in loaded else row for row in self.rows]
         except BaseException:
             with uninterrupted():
@@ -182,6 +186,16 @@ class _Transaction:
             raise
         self._remove([row for row in loaded if not decided.is_alive(row)])
         return loaded
+
+    def _planned(
+        self, decided: Decided, beside: Mapping[Slot, lookups.Lookup], rows: Iterable[Attachment]
+    ) -> list[lookups.Planned]:
+        """What the programs of rows that can still be had look up; what has failed hides nothing."""
+        alive = decided.alive(rows)
+        wanted = {row: beside[row.identity].without(decided.failed_rules(row.cgroup_id)) for row in alive}
+        planned, failures = lookups.plan(wanted)
+        decided.fail_all(failures)
+        return planned
 
     def _with_traffic(self, row: Attachment) -> Attachment:
         """With what its interfaces have counted so far, against which `list` holds what it sees."""

@@ -212,5 +212,5 @@ def rivalry(rule: Rule, other: Rule, shown: Callable[[Rule], str]) -> tuple[str,
             else f"the profile {rule.of_profile} twice",
             "one profile; a rule beside it beats what it has of that kind and direction",
         )
-    expected = "each rule once" if rule == other else f"one {rule.kind} rule per direction"
+    expected = "each rule once" if rule == other else f"one {rule.kind} rule per direction and match"
     return f"'{shown(rule)}' collides with '{shown(other)}'", expected

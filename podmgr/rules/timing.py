@@ -20,6 +20,8 @@ MIN_TIME_NS = 1_000_000  # what is shorter is over before a packet sees it
 UNTIL = "until=2027-01-31T18:00:00Z: a date, a time and its zone (RFC 3339)"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Of the last year that there is; in some zones that goes on a little.
+_LAST_NS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1) * 10**9
 # How many digits a unit's number may have, before the point: one more than that of the longest time.
 DIGITS = {unit: 1 + len(str(MAX_TIME_NS // LONG_TIME_UNITS[unit])) for unit in ("h", "m", "s", "ms", "us")}
 TIME = re.compile(
@@ -121,11 +123,10 @@ def _until(text: str, fail: Fail) -> int:
         zone = "+00:00" if match[4] in "Zz" else match[4]
         moment = datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
     except ValueError:
-        problem = (
-            "has no zone" if re.search(r":[0-9]{2}(\.[0-9]+)?$", text) and "+" not in text else "is no moment"
-        )
+        has_none = re.fullmatch(r"[-0-9]+[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?", text)
+        problem = "has no zone" if has_none else "is no moment"
         raise fail(f"{printable(text)[:40]!r} {problem}", UNTIL) from None
-    until_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+    until_ns = min((moment - _EPOCH) // timedelta(seconds=1) * 10**9, _LAST_NS)
     if until_ns <= 0:
         raise fail(f"{printable(text)[:40]} lies before 1970", UNTIL)
     return until_ns + int(((match[3] or ".")[1:] + "0" * 9)[:9])

@@ -47,6 +47,7 @@ def test_what_is_written_is_read_again(timing: Timing) -> None:
         ("FOR=120S", "for=2m"),
         ("after=0.5h", "after=30m"),
         ("every=60s for=500ms", "for=500ms every=1m"),
+        ("until=9999-12-31T23:59:59-23:00", "until=9999-12-31T23:59:59Z"),
         ("until=2027-01-31t18:00:00.250+02:00", "until=2027-01-31T16:00:00.25Z"),
     ],
 )
@@ -66,6 +67,7 @@ def test_there_is_one_way_to_write_a_time(options: str, canonical: str) -> None:
         ("every=1s for=2s", "longer than its period", "1s at most"),
         ("until=2027-01-31", "no moment", "RFC 3339"),
         ("until=2027-01-31T18:00:00", "no zone", "zone"),
+        ("until=2027-13-01T00:00:00-05:00", "no moment", "RFC 3339"),
         ("until=2027-02-30T18:00:00Z", "no moment", "RFC 3339"),
         ("until=1960-01-01T00:00:00Z", "before 1970", "RFC 3339"),
         ("mode=dry", "unknown mode", "mode=shadow"),
