@@ -25,13 +25,16 @@ _Static_assert(THRESHOLD <= 1ULL << 32, "THRESHOLD is out of 2^32");
 static __always_inline long send_copy(struct __sk_buff *skb, struct anew *anew)
 {
 	__u32 sent_anew = skb->cb[CB_SENT_ANEW], scope = skb->cb[CB_SCOPE], is_copy = skb->cb[CB_IS_COPY];
+	__u32 container = PODMGR_CONTAINER ? skb->cb[CB_CONTAINER] : 0;
 	long error;
 
-	mark_as_anew(skb, 1);
+	mark_as_anew(skb, container_of_packet(skb), 1);
 	error = send_anew(skb, anew);
 	skb->cb[CB_SENT_ANEW] = sent_anew;
 	skb->cb[CB_SCOPE] = scope;
 	skb->cb[CB_IS_COPY] = is_copy;
+	if (PODMGR_CONTAINER)
+		skb->cb[CB_CONTAINER] = container;
 	return error;
 }
 

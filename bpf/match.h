@@ -35,8 +35,8 @@ struct podmgr_term {
 	__u16 first_local, last_local;
 	__u8 rule; /* its place among the windows; 0 is the program's own */
 	__u8 flags;
-	__u16 unused;
-	__u32 container; /* the lower half of its cgroup's number; 0: any */
+	__u16 has_container; /* 1, or 0: any */
+	__u32 container;     /* the lower half of its cgroup's number, see container.h */
 };
 enum { TERM_TAKES_AWAY = 1, TERM_IS_TIMED = 2 };
 
@@ -196,16 +196,19 @@ __attribute__((noinline)) __u64 podmgr_read_transport(struct __sk_buff *skb)
  * 0 if the packet fits. Without a branch for each comparison, of which the verifier would follow all that
  * there are in a list: a difference below 0 shows in its highest bit.
  */
-static __always_inline __u32 misfit(const struct podmgr_term *term, __u32 protocol, __u32 port, __u32 local)
+static __always_inline __u64 misfit(const struct podmgr_term *term, __u32 protocol, __u32 port, __u32 local,
+				    __u32 container)
 {
 	__u32 outside = (port - term->first_port) | (term->last_port - port) | (local - term->first_local) |
 			(term->last_local - local);
 
-	return outside >> 31 | ((protocol ^ term->protocol) & term->protocol_mask);
+	return outside >> 31 | ((protocol ^ term->protocol) & term->protocol_mask) |
+	       (PODMGR_CONTAINER ? (__u64)(container ^ term->container) * term->has_container : 0);
 }
 
 /* Whether of all terms of a list that fit the first in force is the rule's own. */
-__attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 protocol, __u32 ports)
+__attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 protocol, __u32 ports,
+					     __u32 container)
 {
 	__u64 taken_away = 0;
 
@@ -215,7 +218,7 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
 
 		if (!term)
 			return 0;
-		if (misfit(term, protocol, ports >> 16, ports & 0xffff))
+		if (misfit(term, protocol, ports >> 16, ports & 0xffff, container))
 			continue;
 		rule = term->rule & 63;
 		if (term->flags & TERM_TAKES_AWAY)
@@ -232,13 +235,13 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
  */
 static __always_inline int read_plain(struct __sk_buff *skb, struct podmgr_prefix *peer, __u64 *transport)
 {
-	void *start = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *start = (void *)(long)PODMGR_CONTEXT(skb)->data, *end = (void *)(long)PODMGR_CONTEXT(skb)->data_end;
 	__u8 *ip = start, *behind;
 	struct podmgr_transport read = {};
 #if PODMGR_TC
 	struct ethhdr *link = start;
 
-	if ((void *)(link + 1) > end || link->h_proto != skb->protocol)
+	if ((void *)(link + 1) > end || link->h_proto != PODMGR_CONTEXT(skb)->protocol)
 		return 0;
 	ip = (__u8 *)(link + 1);
 #endif
@@ -273,12 +276,12 @@ static __always_inline int read_any(struct __sk_buff *skb, struct podmgr_prefix 
 {
 	long error = -1;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (PODMGR_CONTEXT(skb)->protocol == bpf_htons(ETH_P_IP)) {
 		peer->bits = 8 + 32;
 		peer->family = 4;
 		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 16 : 12, peer->address, 4,
 						    BPF_HDR_START_NET);
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	} else if (PODMGR_CONTEXT(skb)->protocol == bpf_htons(ETH_P_IPV6)) {
 		peer->bits = 8 + 128;
 		peer->family = 6;
 		error = bpf_skb_load_bytes_relative(skb, DIRECTION_EGRESS ? 24 : 8, peer->address, 16,
@@ -302,5 +305,5 @@ static __always_inline int is_matched(struct __sk_buff *skb)
 	list = bpf_map_lookup_elem(&podmgr_peers, &peer);
 	if (!list || !list->count)
 		return 0;
-	return podmgr_decide(list->first, list->count, transport >> 32, transport);
+	return podmgr_decide(list->first, list->count, transport >> 32, transport, container_of_packet(skb));
 }

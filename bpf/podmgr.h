@@ -10,6 +10,7 @@
  *   PODMGR_SCOPED     1 if the target shares its interfaces with others, else 0
  *   PODMGR_TC         1 for a program in SEC("tc"), else 0
  *   PODMGR_MATCH      1 if the rule is about some packets only, or another hides it for some, else 0
+ *   PODMGR_CONTAINER  how deep the cgroups of containers lie, if a rule of the pod names one, else 0
  *   PODMGR_TIMED      1 if the rule is not always in force, else 0
  *   PODMGR_SHADOW     1 if the program only counts what it would do, else 0
  */
@@ -41,6 +42,9 @@
 #endif
 #ifndef PODMGR_MATCH
 #define PODMGR_MATCH 0
+#endif
+#ifndef PODMGR_CONTAINER
+#define PODMGR_CONTAINER 0
 #endif
 #ifndef PODMGR_TIMED
 #define PODMGR_TIMED 0
@@ -306,19 +310,11 @@ static __always_inline int is_neighbour_discovery(struct __sk_buff *skb)
 }
 #endif
 
-#if PODMGR_TC
-/*
- * Packets that podmgr sends anew (anew.h) pass the chain from its beginning, and have no socket any more: those
- * that freeing.h has taken off theirs, and the copies of duplicate.bpf.c. What they are stands in cb, of which
- * nothing is believed of a packet that has a socket.
- */
-#define SENT_ANEW 0x706d6721
-enum { CB_SENT_ANEW, CB_SCOPE, CB_IS_COPY };
+/* Before programs of others the fields are those of a type of podmgr's, see podmgr_gate.h. */
+#define PODMGR_CONTEXT(skb) (skb)
 
-static __always_inline int is_sent_anew(struct __sk_buff *skb)
-{
-	return !skb->sk && skb->cb[CB_SENT_ANEW] == SENT_ANEW;
-}
+#if PODMGR_TC
+#include "marks.h"
 
 /*
  * What block.bpf.c answers in the name of others: no rule is about it. It is marked by the side of the interface
@@ -404,6 +400,7 @@ static __always_inline int is_in_scope(struct __sk_buff *skb)
 }
 #endif
 
+#include "container.h"
 #if PODMGR_TIMED || PODMGR_MATCH
 #include "timing.h"
 #endif

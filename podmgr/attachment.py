@@ -181,6 +181,8 @@ class Wish(NamedTuple):
     enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
     beat them fail. `peers` says what the names in their matches stand for now; of one that is not
     in it nobody knows, and what a program knows of it stays.
+    `containers` are the runtime's ids of a pod's containers, by name; None: a container is a cgroup of that
+    name.
     """
 
     target: Target
@@ -190,3 +192,4 @@ class Wish(NamedTuple):
     enforcing: frozenset[Source] = frozenset()
     beaten: frozenset[tuple[Source, Rule]] = frozenset()
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
+    containers: Mapping[str, str] | None = None

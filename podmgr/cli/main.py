@@ -15,7 +15,7 @@ import typer
 from podmgr.cli import boundary
 
 # As --help lists them; each is a module of `commands`.
-_COMMANDS = ("apply", "list", "clean", "watch", "compile", "profiles", "run", "demo", "doctor")
+_COMMANDS = ("apply", "list", "clean", "watch", "compile", "policy", "profiles", "run", "demo", "doctor")
 _CONTEXTS = {"run": {"allow_interspersed_args": False}}  # options behind COMMAND are the command's own
 
 

@@ -19,6 +19,7 @@ from podmgr.rules.keys import STANDARD_KEYS, is_own_key
 from podmgr.rules.peers import Tenant
 from podmgr.rules.precedence import AnnotatedNamespace, AnnotatedService, PodRules, rules_of_pod
 from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.rule import Rule
 from podmgr.rules.words import Profiles
 
 STATIC_POD_HASH = "kubernetes.io/config.hash"
@@ -27,6 +28,7 @@ _MIRROR = "kubernetes.io/config.mirror"  # set by kubelet, with the same hash
 _HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)  # no pod's UID looks like that
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _UID = re.compile(r"[A-Za-z0-9-]{1,63}", re.ASCII)
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9]{12,128}", re.ASCII)
 _ENDED = ("Succeeded", "Failed")
 
 
@@ -43,6 +45,16 @@ class Pod:
     static_hash: str = ""
     is_mirror: bool = False
     created: str = ""
+    containers: tuple[tuple[str, str], ...] = ()  # names and ids; "" of those that were not started
+
+    def lacks(self, rules: Iterable[Rule]) -> list[str]:
+        """A line for each container of rules that a running pod does not have."""
+        names = {name for rule in rules for name in rule.match.containers} - dict(self.containers).keys()
+        return [
+            f"pod/{self.ref.name}: there is no container {name}, a rule waits for it"
+            for name in sorted(names)
+            if self.phase == "Running"
+        ]
 
     @property
     def has_ended(self) -> bool:
@@ -204,7 +216,19 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
         static_hash=static_hash,
         is_mirror=bool(static_hash) and mapping(metadata.get("annotations")).get(_MIRROR) == static_hash,
         created=str(metadata.get("creationTimestamp") or ""),
+        containers=_containers(mapping(item.get("status"))),
     )
+
+
+def _containers(status: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for key in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
+        there = status.get(key)
+        for item in map(mapping, there if isinstance(there, list) else ()):
+            container_id = str(item.get("containerID") or "").rpartition("://")[2]
+            if name := str(item.get("name") or ""):
+                found[name] = container_id if _CONTAINER_ID.fullmatch(container_id) else ""
+    return tuple(sorted(found.items()))
 
 
 def static_hash_of(metadata: Mapping[str, Any]) -> str:

@@ -78,6 +78,29 @@ def _is_roots(folder: str) -> bool:
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 
 
+def container_cgroups(cgroup: Cgroup, names: Iterable[str], ids: Mapping[str, str] | None) -> dict[str, int]:
+    """The numbers of the cgroups of containers, by name, of those that are there.
+
+    Runtimes call them cri-containerd-ID.scope, crio-ID.scope or ID, in the pod's own cgroup. Without `ids`
+    the name is that of the cgroup.
+    """
+    found: dict[str, int] = {}
+    with suppress(OSError), os.scandir(cgroup.path) as entries:
+        there = {entry.name: entry.inode() for entry in entries if entry.is_dir(follow_symlinks=False)}
+        for name in names:
+            wanted = name if ids is None else ids.get(name)
+            its = [folder for folder in there if wanted and _is_container(folder, wanted, ids is not None)]
+            if its:
+                found[name] = there[its[0]]
+    return found
+
+
+def _is_container(folder: str, name: str, is_id: bool) -> bool:
+    own = folder.removesuffix(".scope")
+    is_runtimes = is_id and own.endswith(f"-{name}") and not own.startswith("crio-conmon-")
+    return folder == name or is_runtimes or (is_id and own == name)
+
+
 class PodIndex:
     """Pods by UID, listed again only when one is asked for that was not there, or is gone."""
 

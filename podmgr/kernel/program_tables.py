@@ -81,8 +81,8 @@ def _pack(term: Term) -> bytes:
         *term.local_ports,
         term.rule,
         _TAKES_AWAY * term.takes_away | _IS_TIMED * term.is_timed,
-        0,
-        term.container,
+        term.container is not None,
+        (term.container or 0) & 0xFFFF_FFFF,
     )
 
 

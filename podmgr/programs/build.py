@@ -11,13 +11,15 @@ from podmgr import proc
 from podmgr.errors import PodmgrError
 from podmgr.kernel.bpf_syscall import possible_cpus
 from podmgr.proc import Runner, each
-from podmgr.programs import clang, elf, verdicts, vmlinux
-from podmgr.programs.find import find_source, find_table, require_system
+from podmgr.programs import clang, elf, gate, verdicts, vmlinux
+from podmgr.programs.find import find_gate, find_source, find_table, require_system
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
 from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.rules.distributions import quantiles_macro
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import DEFAULT_MAX_MAP_BYTES, Settings
+
+_ANY_SIZE = 1 << 62
 
 
 class Compiled(NamedTuple):
@@ -37,7 +39,7 @@ class SpecMaker:
         self._settings = settings
         self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
-        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool], ProgramSpec] = {}
+        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool, int], ProgramSpec] = {}
         self._compiler: str | None = None
 
     def spec(
@@ -47,12 +49,13 @@ class SpecMaker:
         hook: Hook | None = None,
         is_scoped: bool = False,
         is_matched: bool = False,
+        container_level: int = 0,
     ) -> ProgramSpec:
         """The spec of a rule, or of several that share a program.
 
         Raises PodmgrError if the program cannot be had or used.
         """
-        wanted = (rules, counts_loopback, hook, is_scoped, is_matched)
+        wanted = (rules, counts_loopback, hook, is_scoped, is_matched, container_level)
         if wanted in self._specs:
             return self._specs[wanted]
         name = rules[0].program
@@ -71,11 +74,13 @@ class SpecMaker:
             hook=hook,
             is_scoped=is_scoped,
             is_matched=is_matched,
+            container_level=container_level,
         )
         if rules[0].table:
             spec = replace(spec, table=(quantiles_macro(find_table(rules[0].table, self._settings)),))
         if not (source.is_object or source.is_own):
             spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
+            spec = replace(spec, gate=find_gate()) if spec.needs_gate else spec
         self._specs[wanted] = spec
         return spec
 
@@ -88,19 +93,24 @@ def compile_spec(
 
     Raises PodmgrError with clang's lines, or with the reason why the object is refused.
     """
-    name, source = spec.source.name, spec.source
+    name, source, text = spec.source.name, spec.source, spec.text
     if source.is_object:
         content = source.content
     elif source.is_own:
         content = clang.compile_c(source.content, name=name, macros=spec.macros, runner=runner)
     else:
-        content = clang.compile_c(spec.text, name=name, is_preprocessed=True, runner=runner)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
     info = _inspected(spec, content, max_map_bytes)
     if info.hook == Hook.TC and _takes_header_for_cgroup(source):
         text = _preprocessed(spec, (*spec.macros, ("PODMGR_TC", "1")), runner)
         content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
         info = _inspected(spec, content, max_map_bytes)
     elf.check_direction(info, spec.direction, name=name)
+    if spec.gate:
+        text = gate.before(text, _gate(spec, info, runner), info, name=name)
+        content = clang.compile_c(text, name=name, is_preprocessed=True, runner=runner)
+        info = _inspected(spec, content, _ANY_SIZE)  # that of the program's own maps is seen
+        gate.require(info, name=name)
     content = elf.without_others(content, info.section)
     if info.hook == Hook.TC and not source.is_own:
         content = verdicts.passing_on(content, info, name=name)
@@ -115,6 +125,14 @@ def _inspected(spec: ProgramSpec, content: bytes, max_map_bytes: int) -> elf.Obj
         cpus=possible_cpus(),
         max_map_bytes=max_map_bytes,
     )
+
+
+def _gate(spec: ProgramSpec, info: elf.ObjectInfo, runner: Runner) -> bytes:
+    """What stands before a program of this hook and function. It includes nothing of the system's."""
+    gated = (("PODMGR_GATED", info.function), ("PODMGR_GATED_SECTION", f'"{info.section}"'))
+    hook = ("PODMGR_TC", str(int(info.hook == Hook.TC)))
+    macros = (*spec.gate_macros, hook, *gated)
+    return clang.preprocess(spec.gate, name=spec.source.name, macros=macros, runner=runner)[0]
 
 
 def _preprocessed(spec: ProgramSpec, macros: tuple[tuple[str, str | None], ...], runner: Runner) -> bytes:

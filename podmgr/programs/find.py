@@ -67,6 +67,13 @@ def find_source(
     )
 
 
+def find_gate() -> bytes:
+    """The source of what stands before a custom program that is about some packets, or not always."""
+    name = "podmgr_gate.h"
+    text = csource.expand(name, (shipped_folder("bpf") / name).read_bytes(), _own_header)
+    return f'#line 1 "{name}"\n'.encode() + text
+
+
 def find_table(name: str, settings: Settings) -> tuple[int, ...]:
     """The distribution in NAME.dist of the program folder.
 

@@ -50,7 +50,9 @@ class ProgramSpec:
     preprocessor, with all that it includes. `counts_loopback` is true where the target has
     no network namespace of its own, `is_scoped` where it shares its interfaces with others. `table` is
     the distribution of the user's own that the program draws from, as a macro. `is_matched`: it looks up
-    which packets are its rule's.
+    which packets are its rule's. `gate` is the source of what does so before a custom program, see
+    `programs.gate`; empty where all packets are the program's, always. `container_level` is how deep
+    the cgroups of the pod's containers lie, 0 if no rule names one.
     """
 
     rules: tuple[Rule, ...]
@@ -62,30 +64,51 @@ class ProgramSpec:
     text: bytes = b""
     table: Macros = ()
     is_matched: bool = False
+    gate: bytes = b""
+    container_level: int = 0
 
     @property
     def direction(self) -> Direction:
         return self.rules[0].direction
 
+    @property
+    def needs_gate(self) -> bool:
+        """Whether a custom program is not about all packets, always: its own source may not ask for that."""
+        rule = self.rules[0]
+        return rule.brings_program and (self.is_matched or rule.timing != ALWAYS)
+
     @cached_property
     def macros(self) -> Macros:
         """All that is defined on the compiler's command line: podmgr's own, then the rule's."""
-        own: Macros = (
+        own = self._told
+        if self.source.is_own:  # before others stands the gate, and of the hook their source tells
+            own += (*self._asked, ("PODMGR_TC", str(int(self.hook is Hook.TC))))
+        return own + type(self.rules[0]).macros_of(self.rules) + self.table
+
+    @property
+    def gate_macros(self) -> Macros:
+        """What is defined for the gate, besides the program's function and section."""
+        return self._told + self._asked
+
+    @property
+    def _told(self) -> Macros:
+        return (
             ("INTERFACE", f'"{self.direction}"'),
             ("DIRECTION_EGRESS", str(int(self.direction is Direction.EGRESS))),
             ("PODMGR_LOOPBACK", str(int(self.counts_loopback))),
             ("PODMGR_SCOPED", str(int(self.is_scoped))),
         )
+
+    @property
+    def _asked(self) -> Macros:
         rule = self.rules[0]
-        gates = {
+        asked = {
             "PODMGR_MATCH": self.is_matched,
             "PODMGR_TIMED": rule.timing != ALWAYS,
             "PODMGR_SHADOW": rule.is_shadow,
         }
-        own += tuple((name, "1") for name, is_there in gates.items() if is_there)
-        if self.source.is_own:  # others say it in their source
-            own += (("PODMGR_TC", str(int(self.hook is Hook.TC))),)
-        return own + type(self.rules[0]).macros_of(self.rules) + self.table
+        level: Macros = (("PODMGR_CONTAINER", str(self.container_level)),) if self.container_level else ()
+        return tuple((name, "1") for name, is_there in asked.items() if is_there) + level
 
     @cached_property
     def digest(self) -> str:
@@ -95,6 +118,7 @@ class ProgramSpec:
         parts = [b"source", self.compiler.encode(), self.text or self.source.content]
         parts += [] if self.source.is_own else [_TREATMENT]
         parts += [repr(macro).encode() for macro in self.macros]  # -DX is not -DX=None
+        parts += [self.gate, repr(self.gate_macros).encode()] if self.gate else []
         return _digest(*parts)
 
     @cached_property
@@ -112,11 +136,12 @@ def make_spec(
     hook: Hook | None = None,
     is_scoped: bool = False,
     is_matched: bool = False,
+    container_level: int = 0,
 ) -> ProgramSpec:
     """The spec of rules, after checking that a custom one sets only what its source offers.
 
     Raises PodmgrError for a macro that the source does not test with #ifndef, and for a number that
-    C reads otherwise than it is written.
+    C reads otherwise than it is written, and for a match or a time before a ready object.
     """
     for rule in rules:
         if not rule.brings_program:
@@ -131,9 +156,22 @@ def make_spec(
                     if source.is_object
                     else f"its source tests with #ifndef: {', '.join(offered) or 'none'}",
                 )
-    return ProgramSpec(
-        tuple(rules), source, compiler, counts_loopback, hook, is_scoped, is_matched=is_matched
+    spec = ProgramSpec(
+        tuple(rules),
+        source,
+        compiler,
+        counts_loopback,
+        hook,
+        is_scoped,
+        is_matched=is_matched,
+        container_level=container_level,
     )
+    if source.is_object and spec.needs_gate:
+        raise PodmgrError(
+            f"'{rules[0]}': {source.name} is a ready object, and a match or a time is compiled into a source",
+            tip=f"put {source.name}.bpf.c into the program folder, or leave such options out, also beside it",
+        )
+    return spec
 
 
 def _check_numbers(rule: Rule) -> None:

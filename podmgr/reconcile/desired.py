@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from podmgr.attachment import Attachment, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, Slot, Target, Wish
 from podmgr.errors import PodmgrError, UsageError
+from podmgr.kernel import cgroups
 from podmgr.kernel.starts import Starts, is_over, now_ns, since_boot_ns
 from podmgr.programs.build import SpecMaker
 from podmgr.programs.spec import ProgramSpec
@@ -112,6 +113,7 @@ class Desiring:
         self._networks = networks
         self._decided = decided
         self._meant: dict[str, frozenset[Rule]] = {}
+        self._asks_for_containers = False  # some rule of the target at hand
 
     def desired(self, present: Iterable[Attachment]) -> Desired:
         """What shall be, but for the place of custom programs. `present`: what the ledger says now."""
@@ -168,7 +170,8 @@ class Desiring:
         found: list[tuple[DesiredRule, ProgramSpec]] = []
         programs: dict[object, list[_Placed]] = {}
         self._meant[wish.target.owner] = frozenset(form for sourced in rules for form in forms(sourced.rule))
-        beside = lookups(rules, wish.peers)
+        beside = lookups(rules, wish)
+        self._asks_for_containers = any(sourced.rule.match.containers for sourced in rules)
         for sourced in sorted(rules, key=lambda sourced: template_of(sourced.rule).stage):
             has_ended = self._is_over(sourced.rule)
             begins_anew = has_ended and sourced.source == CLI and not wish.is_standing
@@ -226,6 +229,7 @@ class Desiring:
             hook=place.hook if place else None,
             is_scoped=place.is_scoped if place else target.counts_loopback,
             is_matched=lookup.is_matched,
+            container_level=self._level_of_containers(target.cgroup, first.rule, lookup),
         )
         number = priority(first.rule, is_enforced=first.is_enforced, position=position)
         found = []
@@ -246,6 +250,8 @@ class Desiring:
             )
             ledger.require_readable(row)
             item = DesiredRule(placed.sourced.rule, row, number, lookup, needs_place=placed.place is None)
+            if target.pod is None and placed.lookup and placed.lookup.absent:  # a pod's are the cluster's
+                item = item._replace(note=f"waits for container {', '.join(placed.lookup.absent)}")
             found.append((item.at(placed.place) if placed.place else item, spec))
         return found
 
@@ -273,6 +279,12 @@ class Desiring:
             hook=hook,
         )
 
+    def _level_of_containers(self, cgroup: Cgroup, rule: Rule, lookup: Lookup) -> int:
+        """0 where the program need not know: it asks for none, and sends no packets to such as do."""
+        asks = any(other.match.containers for other in lookup.group)
+        sends = self._asks_for_containers and (template_of(rule).frees or template_of(rule).sends)
+        return cgroups.level(cgroup) + 1 if asks or sends else 0
+
     def _is_over(self, rule: Rule | None) -> bool:
         """Whether the rule has ended for good on the target at hand."""
         if rule is None or rule.timing == ALWAYS:
@@ -293,6 +305,7 @@ class Desiring:
                     hook=None if is_custom else row.hook,
                     is_scoped=counts_loopback if is_custom else row.is_scoped,
                     is_matched=lookup.is_matched,
+                    container_level=self._level_of_containers(row.cgroup, rule, lookup),
                 )
                 if spec.digest == row.object_digest:
                     yield item, spec

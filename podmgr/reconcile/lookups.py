@@ -6,13 +6,13 @@ is in their maps, and no program's state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from podmgr.attachment import NOBODY, Attachment
+from podmgr.attachment import NOBODY, Attachment, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kernel import program_tables
+from podmgr.kernel.pod_cgroups import container_cgroups
 from podmgr.kernel.starts import Starts
 from podmgr.reconcile.actual import pin_of
 from podmgr.reconcile.outcome import Failures
@@ -20,7 +20,7 @@ from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import SourcedRule
-from podmgr.rules.tables import needs_table, table_of
+from podmgr.rules.tables import NONE, Containers, needs_table, table_of
 from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 
@@ -31,6 +31,7 @@ class Lookup(NamedTuple):
     rule: Rule
     group: tuple[Rule, ...]
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
+    containers: Containers = NONE
     begins_anew: bool = False  # it was over, and somebody asks for it again
 
     @property
@@ -44,18 +45,26 @@ class Lookup(NamedTuple):
         return all(peer in self.peers for peer in self.rule.match.names)
 
     @property
+    def absent(self) -> list[str]:
+        """The containers of its match that the target does not have now."""
+        return [name for name in self.rule.match.containers if name not in self.containers]
+
+    @property
     def is_none(self) -> bool:
         return not self.is_matched and self.rule.timing == ALWAYS
 
 
-def lookups(
-    rules: Sequence[SourcedRule], peers: Mapping[Peer, tuple[Entry, ...]]
-) -> dict[SourcedRule, Lookup]:
+def lookups(rules: Sequence[SourcedRule], wish: Wish) -> dict[SourcedRule, Lookup]:
     """For each rule of a target those beside it: of its kind, direction and layer, in the order written."""
+    names = {name for sourced in rules for name in sourced.rule.match.containers}
+    containers = container_cgroups(wish.target.cgroup, names, wish.containers) if names else NONE
     groups: dict[object, list[Rule]] = {}
     for sourced in rules:
         groups.setdefault(_group_of(sourced), []).append(sourced.rule)
-    return {sourced: Lookup(sourced.rule, tuple(groups[_group_of(sourced)]), peers) for sourced in rules}
+    return {
+        sourced: Lookup(sourced.rule, tuple(groups[_group_of(sourced)]), wish.peers, containers)
+        for sourced in rules
+    }
 
 
 def _group_of(sourced: SourcedRule) -> object:
@@ -84,13 +93,8 @@ def _tell(settings: Settings, row: Attachment, lookup: Lookup, starts: dict[str,
     pin = pin_of(settings, row)
     rules: tuple[Rule, ...] = (lookup.rule,)
     if lookup.is_matched:
-        table = table_of(lookup.rule, lookup.group, lookup.peers)
+        table = table_of(lookup.rule, lookup.group, lookup.peers, lookup.containers)
         rules = table.rules
-    if not os.path.exists(pin.windows):
-        raise PodmgrError(
-            f"'{lookup.rule}': its program does not ask which packets are meant, or when",
-            tip="include podmgr.h and ask is_exempt()",
-        )
     if any(rule.timing != ALWAYS for rule in rules):
         if row.owner not in starts:
             starts[row.owner] = Starts(settings.bpffs, row.owner)

@@ -89,6 +89,7 @@ class Networks:
                     return plain._replace(note=f"sees {amiss}")
                 links = self._links(rule, network(), counts_loopback)
                 return Placement(Hook.TC, links, network().is_scoped, f"would, at the cgroup's, see {amiss}")
+            require_possible(rule, Hook.TC)
             return Placement(Hook.TC, self._links(rule, network(), counts_loopback), network().is_scoped)
         except _CannotBeHadError as error:
             if not _has_second_choice(rule):

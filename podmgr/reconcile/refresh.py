@@ -42,7 +42,7 @@ def refresh(wishes: Iterable[tuple[Wish, Peers]], settings: Settings) -> Failure
         for wish, before in wishes:
             there = by_cgroup.get(wish.target.cgroup.id, [])
             moves = Moves(before, wish.peers)
-            beside = lookups(merged(wish, there), wish.peers)
+            beside = lookups(merged(wish, there), wish)
             for sourced, lookup in beside.items():
                 if not moves.may_concern(lookup.rule):
                     continue

@@ -15,7 +15,8 @@ from podmgr.rules.profiles import rival_of, rivalry, rules_of_built_in
 from podmgr.rules.rule import Rule
 from podmgr.rules.words import Profiles, Words, closest
 
-_MAX_VALUE_CHARACTERS = 4_096
+MAX_VALUE_CHARACTERS = 4_096
+MAX_RULES = 64  # of one value: a cgroup has room for as many programs
 
 
 def parse_rule_option(text: str, profiles: Profiles = rules_of_built_in) -> tuple[Rule, ...]:
@@ -49,22 +50,25 @@ def parse_value(key: str, value: str, profiles: Profiles = rules_of_built_in) ->
     if bare is None:
         raise ValueError(f"not a podmgr key: {key}")
     kind = BY_KEY[bare]
-    if len(value) > _MAX_VALUE_CHARACTERS:
+    if len(value) > MAX_VALUE_CHARACTERS:
         raise RuleError(
             f"a value of {len(value)} characters",
             key=key,
             value=value,
-            column=_MAX_VALUE_CHARACTERS + 1,
-            expected=f"at most {_MAX_VALUE_CHARACTERS} characters: {kind.form}",
+            column=MAX_VALUE_CHARACTERS + 1,
+            expected=f"at most {MAX_VALUE_CHARACTERS} characters: {kind.form}",
         )
     rules: list[Rule] = []
-    start = 0
+    start = written = 0
     for piece in value.split(";"):
         words = Words(key, value, start, start + len(piece), kind.form, profiles)
         start += len(piece) + 1
         if words.done():
             continue
         column = words.column
+        written += 1
+        if written > MAX_RULES:
+            raise words.error(f"more than {MAX_RULES} rules", expected=f"at most {MAX_RULES} in one value")
         read = kind.parse(words)
         for rule in read:
             if other := rival_of(rule, rules):

@@ -25,6 +25,11 @@ def chosen_hook(rule: Rule, *, is_shared: bool) -> tuple[Hook, str] | None:
 def require_possible(rule: Rule, hook: Hook) -> None:
     """Raise PodmgrError for a rule that can act at this hook of no target."""
     if hook is not Hook.CGROUP:
+        if rule.match.containers and rule.direction is Direction.INGRESS:
+            raise PodmgrError(
+                f"'{rule}': at tc nobody knows yet which container a packet that arrives is for",
+                tip=f"{at_cgroup(rule)} knows" if at_cgroup(rule) else "container= on egress",
+            )
         return
     if rule.place.interfaces:
         raise PodmgrError(

@@ -17,14 +17,16 @@ PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}  # icmp is both famili
 WITH_PORTS = frozenset({6, 17, 132})
 DNS_PORT = 53
 PORTS = "ports from 1 to 65535, such as 53, 8000-8099 or 80,443"
+PROTOCOLS_ARE = f"proto=NAME, several by commas: {', '.join(PROTOCOLS)}, or a number from 0 to 255"
+CONTAINERS_ARE = "container=NAME, several by commas, as in the pod's spec"
+MAX_ITEMS = 64
 
-_MAX_ITEMS = 64
 _PORT = re.compile(r"[0-9]{1,10}", re.ASCII)
-_LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123
-_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
-_LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-_PEER_FORMS = (
+LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+PEER_FORMS = (
     "an address or CIDR, svc/NAME, svc/NAMESPACE/NAME, pod/NAME, pod/LABEL=VALUE, ns/NAME, node, world or "
     "dns; several by commas"
 )
@@ -175,13 +177,13 @@ def _items(text: str, fail: Fail, expected: str) -> list[str]:
     items = text.split(",")
     if not all(items):
         raise fail("a name is missing between the commas" if text else "nothing behind =", expected)
-    if len(items) > _MAX_ITEMS:
-        raise fail(f"{len(items)} at once", f"{_MAX_ITEMS} at most")
+    if len(items) > MAX_ITEMS:
+        raise fail(f"{len(items)} at once", f"{MAX_ITEMS} at most")
     return items
 
 
 def _peers(text: str, fail: Fail) -> tuple[Peer, ...]:
-    return tuple(sorted({_peer(item, fail) for item in _items(text, fail, _PEER_FORMS)}))
+    return tuple(sorted({_peer(item, fail) for item in _items(text, fail, PEER_FORMS)}))
 
 
 def _peer(text: str, fail: Fail) -> Peer:
@@ -191,23 +193,23 @@ def _peer(text: str, fail: Fail) -> Peer:
         return Peer(PeerKind(kind))
     if kind == PeerKind.SERVICE and slash:
         namespace, _, name = rest.rpartition("/")
-        if _LABEL_NAME.fullmatch(name) and (not namespace or _LABEL_NAME.fullmatch(namespace)):
+        if LABEL_NAME.fullmatch(name) and (not namespace or LABEL_NAME.fullmatch(namespace)):
             return Peer(PeerKind.SERVICE, name, namespace)
         raise fail(f"{_shown(rest)} names no service", "svc/NAME or svc/NAMESPACE/NAME")
     if kind == PeerKind.POD and slash:
         label, equals, value = rest.partition("=")
-        if equals and _LABEL_KEY.fullmatch(label) and _LABEL_VALUE.fullmatch(value):
+        if equals and LABEL_KEY.fullmatch(label) and LABEL_VALUE.fullmatch(value):
             return Peer(PeerKind.POD, rest)
-        if not equals and _SUBDOMAIN.fullmatch(rest):
+        if not equals and SUBDOMAIN.fullmatch(rest):
             return Peer(PeerKind.POD, rest)
         raise fail(f"{_shown(rest)} names no pods", "pod/NAME or pod/LABEL=VALUE")
     if kind == PeerKind.NAMESPACE and slash:
-        if _LABEL_NAME.fullmatch(rest):
+        if LABEL_NAME.fullmatch(rest):
             return Peer(PeerKind.NAMESPACE, rest)
         raise fail(f"{_shown(rest)} names no namespace", "ns/NAME")
     if "." in text or ":" in text:
         return Peer(PeerKind.CIDR, _cidr(text, fail))
-    raise fail(f"{_shown(text)} is no peer", _PEER_FORMS)
+    raise fail(f"{_shown(text)} is no peer", PEER_FORMS)
 
 
 def _cidr(text: str, fail: Fail) -> str:
@@ -216,9 +218,11 @@ def _cidr(text: str, fail: Fail) -> str:
     try:
         interface = ip_interface(text)
     except ValueError:
-        raise fail(f"{_shown(text)} is neither an address nor a CIDR", _PEER_FORMS) from None
+        raise fail(f"{_shown(text)} is neither an address nor a CIDR", PEER_FORMS) from None
     if "%" in text:
-        raise fail(f"{_shown(text)}: an address with a zone", _PEER_FORMS)
+        raise fail(f"{_shown(text)}: an address with a zone", PEER_FORMS)
+    if "." in text.partition("/")[2]:
+        raise fail(f"{_shown(text)}: a mask instead of a prefix", f"{interface.network}")
     network = interface.network
     if interface.ip != network.network_address:
         expected = f"{network} for the whole network, or {interface.ip} for the address"
@@ -244,27 +248,25 @@ def _range(text: str, fail: Fail) -> Ports:
 
 
 def _protocols(text: str, fail: Fail) -> tuple[int, ...]:
-    expected = f"proto=NAME, several by commas: {', '.join(PROTOCOLS)}, or a number from 0 to 255"
-    return tuple(sorted({_protocol(item, fail, expected) for item in _items(text, fail, expected)}))
+    return tuple(sorted({_protocol(item, fail) for item in _items(text, fail, PROTOCOLS_ARE)}))
 
 
-def _protocol(text: str, fail: Fail, expected: str) -> int:
+def _protocol(text: str, fail: Fail) -> int:
     number = PROTOCOLS.get(text.lower())
     if number is not None:
         return number
     if text.lower() in ("icmpv6", "icmp6", "ipv6-icmp"):
         raise fail(f"unknown protocol {_shown(text)}", "proto=icmp, which is of both families")
     if not _PORT.fullmatch(text) or int(text) > 255:
-        raise fail(f"unknown protocol {_shown(text)}", expected)
+        raise fail(f"unknown protocol {_shown(text)}", PROTOCOLS_ARE)
     return PROTOCOLS["icmp"] if int(text) == 58 else int(text)  # ICMPv6 is icmp
 
 
 def _containers(text: str, fail: Fail) -> tuple[str, ...]:
-    expected = "container=NAME, several by commas, as in the pod's spec"
-    names: Iterable[str] = _items(text, fail, expected)
+    names: Iterable[str] = _items(text, fail, CONTAINERS_ARE)
     for name in names:
-        if not _LABEL_NAME.fullmatch(name):
-            raise fail(f"{_shown(name)} names no container", expected)
+        if not LABEL_NAME.fullmatch(name):
+            raise fail(f"{_shown(name)} names no container", CONTAINERS_ARE)
     return tuple(sorted(set(names)))
 
 

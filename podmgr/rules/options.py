@@ -12,9 +12,10 @@ from podmgr.rules.match import EVERYTHING, Match
 from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Hook, Place
 from podmgr.rules.timing import ALWAYS, Timing
 
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)  # IFNAMSIZ is 16
-_PLACES = ("hook", "interface")
-_MODE = "mode"
+INTERFACE_CHARACTERS = "A-Za-z0-9_.@-"
+_INTERFACE = re.compile(rf"[{INTERFACE_CHARACTERS}]{{1,15}}", re.ASCII)  # IFNAMSIZ is 16
+PLACES = ("hook", "interface")
+MODE, SHADOW = "mode", "shadow"
 
 Fail = Callable[[str, str], RuleError]
 
@@ -31,7 +32,7 @@ class Common(NamedTuple):
 class CommonReader:
     """Reads these options, one word at a time. `fail` makes errors at the word that was taken last."""
 
-    names = (*_PLACES, *match.OPTIONS, *timing.OPTIONS, _MODE)
+    names = (*PLACES, *match.OPTIONS, *timing.OPTIONS, MODE)
 
     def __init__(self, fail: Fail) -> None:
         self.found = Common()
@@ -62,8 +63,8 @@ class CommonReader:
             return found._replace(match=match.with_option(found.match, name, text, fail))
         if name in timing.OPTIONS:
             return found._replace(timing=timing.with_option(found.timing, name, text, fail))
-        if name == _MODE:
-            if text.lower() != "shadow":
+        if name == MODE:
+            if text.lower() != SHADOW:
                 raise fail(
                     f"unknown mode {printable(text)[:40]!r}", "mode=shadow, which counts and touches nothing"
                 )
@@ -88,11 +89,11 @@ def _hook(text: str, fail: Fail) -> Hook:
 
 def _interfaces(text: str, fail: Fail) -> tuple[str, ...]:
     """The names of `interface=NAME[,NAME]...`, sorted, each once."""
-    names = sorted(set(text.split(",")))
+    names = text.split(",")
     for name in names:
         if not (_INTERFACE.fullmatch(name) and name.strip(".")):
             expected = "interface=NAME or interface=NAME,NAME; a name has 15 characters at most"
             raise fail(f"{printable(name)[:60]!r} names no interface", expected)
     if len(names) > MAX_INTERFACES:
         raise fail(f"{len(names)} interfaces", f"{MAX_INTERFACES} at most")
-    return tuple(names)
+    return tuple(sorted(set(names)))

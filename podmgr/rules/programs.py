@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 # What podmgr itself tells a program, and how it is said in a rule; "" if it is none of a rule's business.
 RESERVED_MACROS = {
@@ -18,4 +18,4 @@ RESERVED_MACROS = {
 
 def is_program_name(text: str) -> bool:
     """Whether a rule can name such a program."""
-    return bool(_NAME.fullmatch(text))
+    return bool(NAME.fullmatch(text))

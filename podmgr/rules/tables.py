@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
 from typing import NamedTuple
 
 from podmgr.errors import PodmgrError
@@ -20,9 +21,11 @@ MAX_PREFIXES = 32_768  # of one table: half of what its map holds, so that a cha
 MAX_TERMS_OF_A_TABLE = 256  # also half
 MAX_RULES = 32  # that may hide each other
 
+NONE: Mapping[str, int] = MappingProxyType({})
 _ALL_PORTS = Ports(0, 65_535)
 
 Peers = Mapping[Peer, tuple[Entry, ...]]
+Containers = Mapping[str, int]
 
 
 class Term(NamedTuple):
@@ -34,7 +37,7 @@ class Term(NamedTuple):
     rule: int
     takes_away: bool = False
     is_timed: bool = False
-    container: int = 0
+    container: int | None = None  # the number of its cgroup
 
 
 class Table(NamedTuple):
@@ -70,10 +73,11 @@ def needs_table(rule: Rule, group: Sequence[Rule]) -> bool:
     return any(rule.match) or bool(rivals_of(rule, group))
 
 
-def table_of(rule: Rule, group: Sequence[Rule], peers: Peers) -> Table:
+def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Containers = NONE) -> Table:
     """The table of a rule among those of its kind, direction and layer, in the order as written.
 
-    `peers` says what names stand for. Raises PodmgrError for more than a program can look up.
+    `peers` says what names stand for, `containers` the numbers of cgroups: of one that is not in it there
+    are no packets. Raises PodmgrError for more than a program can look up.
     """
     rules = [rule, *rivals_of(rule, group)]
     if len(rules) > MAX_RULES:
@@ -84,7 +88,8 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers) -> Table:
     own = _near(rule, peers)
     entries: dict[Prefix, list[_Candidate]] = {}
     for place, other in enumerate(rules):
-        for prefix, candidate in _candidates(other, place, written.get(id(other), 0), peers, own):
+        order = written.get(id(other), 0)
+        for prefix, candidate in _candidates(other, place, order, peers, containers, own):
             entries.setdefault(prefix, []).append(candidate)
     if len(entries) > MAX_PREFIXES:
         raise PodmgrError(
@@ -129,7 +134,7 @@ def _near(rule: Rule, peers: Peers) -> Near:
 
 
 def _candidates(
-    rule: Rule, place: int, order: int, peers: Peers, near: Near
+    rule: Rule, place: int, order: int, peers: Peers, containers: Containers, near: Near
 ) -> Iterator[tuple[Prefix, _Candidate]]:
     """The terms of a rule, each at the prefix where it begins to hold."""
     match = rule.match
@@ -140,7 +145,7 @@ def _candidates(
             if entry.is_taken_away:
                 yield entry.prefix, _Candidate((), place, number, None)
                 continue
-            for term in _terms(rule, entry, place):
+            for term in _terms(rule, entry, place, containers):
                 yield entry.prefix, _Candidate(_rank(term, entry.prefix, peer, order), place, number, term)
     for peer in match.excepts:
         for entry in _entries(peer, peers):
@@ -158,20 +163,24 @@ def _entries(peer: Peer | None, peers: Peers) -> Iterable[Entry]:
     return peers.get(peer, ()) if peer.is_name else own_entries(peer)
 
 
-def _terms(rule: Rule, entry: Entry, place: int) -> Iterator[Term]:
+def _terms(rule: Rule, entry: Entry, place: int, containers: Containers) -> Iterator[Term]:
     match = rule.match
     is_timed = bool(place) and rule.timing != ALWAYS
     local_ports = match.local_ports or (_ALL_PORTS,)
+    there = [containers[name] for name in match.containers if name in containers]
+    owners = there if match.containers else (None,)
     if entry.pairs is None:
-        for protocol, ports, local in product(
-            match.protocols or (None,), match.ports or (_ALL_PORTS,), local_ports
+        for protocol, ports, local, owner in product(
+            match.protocols or (None,), match.ports or (_ALL_PORTS,), local_ports, owners
         ):
-            yield Term(protocol, ports, local, place, is_timed=is_timed)
+            yield Term(protocol, ports, local, place, is_timed=is_timed, container=owner)
         return
-    for pair, local in product(sorted(entry.pairs), local_ports):
+    for pair, local, owner in product(sorted(entry.pairs), local_ports, owners):
         is_meant = not match.ports or any(one.first <= pair.service_port <= one.last for one in match.ports)
         if is_meant and pair.protocol in (match.protocols or (pair.protocol,)):
-            yield Term(pair.protocol, Ports(pair.port, pair.port), local, place, is_timed=is_timed)
+            yield Term(
+                pair.protocol, Ports(pair.port, pair.port), local, place, is_timed=is_timed, container=owner
+            )
 
 
 def _away(entry: Entry, place: int) -> Iterator[Term]:
@@ -188,7 +197,7 @@ def _rank(term: Term, prefix: Prefix, peer: Peer | None, order: int) -> tuple[in
         _width(term.ports),
         _width(term.local_ports),
         term.protocol is None,
-        not term.container,
+        term.container is None,
         order,
     )
 
@@ -229,7 +238,7 @@ def _deciding(rule: Rule, candidates: Sequence[_Candidate]) -> tuple[Term, ...]:
     terms = terms[: last + 1]
     if len(terms) > MAX_TERMS:
         raise PodmgrError(
-            f"'{rule}': {len(terms)} combinations of ports and protocols, with those of rules beside it",
+            f"'{rule}': {len(terms)} combinations of ports, protocols and containers, with those beside it",
             tip=f"{MAX_TERMS} at most for one address: use ranges of ports",
         )
     return tuple(terms)

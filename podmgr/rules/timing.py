@@ -20,9 +20,14 @@ MIN_TIME_NS = 1_000_000  # what is shorter is over before a packet sees it
 UNTIL = "until=2027-01-31T18:00:00Z: a date, a time and its zone (RFC 3339)"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PART = re.compile(rf"([0-9]+(?:\.[0-9]+)?)({'|'.join(LONG_TIME_UNITS)})", re.ASCII)
+# How many digits a unit's number may have, before the point: one more than that of the longest time.
+DIGITS = {unit: 1 + len(str(MAX_TIME_NS // LONG_TIME_UNITS[unit])) for unit in ("h", "m", "s", "ms", "us")}
+TIME = re.compile(
+    "".join(rf"(?:([0-9]{{1,{most}}}(?:\.[0-9]{{1,9}})?){unit})?" for unit, most in DIGITS.items()), re.ASCII
+)
+CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _RFC3339 = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[-+][0-9]{2}:[0-9]{2})",
+    rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[Tt]({CLOCK}:[0-5][0-9])(\.[0-9]{{1,9}})?([Zz]|[-+]{CLOCK})",
     re.ASCII,
 )
 
@@ -89,14 +94,20 @@ def require_possible(timing: Timing, fail: Fail) -> None:
         raise fail(f"the pulse is longer than its period of {shown}", f"for= of {shown} at most")
 
 
+def expected_of(name: str) -> str:
+    """What an option of a time should be."""
+    return f"{name}=TIME, such as {name}=30s or {name}=1m30s; units are {', '.join(LONG_TIME_UNITS)}"
+
+
 def _time(name: str, text: str, fail: Fail) -> int:
-    expected = f"{name}=TIME, such as {name}=30s or {name}=1m30s; units are {', '.join(LONG_TIME_UNITS)}"
+    expected = expected_of(name)
     plain = text.lower()
-    parts = _PART.findall(plain)
-    if not parts or "".join(number + unit for number, unit in parts) != plain:
+    parts = TIME.fullmatch(plain)
+    if not plain or parts is None:
         negative = "negative: " if plain.startswith("-") else ""
         raise fail(f"{negative}{printable(text)[:40]!r} is not a time", expected)
-    time_ns = sum(scaled(Decimal(number), LONG_TIME_UNITS[unit]) for number, unit in parts)
+    numbers = zip(DIGITS, parts.groups(), strict=True)
+    time_ns = sum(scaled(Decimal(number), LONG_TIME_UNITS[unit]) for unit, number in numbers if number)
     if not MIN_TIME_NS <= time_ns <= MAX_TIME_NS:
         raise fail(f"{name}={printable(text)[:40]} is out of range", f"{name}= from 1ms to 8784h (a year)")
     return time_ns

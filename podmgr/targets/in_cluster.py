@@ -188,10 +188,12 @@ class ClusterWishes:
             ]
             for line in named.remarks:
                 self.report(f"warning: {target.name}: {line}")
+            for line in pod.lacks(sourced.rule for sourced in named.rules):
+                self.report(f"warning: {line}")
             if named.rules or cgroup.id in attached:
                 unreadable = own.unreadable | named.unreadable
                 wish = Wish(target, named.rules, unreadable=unreadable, enforcing=own.enforcing)
-                wishes.append(wish._replace(peers=named.peers))
+                wishes.append(wish._replace(peers=named.peers, containers=dict(pod.containers)))
             said |= {in_namespace(peer, pod.ref.namespace): peer for peer in named.peers}
         for peer, written in said.items():
             if count := lookup(peer).addresses:

@@ -269,7 +269,7 @@ class PodSync:
     def _complain(self, uid: str, item: RuledPod) -> None:
         """Of what cannot be read or is overruled, when it is new."""
         failures = item.failures
-        complaints = [*failures, *item.rules.warnings]
+        complaints = [*failures, *item.warnings]
         if item.pod is None or not complaints:
             self._complaints.pop(uid, None)
             if item.pod is None:
@@ -279,7 +279,7 @@ class PodSync:
             return
         self._complaints[uid] = complaints
         self._say_failed(item.pod.ref, failures)
-        for line in events.some(item.rules.warnings):
+        for line in events.some(item.warnings):
             self._journal.warning(line, **events.names(item.pod.ref))
 
     def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:

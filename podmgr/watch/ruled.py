@@ -34,6 +34,12 @@ class RuledPod:
     refused: tuple[tuple[Rule, PodmgrError], ...] = ()
 
     @property
+    def warnings(self) -> list[str]:
+        """What is overruled or waited for, one line each."""
+        rules = [sourced.rule for sourced in self.rules.rules]
+        return [*self.rules.warnings, *(self.pod.lacks(rules) if self.pod else ())]
+
+    @property
     def failures(self) -> list[str]:
         """What cannot be read or be had, one line each."""
         refused = [f"{rule}: {events.line(error)}" for rule, error in self.refused]
@@ -51,6 +57,7 @@ def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
         enforcing=rules.enforcing,
         beaten=rules.beaten,
         peers=item.peers,
+        containers=dict(pod.containers),
     )
 
 

@@ -127,6 +127,7 @@ def test_every_command_and_option_is_documented(podmgr: Cli) -> None:
         "watch",
         "compile",
         "profiles",
+        "policy",
         "run",
         "demo",
         "doctor",

@@ -145,7 +145,7 @@ def test_without_the_right_to_see_services_it_says_so_and_waits(
     new = simulated.pod("new", labels=WEB, annotations={"loss": "uniform egress 1%"})
     watch = watching(waits=False)
     line = watch.hears("services: .*403.*services is forbidden")
-    assert "rights that podmgr needs" in line["tip"]
+    assert "k3s/podmgr.yaml" in line["tip"]
     eventually(lambda: len(simulated.api.asked("list", "services")) >= 4)
     assert (before.programs(), new.programs()) == (programs, ())
     assert len(watch.said("403")) == 1

@@ -14,6 +14,9 @@ from fractions import Fraction
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.policy.cel import NOTHING, first, has_option, option, says
+from podmgr.rules.policy.patterns import amounts
+from podmgr.rules.policy.text import Form, Option, Text, amount, choice_option, direction
 from podmgr.rules.rule import DefaultHook, Direction, FqNeeds, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import (
     RATE_UNITS,
@@ -49,7 +52,13 @@ _HORIZON_FLOOR_NS = 50_000_000
 _HORIZON_CEILING_NS = 8_000_000_000  # fq drops what departs more than 10 s ahead
 _NS_PER_SECOND = 1_000_000_000
 
-_RATES = f"{format_rate(MIN_RATE_BITS_PER_SECOND)} to {format_rate(MAX_RATE_BITS_PER_SECOND)}"
+_RATE_ENDS = (MIN_RATE_BITS_PER_SECOND, MAX_RATE_BITS_PER_SECOND)
+_FORM = 'RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"'
+_UNITS_ARE = f"units are {', '.join(RATE_UNITS)} (bits per second)"
+_RATES_ARE = f"a rate from {' to '.join(map(format_rate, _RATE_ENDS))} (bits per second, powers of 1000)"
+_SIZES_ARE = "burst=SIZE from 1514b to 1000mb, in b, kb or mb (bytes, powers of 1000)"
+_ALGORITHMS_ARE = "tbf (drops, default) or edt (delays)"
+_NO_BUCKET = ("burst belongs to algorithm=tbf; edt has no bucket", "burst or algorithm=edt, not both")
 _LIKE_A_RATE = re.compile(r"([kmg]?)(?:ilo|ega|iga)?i?(?:b|bits?|bytes?)?(?:ps|/s|/sec)?", re.ASCII)
 
 _TBF = Template(
@@ -201,15 +210,14 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     if not MIN_RATE_BITS_PER_SECOND <= rate <= MAX_RATE_BITS_PER_SECOND:
         raise words.error(
             f"{format_number(amount)} {unit} is out of range",
-            expected=f"a rate from {_RATES} (bits per second, powers of 1000)",
+            expected=_RATES_ARE,
             back=2,
         )
     directions = words.directions()
     own, common = words.options({"burst": _size, "algorithm": _algorithm})
     burst, algorithm = own.get("burst"), own.get("algorithm", Algorithm.TBF)
     if burst is not None and algorithm is Algorithm.EDT:
-        expected = "burst or algorithm=edt, not both"
-        raise words.fail("burst belongs to algorithm=tbf; edt has no bucket", expected, option="burst")
+        raise words.fail(*_NO_BUCKET, option="burst")
     return tuple(Bandwidth(direction, rate, burst, algorithm, **common._asdict()) for direction in directions)
 
 
@@ -229,29 +237,28 @@ def _rate_unit(words: Words, amount: Decimal) -> str:
             meant = f"did you mean {format_number(amount * 8)} {ours}, bits instead of bytes? "
     elif guess := closest(unit, RATE_UNITS):
         meant = f"did you mean {guess!r}? "
-    raise words.fail(f"unknown unit {word!r}", f"{meant}units are {', '.join(RATE_UNITS)} (bits per second)")
+    raise words.fail(f"unknown unit {word!r}", f"{meant}{_UNITS_ARE}")
 
 
 def _algorithm(text: str, fail: Fail) -> Algorithm:
     try:
         return Algorithm(text.lower())
     except ValueError:
-        raise fail(f"unknown algorithm {text!r}", "tbf (drops, default) or edt (delays)") from None
+        raise fail(f"unknown algorithm {text!r}", _ALGORITHMS_ARE) from None
 
 
 def _size(text: str, fail: Fail) -> int:
     """The bytes of `burst=SIZE`."""
-    expected = "burst=SIZE from 1514b to 1000mb, in b, kb or mb (bytes, powers of 1000)"
     match = NUMBER_AND_UNIT.fullmatch(text)
     if not match or match.group(2).lower() not in SIZE_UNITS:
-        raise fail(f"{text!r} is not a size", expected)
+        raise fail(f"{text!r} is not a size", _SIZES_ARE)
     try:
         number = parse_number(match.group(1))
     except ValueError as error:
-        raise fail(f"burst is wrong: {error}", expected) from error
+        raise fail(f"burst is wrong: {error}", _SIZES_ARE) from error
     size = scaled(number, SIZE_UNITS[match.group(2).lower()])
     if not MIN_BURST_BYTES <= size <= MAX_BURST_BYTES:
-        raise fail(f"burst {text} is out of range", expected)
+        raise fail(f"burst {text} is out of range", _SIZES_ARE)
     return size
 
 
@@ -271,9 +278,23 @@ def _standard(direction: Direction) -> Callable[[str], Rule]:
     return read
 
 
+def _text() -> Text:
+    is_edt = f"{has_option('w', 'burst')} && {option('w', 'algorithm')}.lowerAscii() == '{Algorithm.EDT}'"
+    rate = amount("the rate", RATE_UNITS, _RATE_ENDS, _FORM, _UNITS_ARE, _RATES_ARE)
+    sizes = amounts(SIZE_UNITS, MIN_BURST_BYTES, MAX_BURST_BYTES)
+    return Text(
+        (Form((rate, direction()), options=("burst", "algorithm")),),
+        options=(
+            Option("burst", sizes, _SIZES_ARE, is_number=True),
+            choice_option("algorithm", Algorithm, _ALGORITHMS_ARE),
+        ),
+        checks=(first([(is_edt, says(*_NO_BUCKET))], NOTHING),),
+    )
+
+
 KIND = Kind(
     key=Bandwidth.key,
-    form='RATE UNIT DIRECTION, such as "10 mbps egress" or "1.5 gbps ingress burst=64kb"',
+    form=_FORM,
     meaning="At most RATE; UNIT is bps, kbps, mbps or gbps, bits per second in powers of 1000. What "
     "exceeds it is dropped, or with algorithm=edt delayed.",
     example="bandwidth=10 mbps egress",
@@ -283,4 +304,5 @@ KIND = Kind(
         "kubernetes.io/egress-bandwidth": _standard(Direction.EGRESS),
         "kubernetes.io/ingress-bandwidth": _standard(Direction.INGRESS),
     },
+    text=_text,
 )

@@ -8,6 +8,8 @@ from enum import Enum, StrEnum
 from typing import ClassVar
 
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.policy.cel import NOTHING, first, option, says
+from podmgr.rules.policy.text import Form, Text, choice_option, direction
 from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.words import Fail, Reader, Words, closest
 
@@ -169,6 +171,7 @@ def _choice(name: str, choices: type[StrEnum], meaning: str) -> Reader:
     return read
 
 
+_CUT_AND_NEW = ("cut=yes ends what state=new lets live", "cut=yes with state=all, or state=new alone")
 _OPTIONS = {
     "reply": _choice(
         "reply", Reply, "reply=none (silence, default), reply=rst (refuses TCP) or reply=icmp (unreachable)"
@@ -182,11 +185,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     directions = words.directions()
     own, common = words.options(_OPTIONS)
     if own.get("cut") is Cut.YES and own.get("state") is State.NEW:
-        raise words.fail(
-            "cut=yes ends what state=new lets live",
-            "cut=yes with state=all, or state=new alone",
-            option="cut",
-        )
+        raise words.fail(*_CUT_AND_NEW, option="cut")
     rules = tuple(Block(direction, **own, **common._asdict()) for direction in directions)
     if common.place.hook is Hook.CGROUP and rules[0].needs_tc:
         option = next(name for name in ("reply", "cut", "state") if f"{name}=" in rules[0].needs_tc)
@@ -198,13 +197,45 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     return rules
 
 
+_FORM = 'DIRECTION [reply=none|rst|icmp] [state=all|new] [cut=yes], such as "egress" or "both reply=rst"'
+
+
+def _text() -> Text:
+    options = (
+        choice_option(
+            "reply",
+            Reply,
+            "reply=none (silence, default), reply=rst (refuses TCP) or reply=icmp (unreachable)",
+        ),
+        choice_option("state", State, "state=all (default) or state=new (what begins)"),
+        choice_option("cut", Cut, "cut=yes (open connections end) or cut=no (default)"),
+    )
+    cut, state, reply = (option("w", name) + ".lowerAscii()" for name in ("cut", "state", "reply"))
+    needs_tc = (
+        f"({reply} in ['{Reply.RST}', '{Reply.ICMP}'] || {cut} == '{Cut.YES}' || {state} == '{State.NEW}')"
+    )
+    cases = [
+        (f"{cut} == '{Cut.YES}' && {state} == '{State.NEW}'", says(*_CUT_AND_NEW)),
+        (
+            f"{option('w', 'hook')}.lowerAscii() == '{Hook.CGROUP}' && {needs_tc}",
+            says("it cannot act at the cgroup hook", "hook=tc, or without hook="),
+        ),
+    ]
+    return Text(
+        (Form((direction(begins=True),), options=("reply", "state", "cut")),),
+        options=options,
+        checks=(first(cases, NOTHING),),
+    )
+
+
 KIND = Kind(
     key=Block.key,
-    form='DIRECTION [reply=none|rst|icmp] [state=all|new] [cut=yes], such as "egress" or "both reply=rst"',
+    form=_FORM,
     meaning="Nothing passes: in silence, or with reply=rst TCP is refused, with reply=icmp the sender is "
     "told that it is forbidden. state=new: only what begins; cut=yes: open connections end.",
     example="block=egress reply=rst",
     parse=_parse,
     templates=(_BLOCK,),
     is_bare=False,
+    text=_text,
 )

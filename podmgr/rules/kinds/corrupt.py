@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from podmgr.rules.chance import ByChance
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.policy.text import Form, Text, choice_option, direction, percent
 from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.words import Fail, Words, closest
 
@@ -78,6 +79,9 @@ class Corrupt(ByChance):
         return [Figure("corrupted", counted[0])]
 
 
+_AS_IS = "as=checksum (the receiver discards it, default) or as=payload (it arrives)"
+
+
 def _parse(words: Words) -> tuple[Rule, ...]:
     percent, directions = words.percent("the probability"), words.directions()
     own, common = words.options({"as": _as}, hooks=(Hook.TC,))
@@ -91,17 +95,28 @@ def _as(text: str, fail: Fail) -> As:
     except ValueError:
         guess = closest(text.lower(), As)
         hint = f"did you mean {str(guess)!r}? " if guess else ""
-        expected = f"{hint}as=checksum (the receiver discards it, default) or as=payload (it arrives)"
-        raise fail(f"unknown as={text[:40]!r}", expected) from None
+        raise fail(f"unknown as={text[:40]!r}", hint + _AS_IS) from None
+
+
+_FORM = 'P% DIRECTION, such as "0.1% egress" or "0.1% egress as=payload"'
+
+
+def _text() -> Text:
+    return Text(
+        (Form((percent(_FORM, begins=True), direction()), options=("as",)),),
+        options=(choice_option("as", As, _AS_IS),),
+        hooks=(Hook.TC,),
+    )
 
 
 KIND = Kind(
     key=Corrupt.key,
-    form='P% DIRECTION, such as "0.1% egress" or "0.1% egress as=payload"',
+    form=_FORM,
     meaning="One random bit of a packet is wrong with probability P: the receiver's checksum finds it and "
     "the packet is discarded, or with as=payload it reaches the application.",
     example="corrupt=0.1% egress",
     parse=_parse,
     templates=(_CORRUPT,),
     is_bare=False,
+    text=_text,
 )

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor
 from statistics import fmean, pstdev
 from typing import ClassVar
 
 from podmgr.rules import distributions
 from podmgr.rules.chance import threshold_of
+from podmgr.rules.kinds import delay_text
+from podmgr.rules.kinds.delay_text import ORDERS_ARE, RTT, SHORT_TRIP, UNIFORM, WAYS
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.programs import is_program_name
 from podmgr.rules.rule import Direction, Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
@@ -35,8 +38,6 @@ from podmgr.rules.words import Fail, Words, percent_option, time_option
 
 MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 
-_UNIFORM = "uniform"
-_RTT = "rtt"
 _SAMPLES = 4_096
 # A slot of a delay that keeps order: long enough to be one draw, short enough that many make a distribution.
 # What comes right after a longer delay waits, which makes the mean larger: `_order` says by how much.
@@ -66,7 +67,7 @@ class Delay(Rule):
     at_cgroup: ClassVar[str] = ""
     time_ns: int
     jitter_ns: int = 0
-    distribution: str = _UNIFORM
+    distribution: str = UNIFORM
     correlation_percent: Decimal = Decimal(0)
     order: Order = Order.KEEP
     round_trip_ns: int = field(default=0, compare=False)
@@ -77,7 +78,7 @@ class Delay(Rule):
         words = [format_time(self.time_ns), self.direction.value]
         if self.jitter_ns:
             words.append(f"jitter={format_time(self.jitter_ns)}")
-        if self.distribution != _UNIFORM:
+        if self.distribution != UNIFORM:
             words.append(f"distribution={self.distribution}")
         if self.correlation_percent:
             words.append(f"correlation={format_number(self.correlation_percent)}%")
@@ -91,7 +92,7 @@ class Delay(Rule):
 
     @property
     def table(self) -> str:
-        is_own = self.distribution not in (_UNIFORM, *distributions.BUILT_IN)
+        is_own = self.distribution not in (UNIFORM, *distributions.BUILT_IN)
         return self.distribution if self.jitter_ns and is_own else ""
 
     @property
@@ -187,7 +188,7 @@ def most_ns(rule: Delay) -> int:
 
 def _ends(distribution: str) -> tuple[float, float]:
     """The least and the most that is drawn, in jitters."""
-    if distribution == _UNIFORM:
+    if distribution == UNIFORM:
         return -1, 1
     if distribution in distributions.BUILT_IN:
         return distributions.ends(distributions.quantiles(distribution))
@@ -207,7 +208,7 @@ def _time(time_ns: float) -> str:
 def _spread(rule: Delay) -> str:
     if not rule.jitter_ns:
         return _time(rule.time_ns)
-    if rule.distribution == _UNIFORM:
+    if rule.distribution == UNIFORM:
         return f"{_time(rule.time_ns)} ± {_time(rule.jitter_ns)}, uniform"
     spread = f"{_time(rule.time_ns)}, standard deviation {_time(rule.jitter_ns)}, {rule.distribution}"
     if least_ns(rule) or rule.table:
@@ -218,7 +219,7 @@ def _spread(rule: Delay) -> str:
 
 def _draw_ns(rule: Delay, probability: float) -> float:
     """The delay below which so many draws are, before it is cut."""
-    if rule.distribution == _UNIFORM:
+    if rule.distribution == UNIFORM:
         return rule.time_ns + (2 * probability - 1) * rule.jitter_ns
     table = distributions.quantiles(rule.distribution)
     return rule.time_ns + distributions.quantile(table, probability) * rule.jitter_ns
@@ -234,7 +235,7 @@ def _order(rule: Delay) -> str:
     if rule.order is Order.FREE:
         return "a draw for each packet: they overtake each other"
     # What comes right after a longer delay waits: E[(d - d')+ ^ 2] / 2T, of two draws of the distribution.
-    larger = Fraction(rule.jitter_ns**2, (6 if rule.distribution == _UNIFORM else 2) * slot_ns(rule))
+    larger = Fraction(rule.jitter_ns**2, (6 if rule.distribution == UNIFORM else 2) * slot_ns(rule))
     return (
         f"kept: a draw for each {_time(slot_ns(rule))}, the same for all flows; none overtakes, which makes "
         f"the mean {_time(float(larger))} larger"
@@ -243,7 +244,7 @@ def _order(rule: Delay) -> str:
 
 def _parse(words: Words) -> tuple[Rule, ...]:
     time_ns = words.time_ns(MIN_DELAY_NS, MAX_DELAY_NS)
-    direction = words.choice([*Direction, "both", _RTT], "direction")
+    direction = words.choice(WAYS, "direction")
     own, common = words.options(
         {
             "jitter": time_option("jitter"),
@@ -257,7 +258,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     for name in own:
         if not jitter_ns:
             raise words.fail(f"{name} belongs to a jitter", f"jitter=TIME {name}=...", option=name)
-    distribution = own.get("distribution", _UNIFORM)
+    distribution = own.get("distribution", UNIFORM)
     drawn = (own.get("correlation", Decimal(0)), own.get("order", Order.KEEP))
     if jitter_ns > time_ns:
         raise words.fail(
@@ -269,16 +270,16 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     if most_ns(whole) > MAX_DELAY_NS:
         expected = f"{format_time(MAX_DELAY_NS)} at most, with all jitter"
         raise words.fail(f"the longest delay is {_time(most_ns(whole))}", expected)
-    if direction != _RTT:
+    if direction != RTT:
         return tuple(
             Delay(way, time_ns, jitter_ns, distribution, *drawn, **common._asdict())
             for way in (Direction if direction == "both" else (Direction(direction),))
         )
     half = time_ns // 2
     # Of independent halves the deviations add up by their squares; the widths of uniform ones as they are.
-    jitter_half = round(jitter_ns / 2 if distribution == _UNIFORM else jitter_ns / 2**0.5)
+    jitter_half = round(jitter_ns / 2 if distribution == UNIFORM else jitter_ns / 2**0.5)
     if half < MIN_DELAY_NS:
-        raise words.fail("less than 2us for both ways", "a round trip of 2us or more")
+        raise words.fail(*SHORT_TRIP)
     if jitter_half > half:
         raise words.fail(
             f"a jitter of {format_time(jitter_ns)} is too large for two halves of {format_time(half)}",
@@ -301,7 +302,7 @@ def _parse(words: Words) -> tuple[Rule, ...]:
 
 
 def _distribution(text: str, fail: Fail) -> str:
-    known = (_UNIFORM, *distributions.BUILT_IN)
+    known = (UNIFORM, *distributions.BUILT_IN)
     if text.lower() in known:
         return text.lower()
     if not is_program_name(text):
@@ -320,15 +321,16 @@ def _order_of(text: str, fail: Fail) -> Order:
     try:
         return Order(text.lower())
     except ValueError:
-        raise fail(f"unknown order {text[:40]!r}", "keep or free") from None
+        raise fail(f"unknown order {text[:40]!r}", ORDERS_ARE) from None
 
 
 KIND = Kind(
     key=Delay.key,
-    form='TIME DIRECTION, such as "100ms egress jitter=10ms" or "80ms rtt"',
+    form=delay_text.FORM,
     meaning="Every packet leaves TIME later; rtt: half of it in each direction. Options: jitter=TIME, "
     "distribution=uniform|normal|pareto|paretonormal|NAME, correlation=P%, order=keep|free.",
     example="delay=100ms egress",
     parse=_parse,
     templates=(_DELAY,),
+    text=partial(delay_text.text, Order),
 )

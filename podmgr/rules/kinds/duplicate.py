@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from podmgr.rules.chance import ByChance
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.policy.text import Form, Text, direction, percent
 from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Rule, Stage, Template
 from podmgr.rules.words import Words
 
@@ -56,12 +57,20 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     return tuple(Duplicate(direction, percent, **common._asdict()) for direction in directions)
 
 
+_FORM = 'P% DIRECTION, such as "1% egress"'
+
+
+def _text() -> Text:
+    return Text((Form((percent(_FORM, begins=True), direction())),), hooks=(Hook.TC,))
+
+
 KIND = Kind(
     key=Duplicate.key,
-    form='P% DIRECTION, such as "1% egress"',
+    form=_FORM,
     meaning="Of each packet there is a second copy with probability P.",
     example="duplicate=1% egress",
     parse=_parse,
     templates=(_DUPLICATE,),
     is_bare=False,
+    text=_text,
 )

@@ -6,9 +6,10 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 
 from podmgr.rules.chance import DRAWS, probability_text, rounding_caveats, threshold_of
-from podmgr.rules.kinds import loss_bursts
+from podmgr.rules.kinds import loss_bursts, loss_text
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
 from podmgr.rules.rule import Hook, Macros, Rule, Stage, Template
@@ -16,6 +17,7 @@ from podmgr.rules.units import format_number
 from podmgr.rules.words import Words
 
 MAX_EXPONENTIAL = 1_000
+_THRESHOLDS_ARE = "T from 0 (drops all) to 1000 (drops 2 %)"
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9].*", re.ASCII)
 
@@ -99,21 +101,24 @@ def _threshold(words: Words) -> Decimal:
     words.split_number()
     threshold = words.number("the threshold T")
     if threshold > MAX_EXPONENTIAL:
-        raise words.fail(
-            f"T = {format_number(threshold)} is out of range", "T from 0 (drops all) to 1000 (drops 2 %)"
-        )
+        raise words.fail(f"T = {format_number(threshold)} is out of range", _THRESHOLDS_ARE)
     return threshold
 
 
+_FORM = (
+    '"uniform DIRECTION P%", in short "P% DIRECTION", "exponential DIRECTION T", '
+    '"burst DIRECTION P% length=N", "gilbert DIRECTION p=P% r=P%" or "markov DIRECTION p13=P% p31=P%"; '
+    'such as "2% egress"'
+)
+
 KIND = Kind(
     key=Loss.key,
-    form='"uniform DIRECTION P%", in short "P% DIRECTION", "exponential DIRECTION T", '
-    '"burst DIRECTION P% length=N", "gilbert DIRECTION p=P% r=P%" or "markov DIRECTION p13=P% p31=P%"; '
-    'such as "2% egress"',
+    form=_FORM,
     meaning="Each packet is dropped with probability P; exponential: if its exponential variate exceeds "
     "T, which is with probability 50^(-T/1000); burst: P of all, in runs of N packets on average; gilbert: "
     "Gilbert-Elliott (also bad=P%, good=P%); markov: netem's four states (also p32=, p23=, p14=).",
     example="loss=uniform egress 2%",
     parse=_parse,
     templates=(_LOSS, loss_bursts.TEMPLATE),
+    text=partial(loss_text.text, _FORM, MAX_EXPONENTIAL, _THRESHOLDS_ARE),
 )

@@ -15,6 +15,21 @@ from podmgr.rules.units import format_count, format_number, parse_number
 from podmgr.rules.words import Fail, Words, percent_option
 
 MAX_LENGTH = 1_000_000  # 1/N of 2^32 draws is then within 0.012 % of what it should be
+LENGTHS_ARE = f"length=N, the packets of a run on average: 1 to {MAX_LENGTH}"
+# What each form cannot be without, and what to write.
+REQUIRED = {
+    "burst": {"length": "length=N, the packets of a run on average, such as length=5"},
+    "gilbert": {
+        "p": "p=P%: how many packets lead from the good state to the bad one",
+        "r": "r=P%: how many packets lead from the bad state to the good one",
+    },
+    "markov": {"p13": "p13=P%: how many packets lead from a gap to a burst"},
+}
+OPTIONS = {
+    "burst": ("length",),
+    "gilbert": ("p", "r", "bad", "good"),
+    "markov": ("p13", "p31", "p32", "p23", "p14"),
+}
 LONGEST = 16  # packets of a run that are told apart, as in the program
 
 TEMPLATE = Template("burst", Stage.LOSS, HOOKS, second_choice=Hook.CGROUP)
@@ -201,7 +216,7 @@ def _percent_text(share: Fraction) -> str:
 def _read_burst(words: Words, directions: Collection[Direction]) -> tuple[Rule, ...]:
     percent = words.percent("the probability")
     own, common = words.options({"length": _length})
-    length = _required(words, own, "length", "length=N, the packets of a run on average, such as length=5")
+    length = _required(words, own, "burst", "length")
     if Fraction(percent) / 100 > Fraction(length) / (Fraction(length) + 1):
         most = _hundredth(100 * Fraction(length) / (Fraction(length) + 1), ROUND_FLOOR)
         expected = f"{most}% at most with length={format_number(length)}, since a packet lies between runs"
@@ -218,26 +233,25 @@ def _hundredth(number: Fraction, rounding: str) -> str:
 
 
 def _length(text: str, fail: Fail) -> Decimal:
-    expected = f"length=N, the packets of a run on average: 1 to {MAX_LENGTH}"
     try:
         length = parse_number(text)
     except ValueError as error:
-        raise fail(f"the length is wrong: {error}", expected) from error
+        raise fail(f"the length is wrong: {error}", LENGTHS_ARE) from error
     if not 1 <= length <= MAX_LENGTH:
-        raise fail(f"a length of {format_number(length)} is out of range", expected)
+        raise fail(f"a length of {format_number(length)} is out of range", LENGTHS_ARE)
     return length
 
 
 def _read_gilbert(words: Words, directions: Collection[Direction]) -> tuple[Rule, ...]:
-    own, common = words.options(dict.fromkeys(("p", "r", "bad", "good"), percent_option))
-    _required(words, own, "p", "p=P%: how many packets lead from the good state to the bad one")
-    _required(words, own, "r", "r=P%: how many packets lead from the bad state to the good one")
+    own, common = words.options(dict.fromkeys(OPTIONS["gilbert"], percent_option))
+    for name in REQUIRED["gilbert"]:
+        _required(words, own, "gilbert", name)
     return tuple(GilbertLoss(direction, **own, **common._asdict()) for direction in directions)
 
 
 def _read_markov(words: Words, directions: Collection[Direction]) -> tuple[Rule, ...]:
-    own, common = words.options(dict.fromkeys(("p13", "p31", "p32", "p23", "p14"), percent_option))
-    p13: Decimal = _required(words, own, "p13", "p13=P%: how many packets lead from a gap to a burst")
+    own, common = words.options(dict.fromkeys(OPTIONS["markov"], percent_option))
+    p13: Decimal = _required(words, own, "markov", "p13")
     is_written = "p31" in own
     p31: Decimal = own.setdefault("p31", _WHOLE - p13)
     for one, other, more in (("p13", "p14", p13), ("p31", "p32", p31)):
@@ -252,9 +266,9 @@ def _read_markov(words: Words, directions: Collection[Direction]) -> tuple[Rule,
     return tuple(MarkovLoss(direction, **own, **common._asdict()) for direction in directions)
 
 
-def _required(words: Words, own: Mapping[str, Decimal], name: str, expected: str) -> Decimal:
+def _required(words: Words, own: Mapping[str, Decimal], form: str, name: str) -> Decimal:
     if name not in own:
-        raise words.error(f"{name} is missing", expected=expected)
+        raise words.error(f"{name} is missing", expected=REQUIRED[form][name])
     return own[name]
 
 

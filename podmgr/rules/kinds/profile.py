@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from podmgr.errors import PodmgrError
 from podmgr.rules.kinds.kind import Kind
-from podmgr.rules.programs import is_program_name
+from podmgr.rules.match import OPTIONS as OF_A_MATCH
+from podmgr.rules.policy.text import Form, Part, Text
+from podmgr.rules.programs import NAME, is_program_name
 from podmgr.rules.rule import Hook, Rule
 from podmgr.rules.words import Words
 
@@ -18,15 +20,21 @@ _EXAMPLE = "lte"
 
 
 def _parse(words: Words) -> tuple[Rule, ...]:
-    name = words.take("the name of a profile").lower()
+    name = words.take("the name of a profile")
     if not is_program_name(name):
         raise words.fail(f"{name[:40]!r} names no profile", f"a name, such as {_EXAMPLE}: podmgr profiles")
     try:
-        parts = words.profiles(name)
+        parts = words.profiles(name.lower())
     except PodmgrError as error:
         raise words.fail(error.message, error.tip or "podmgr profiles") from error
     _, common = words.options({}, hooks=(Hook.TC,), takes_match=False)
     return tuple(replace(part, **common._asdict()) for part in parts)
+
+
+def _text() -> Text:
+    """Which names there are, its node knows; and a name stands for both directions."""
+    name = Part(NAME.pattern, "no name of a profile", f"a name, such as {_EXAMPLE}: podmgr profiles")
+    return Text((Form((name,)),), hooks=(Hook.TC,), lacks=OF_A_MATCH, way=None)
 
 
 KIND = Kind(
@@ -39,4 +47,5 @@ KIND = Kind(
     parse=_parse,
     is_bare=False,
     stands_for=("bandwidth", "delay", "loss"),
+    text=_text,
 )

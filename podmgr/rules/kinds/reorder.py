@@ -9,8 +9,10 @@ from typing import ClassVar
 
 from podmgr.rules.chance import ByChance
 from podmgr.rules.kinds.kind import Kind
+from podmgr.rules.policy.patterns import amounts
+from podmgr.rules.policy.text import Form, Option, Text, direction, percent
 from podmgr.rules.rule import Figure, FqNeeds, Hook, Macros, Rule, Stage, Template
-from podmgr.rules.units import format_duration, format_time
+from podmgr.rules.units import TIME_UNITS, format_duration, format_time
 from podmgr.rules.waiting import (
     HOOKS,
     MAX_WAIT_NS,
@@ -23,6 +25,8 @@ from podmgr.rules.waiting import (
 from podmgr.rules.words import Words, time_option
 
 DEFAULT_LATE_NS = 10_000_000
+
+_TIMES_ARE = f"by=TIME from {format_time(MIN_WAIT_NS)} to {format_time(MAX_WAIT_NS)}"
 
 _REORDER = Template("reorder", Stage.REORDER, HOOKS, needs_fq=True, frees=True)
 
@@ -72,18 +76,31 @@ def _parse(words: Words) -> tuple[Rule, ...]:
     if not MIN_WAIT_NS <= late_ns <= MAX_WAIT_NS:
         raise words.fail(
             "the time is out of range",
-            f"by=TIME from {format_time(MIN_WAIT_NS)} to {format_time(MAX_WAIT_NS)}",
+            _TIMES_ARE,
             option="by",
         )
     return tuple(Reorder(direction, percent, late_ns, **common._asdict()) for direction in directions)
 
 
+_FORM = 'P% DIRECTION, such as "1% egress" or "1% egress by=20ms"'
+
+
+def _text() -> Text:
+    times = amounts(TIME_UNITS, MIN_WAIT_NS, MAX_WAIT_NS)
+    return Text(
+        (Form((percent(_FORM, begins=True), direction()), options=("by",)),),
+        options=(Option("by", times, _TIMES_ARE, is_number=True),),
+        hooks=(Hook.TC,),
+    )
+
+
 KIND = Kind(
     key=Reorder.key,
-    form='P% DIRECTION, such as "1% egress" or "1% egress by=20ms"',
+    form=_FORM,
     meaning="Each packet is late by TIME (10 ms) with probability P, and so is overtaken.",
     example="reorder=1% egress",
     parse=_parse,
     templates=(_REORDER,),
     is_bare=False,
+    text=_text,
 )

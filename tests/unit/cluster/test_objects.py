@@ -519,3 +519,42 @@ def test_object_with_nothing_in_it_is_read_as_nothing(item: Item) -> None:
 )
 def test_texts_are_text_to_text(value: object, expected: dict[str, str]) -> None:
     assert texts(value) == expected
+
+
+def test_containers_are_known_by_their_ids_once_they_are_started() -> None:
+    item = pod()
+    item["status"] |= {
+        "containerStatuses": [
+            {"name": "app", "containerID": f"containerd://{'a1' * 32}"},
+            {"name": "side", "state": {"waiting": {}}},
+            "x",
+        ],
+        "initContainerStatuses": [{"name": "first", "containerID": "cri-o://../../etc"}],
+        "ephemeralContainerStatuses": None,
+    }
+    found = pod_of(item)
+    assert found is not None
+    assert found.containers == (("app", "a1" * 32), ("first", ""), ("side", ""))
+
+
+def test_a_container_that_a_running_pod_does_not_have_is_told() -> None:
+    rules = parse_value("loss", "1% egress container=app,nowhere; 2% egress container=nowhere,side")
+    item = pod()
+    item["status"]["containerStatuses"] = [{"name": "app"}, {"name": "side"}]
+    found = pod_of(item)
+    assert found is not None
+    assert found.lacks(rules) == ["pod/pod-u1: there is no container nowhere, a rule waits for it"]
+    item["status"]["phase"] = "Pending"
+    starting = pod_of(item)
+    assert starting is not None
+    assert starting.lacks(rules) == []
+
+
+def test_a_container_that_is_started_anew_is_a_change() -> None:
+    cluster = Cluster()
+    item = pod()
+    item["status"]["containerStatuses"] = [{"name": "app", "containerID": f"containerd://{'a' * 64}"}]
+    cluster.put_pod(item)
+    again = pod()
+    again["status"]["containerStatuses"] = [{"name": "app", "containerID": f"containerd://{'b' * 64}"}]
+    assert cluster.put_pod(again) == {"u1"}

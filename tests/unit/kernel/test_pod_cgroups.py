@@ -11,7 +11,7 @@ from pytest_mock import MockerFixture
 
 from podmgr.attachment import Cgroup
 from podmgr.kernel import pod_cgroups
-from podmgr.kernel.pod_cgroups import PodIndex, uid_of
+from podmgr.kernel.pod_cgroups import PodIndex, container_cgroups, uid_of
 from tests.unit.kernel.cgroup_tree import UID, at, directory
 
 OTHER_UID = "11111111-50e1-452e-91c0-7dfcee8503e9"
@@ -197,3 +197,26 @@ def test_what_a_pod_makes_below_its_own_cgroup_is_no_other_pod(tree: Path, mine:
     pod_directory(tree, OTHER_UID, below=f"kubepods/{mine}/pod{UID}")
     other = pod_directory(tree, OTHER_UID, below=f"kubepods/{others}/x/y/z")
     assert pod_cgroups.pods(tree).found == {UID: own, OTHER_UID: other}
+
+
+FOLDERS = ("{}", "cri-containerd-{}.scope", "crio-{}.scope", "docker-{}.scope", "crio-{}")
+
+
+@pytest.mark.parametrize("form", FOLDERS)
+def test_a_container_has_the_cgroup_that_runtimes_name_after_its_id(tmp_path: Path, form: str) -> None:
+    folder = form.format(CONTAINER)
+    others = (f"crio-conmon-{CONTAINER}.scope", f"cri-containerd-{CONTAINER[::-1]}.scope", "app", "x-")
+    for name in (folder, *others):
+        (tmp_path / name).mkdir()
+    pod = Cgroup(tmp_path, tmp_path.stat().st_ino)
+    ids = {"app": CONTAINER, "later": "", "gone": "a" * 64}
+    found = container_cgroups(pod, ["app", "later", "gone", "unknown"], ids)
+    assert found == {"app": (tmp_path / folder).stat().st_ino}
+
+
+def test_without_a_cluster_a_container_is_a_cgroup_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "x-other").mkdir()
+    pod = Cgroup(tmp_path, tmp_path.stat().st_ino)
+    assert container_cgroups(pod, ["app", "other"], None) == {"app": (tmp_path / "app").stat().st_ino}
+    assert container_cgroups(Cgroup(tmp_path / "gone", 1), ["app"], None) == {}

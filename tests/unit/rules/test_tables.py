@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from podmgr.errors import PodmgrError
 from podmgr.rules.grammar import parse_rule_option, parse_value
-from podmgr.rules.match import Peer, PeerKind
+from podmgr.rules.match import Match, Peer, PeerKind
 from podmgr.rules.peers import ANYWHERE, Entry, Pair, Prefix, prefix_of
 from podmgr.rules.rule import Rule
 from podmgr.rules.tables import MAX_PREFIXES, Moves, Table, needs_table, table_of
@@ -20,6 +20,7 @@ from podmgr.rules.tables import MAX_PREFIXES, Moves, Table, needs_table, table_o
 TCP, UDP = 6, 17
 DB = Peer(PeerKind.SERVICE, "db")
 WORLD = Peer(PeerKind.WORLD)
+CONTAINERS = {"app": 4711, "side": 2**32 + 1}
 PEERS = {
     DB: (
         Entry(prefix_of("10.1.1.1"), frozenset({Pair(TCP, 80, 80), Pair(UDP, 53, 53)})),
@@ -38,6 +39,7 @@ class Packet(NamedTuple):
     protocol: int
     port: int = 0
     local: int = 0
+    container: int = 0
 
 
 def acts(table: Table, packet: Packet) -> bool:
@@ -50,6 +52,7 @@ def acts(table: Table, packet: Packet) -> bool:
             term.protocol in (None, packet.protocol)
             and term.ports.first <= packet.port <= term.ports.last
             and term.local_ports.first <= packet.local <= term.local_ports.last
+            and term.container in (None, packet.container)
         )
         if not fits or term.rule in away:
             continue
@@ -75,6 +78,14 @@ def _entries(peer: Peer) -> Sequence[Entry]:
     return PEERS.get(peer, ()) if peer.is_name else [Entry(prefix_of(peer.name))]
 
 
+def _is_asked_for(match: Match, packet: Packet) -> bool:
+    """By its protocol and its container."""
+    containers = [CONTAINERS.get(name) for name in match.containers]
+    return packet.protocol in (match.protocols or (packet.protocol,)) and (
+        not match.containers or packet.container in containers
+    )
+
+
 def specificity(rule: Rule, packet: Packet) -> tuple[object, ...] | None:
     """How specifically a rule matches a packet, by the words of the design: less is more. None: not."""
     match, address = rule.match, prefix_of(packet.address).address
@@ -85,7 +96,7 @@ def specificity(rule: Rule, packet: Packet) -> tuple[object, ...] | None:
             }
             if _has(entry.prefix, address) and is_meant and not entry.is_taken_away:
                 return None
-    if match.protocols and packet.protocol not in match.protocols:
+    if not _is_asked_for(match, packet):
         return None
     local = [one for one in match.local_ports if one.first <= packet.local <= one.last]
     if match.local_ports and not local:
@@ -116,7 +127,14 @@ def specificity(rule: Rule, packet: Packet) -> tuple[object, ...] | None:
                 port_rank = min((int(one.is_range) for one in ports), default=2)
                 protocol_rank = int(not match.protocols)
             local_rank = min((int(one.is_range) for one in local), default=2)
-            rank = (-entry.prefix.bits, bool(peer and peer.is_name), port_rank, local_rank, protocol_rank)
+            rank = (
+                -entry.prefix.bits,
+                bool(peer and peer.is_name),
+                port_rank,
+                local_rank,
+                protocol_rank,
+                not match.containers,
+            )
             best = rank if best is None else min(best, rank)
     return best
 
@@ -146,6 +164,7 @@ WORDS = st.fixed_dictionaries(
         ),
         "port": st.lists(st.sampled_from(["80", "53", "50-60", "8000-9000"]), min_size=1, max_size=2),
         "local-port": st.sampled_from([["7"], ["1-9"]]),
+        "container": st.lists(st.sampled_from([*CONTAINERS, "gone"]), min_size=1, max_size=2),
         "proto": st.lists(st.sampled_from(["tcp", "udp"]), min_size=1, max_size=2),
     },
 )
@@ -165,6 +184,7 @@ PACKETS = st.builds(
     st.sampled_from([TCP, UDP]),
     st.sampled_from([80, 53, 55, 8080, 5353, 1]),
     st.sampled_from([7, 8, 99]),
+    st.sampled_from([0, *CONTAINERS.values()]),
 )
 
 
@@ -183,7 +203,7 @@ def _rules(words: list[dict[str, list[str]]]) -> list[Rule]:
 @given(st.lists(WORDS, min_size=1, max_size=4), st.lists(PACKETS, min_size=1, max_size=5))
 def test_a_table_says_what_the_words_say(words: list[dict[str, list[str]]], packets: list[Packet]) -> None:
     rules = _rules(words)
-    tables = [table_of(rule, rules, PEERS) for rule in rules]
+    tables = [table_of(rule, rules, PEERS, CONTAINERS) for rule in rules]
     for packet in packets:
         ranks = [specificity(rule, packet) for rule in rules]
         found = [number for number, rank in enumerate(ranks) if rank is not None]
@@ -259,6 +279,6 @@ def test_too_many_terms_for_one_address_are_refused() -> None:
     rules = parse_value(
         "loss", f"1% egress; 2% egress port={ports}; 3% egress port=1-9,20-29,30-39,40-49,50-59"
     )
-    with pytest.raises(PodmgrError, match="combinations of ports and protocols"):
+    with pytest.raises(PodmgrError, match="combinations of ports, protocols and containers"):
         for rule in rules:
             table_of(rule, rules, {})
