@@ -212,9 +212,7 @@ __attribute__((noinline)) int podmgr_decide(__u32 first, __u32 count, __u32 prot
 {
 	__u64 taken_away = 0;
 
-	/* Looked at in any case: of an argument that is not clang passes nothing, which the verifier refuses. */
-	asm volatile("" : "+r"(container));
-
+	asm volatile("" : : "r"(container)); /* what is read by nobody clang does not pass, and the verifier misses it */
 	for (__u32 i = 0; i < MOST_TERMS_OF_A_LIST && i < count; i++) {
 		__u32 key = first + i, rule;
 		struct podmgr_term *term = bpf_map_lookup_elem(&podmgr_terms, &key);

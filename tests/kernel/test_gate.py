@@ -17,12 +17,13 @@ LICENCE = 'char LICENSE[] SEC("license") = "GPL";\n'
 BPF = "#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n"
 PROGRAMS = {
     "dropper": (ROOT / "examples/dropper.bpf.c").read_text(),
-    "at_cgroup": BPF + 'SEC("cgroup_skb/" INTERFACE) int none(struct __sk_buff *skb) { return 0; }\n',
-    "at_tc": BPF + 'SEC("tc") int none(struct __sk_buff *skb) { return skb->len ? 4 : 0; }\n',
+    "at_cgroup": BPF
+    + 'SEC("cgroup_skb/" INTERFACE) int without_packets(struct __sk_buff *skb) { return 0; }\n',
+    "at_tc": BPF + 'SEC("tc") int without_packets(struct __sk_buff *skb) { return skb->len ? 4 : 0; }\n',
     "with_header": '#include "podmgr.h"\nSEC("tc") int all(struct __sk_buff *skb) { return VERDICT_DROP; }\n',
     "vmlinux": (
         '#include "vmlinux.h"\n#include <bpf/bpf_helpers.h>\n'
-        'SEC("tc") int none(struct __sk_buff *skb) { return skb->protocol ? 4 : 0; }\n'
+        'SEC("tc") int without_packets(struct __sk_buff *skb) { return skb->protocol ? 4 : 0; }\n'
     ),
 }
 
