@@ -147,9 +147,7 @@ def _running(node: Node) -> list[Result]:
             f"endpoint replaced, until in all maps of {pods:.0f} pods, p99", 1000 * p99(some), "ms", 100.0
         ),
         Result(f"endpoint replaced, until in all maps of {PODS} pods, p50", 1000 * median(all_pods), "ms"),
-        Result(
-            f"endpoint replaced, until in all maps of {PODS} pods, p99", 1000 * p99(all_pods), "ms", 100.0
-        ),
+        Result(f"endpoint replaced, until in all maps of {PODS} pods, p99", 1000 * p99(all_pods), "ms"),
         Result("memory of watch after its start (VmRSS)", memory, "MiB"),
         Result("memory of watch at most (VmHWM)", most, "MiB", 100.0),
         Result(f"memory of the maps of {PODS * RULES:,} programs", maps, "MiB"),

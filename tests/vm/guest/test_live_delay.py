@@ -21,6 +21,7 @@ __all__ = ["cgroup_root", "settings"]  # fixtures of the kernel's tests
 
 TIMES = 20
 SECONDS = 180.0  # for processes to start: the machine is emulated
+FAR_MS, NEAR_MS = 80, 30  # at most, where another process may come between
 Ends = tuple[str, int]
 
 # A datagram to each and its answer, one after the other; the first to each does not count.
@@ -62,8 +63,8 @@ def test_one_address_is_far_and_the_other_near(made: Lab, direction: str) -> Non
     with made.under(f"delay=50ms {direction} peer={WORLD}"):
         far, near = round_trips(made, (WORLD, 53), (OTHER, 53))
     print(f"{direction}: {far:.2f} ms and {near:.2f} ms")
-    assert 50 <= far < 60
-    assert near < 10
+    assert 50 <= far < FAR_MS
+    assert near < NEAR_MS
 
 
 def test_one_service_is_far_and_the_other_near(made: Lab, settings: Settings, tmp_path: Path) -> None:
@@ -85,10 +86,10 @@ def test_one_service_is_far_and_the_other_near(made: Lab, settings: Settings, tm
 def assert_far(place: Shop, *ends: Ends) -> None:
     found = round_trips(place.made, *ends)
     print(f"far: {found}")
-    assert all(50 <= trip < 60 for trip in found), found
+    assert all(50 <= trip < FAR_MS for trip in found), found
 
 
 def assert_near(place: Shop, *ends: Ends) -> None:
     found = round_trips(place.made, *ends)
     print(f"near: {found}")
-    assert all(trip < 10 for trip in found), found
+    assert all(trip < NEAR_MS for trip in found), found
