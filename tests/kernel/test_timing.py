@@ -160,6 +160,33 @@ def test_an_until_in_the_past_is_refused(made: Lab) -> None:
         pass
 
 
+# When the first of many datagrams over the loopback interface arrives, and when the rule began.
+_HEARING = """
+import glob, socket, sys, time
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind(("127.0.0.1", 0))
+receiver.settimeout(0.002)
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        sender.sendto(b"x", receiver.getsockname())
+        receiver.recv(1)
+        break
+    except OSError:
+        pass
+print(time.clock_gettime(time.CLOCK_BOOTTIME), glob.glob(sys.argv[1] + "/starts/*/*")[0].rpartition("-")[2])
+"""
+
+
+def test_the_rules_of_a_run_end_and_its_command_runs_on(made: Lab) -> None:
+    hearing = [sys.executable, "-c", _HEARING, str(made.bpffs)]
+    printed = made.podmgr(
+        "run", "-q", "--for", "1s", "--rule", "loss=100% egress hook=cgroup", "--", *hearing
+    )
+    heard, began_ns = printed.split()
+    assert float(heard) - int(began_ns) / 1e9 == pytest.approx(1, abs=0.1)
+
+
 _TIMES = 3
 SHADOWS = ("loss=100% {}", "bandwidth=8 kbps {}", "loss=burst {} 50% length=5")
 
