@@ -236,9 +236,11 @@ def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
         report("warning: rules were removed while the command ran")
     for item in found:
         if item.counters:
+            rule = item.attachment.rule
             passed, dropped = item.counters.passed_packets, item.counters.dropped_packets
             told = "".join(f", {figure_text(figure)}" for figure in item.figures)
-            report(f"{item.attachment.rule}: {passed} packets passed, {dropped} dropped{told}")
+            would = "would have been " if rule is not None and rule.is_shadow else ""
+            report(f"{rule}: {passed} packets passed, {dropped} {would}dropped{told}")
 
 
 def _tidy(place: _Place, settings: Settings, runner: Runner, report: Report) -> None:

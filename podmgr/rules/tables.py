@@ -11,7 +11,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
-from podmgr.errors import PodmgrError
+from podmgr.errors import UsageError
 from podmgr.rules.match import MAX_TERMS, Peer, Ports
 from podmgr.rules.peers import ANYWHERE, Entry, Near, Prefix, own_entries
 from podmgr.rules.rule import Rule
@@ -77,11 +77,11 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Contai
     """The table of a rule among those of its kind, direction and layer, in the order as written.
 
     `peers` says what names stand for, `containers` the numbers of cgroups: of one that is not in it there
-    are no packets. Raises PodmgrError for more than a program can look up.
+    are no packets. Raises UsageError for more than a program can look up.
     """
     rules = [rule, *rivals_of(rule, group)]
     if len(rules) > MAX_RULES:
-        raise PodmgrError(
+        raise UsageError(
             f"'{rule}': {len(rules)} rules that may hide each other", tip=f"{MAX_RULES} at most"
         )
     written = {id(other): place for place, other in enumerate(group)}
@@ -92,14 +92,14 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Contai
         for prefix, candidate in _candidates(other, place, order, peers, containers, own):
             entries.setdefault(prefix, []).append(candidate)
     if len(entries) > MAX_PREFIXES:
-        raise PodmgrError(
+        raise UsageError(
             f"'{rule}': its peers are {len(entries):,} prefixes, with those of rules beside it",
             tip=f"{MAX_PREFIXES:,} at most: name networks instead of what is in them",
         )
     lists = _lists(rule, entries)
     count = sum(map(len, set(lists.values())))
     if count > MAX_TERMS_OF_A_TABLE:
-        raise PodmgrError(
+        raise UsageError(
             f"'{rule}': {count} different combinations of addresses, ports and protocols",
             tip=f"{MAX_TERMS_OF_A_TABLE} at most, with those of rules beside it: say it with fewer rules",
         )
@@ -237,7 +237,7 @@ def _deciding(rule: Rule, candidates: Sequence[_Candidate]) -> tuple[Term, ...]:
     last = max((at for at, term in enumerate(terms) if not term.rule and not term.takes_away), default=-1)
     terms = terms[: last + 1]
     if len(terms) > MAX_TERMS:
-        raise PodmgrError(
+        raise UsageError(
             f"'{rule}': {len(terms)} combinations of ports, protocols and containers, with those beside it",
             tip=f"{MAX_TERMS} at most for one address: use ranges of ports",
         )
