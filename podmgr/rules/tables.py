@@ -81,9 +81,7 @@ def table_of(rule: Rule, group: Sequence[Rule], peers: Peers, containers: Contai
     """
     rules = [rule, *rivals_of(rule, group)]
     if len(rules) > MAX_RULES:
-        raise UsageError(
-            f"'{rule}': {len(rules)} rules that may hide each other", tip=f"{MAX_RULES} at most"
-        )
+        raise UsageError(f"'{rule}': {len(rules)} rules that may hide each other", tip=f"{MAX_RULES} at most")
     written = {id(other): place for place, other in enumerate(group)}
     own = _near(rule, peers)
     entries: dict[Prefix, list[_Candidate]] = {}
