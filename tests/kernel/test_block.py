@@ -141,8 +141,9 @@ def test_what_both_ends_see(
     # The other way all passes, but what it asks for does not come back.
     assert (back.what, back_there) == ("done", DATAGRAMS)
     assert connect_back.what == "silence"
-    # Counters agree with what the sender's kernel says, but for what it sends by itself meanwhile.
-    assert sent <= dropped <= sent + 4
+    # Counters agree with what the sender's kernel says, but for what it sends by itself meanwhile, of which
+    # neighbour discovery passes.
+    assert abs(sent - dropped) <= 4
     assert ("RSTs sent" in told) == bool(cut or reply == "rst")
     assert ("ICMPs sent" in told) == (reply == "icmp")
     if cut:
