@@ -51,7 +51,7 @@ def _summary(found: list[tuple[str, Report]]) -> str:
         for claim in report.findings.claims:
             sign, word = ("✓" if claim.is_met else "✗"), ("≥" if claim.is_least else "≤")
             lines.append(
-                f"| {sign} | {claim.text} ([{stem}](#{stem})) | {claim.value:.4g}{claim.unit} "
+                f"| {sign} | {claim.text} ([{stem}](#{stem.replace('.', '')})) | {claim.value:.4g}{claim.unit} "
                 f"| {word} {claim.limit:g}{claim.unit} |"
             )
     return "\n".join(lines) + "\n"

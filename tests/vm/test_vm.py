@@ -19,8 +19,11 @@ from tests.vm.errors import MachineError
 from tests.vm.image import CHECKOUT
 from tests.vm.machine import QEMU, Machine, run
 
-LONG = {f"tests/vm/guest/test_{name}.py" for name in ("profiles", "reorder", "run_net", "stamps")}
-"""Seven minutes more, together, and half an hour for the profiles; so they are run by hand:
+LONG = {
+    f"tests/vm/guest/test_{name}.py"
+    for name in ("containers", "live_delay", "profiles", "reorder", "run_net", "stamps")
+}
+"""Ten minutes more, together, and half an hour for the profiles; so they are run by hand:
 python -m tests.vm --icount --cpus 1 --timeout 5000 -- python3 -m pytest tests/vm/guest."""
 
 GUEST = sorted(
