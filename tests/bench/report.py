@@ -50,8 +50,9 @@ def _summary(found: list[tuple[str, Report]]) -> str:
     for stem, report in found:
         for claim in report.findings.claims:
             sign, word = ("✓" if claim.is_met else "✗"), ("≥" if claim.is_least else "≤")
+            anchor = stem.replace(".", "")  # as GitHub makes it of the heading
             lines.append(
-                f"| {sign} | {claim.text} ([{stem}](#{stem.replace('.', '')})) | {claim.value:.4g}{claim.unit} "
+                f"| {sign} | {claim.text} ([{stem}](#{anchor})) | {claim.value:.4g}{claim.unit} "
                 f"| {word} {claim.limit:g}{claim.unit} |"
             )
     return "\n".join(lines) + "\n"
