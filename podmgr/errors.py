@@ -7,6 +7,7 @@ reaches the user is a bug.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -75,6 +76,10 @@ class RuleError(UsageError):
             expected=self.expected,
             where=where,
         )
+
+
+# Makes an error of what is wrong and of what would be right.
+Fail = Callable[[str, str], UsageError]
 
 
 class UnknownKeyError(RuleError):

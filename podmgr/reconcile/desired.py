@@ -125,13 +125,13 @@ class Desiring:
         left_alone: set[Slot] = set()
         for cgroup_id, wish in self._decided.wishes.items():
             there = by_cgroup.get(cgroup_id, ())
-            self._starts = Starts(self._settings.bpffs, wish.target.owner)
+            starts = Starts(self._settings.bpffs, wish.target.owner)
             left_alone |= {
                 row.identity
                 for row in there
-                if wish.is_standing and _is_of_command_line(row) and not self._is_over(row.rule)
+                if wish.is_standing and _is_of_command_line(row) and not _has_ended(row.rule, starts)
             }
-            for item, spec in self._of_target(wish, there):
+            for item, spec in self._of_target(wish, there, starts):
                 rules.append(item)
                 specs[spec.digest] = spec
         return Desired(tuple(rules), specs, frozenset(left_alone), self._meant)
@@ -162,7 +162,7 @@ class Desiring:
                 self._decided.fail(cgroup_id, item.rule, error)
 
     def _of_target(
-        self, wish: Wish, present: Collection[Attachment]
+        self, wish: Wish, present: Collection[Attachment], starts: Starts
     ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
         """In the order of the chain."""
         rules = merged(wish, present)
@@ -173,7 +173,7 @@ class Desiring:
         beside = lookups(rules, wish)
         self._asks_for_containers = any(sourced.rule.match.containers for sourced in rules)
         for sourced in sorted(rules, key=lambda sourced: template_of(sourced.rule).stage):
-            has_ended = self._is_over(sourced.rule)
+            has_ended = _has_ended(sourced.rule, starts)
             begins_anew = has_ended and sourced.source == CLI and not wish.is_standing
             if has_ended and not begins_anew:
                 self._decided.end(
@@ -285,12 +285,6 @@ class Desiring:
         sends = self._asks_for_containers and (template_of(rule).frees or template_of(rule).sends)
         return cgroups.level(cgroup) + 1 if asks or sends else 0
 
-    def _is_over(self, rule: Rule | None) -> bool:
-        """Whether the rule has ended for good on the target at hand."""
-        if rule is None or rule.timing == ALWAYS:
-            return False
-        return any(is_over(form, self._starts.of(form)) for form in forms(rule))
-
     def _left_alone(
         self, row: Attachment, rule: Rule, lookup: Lookup
     ) -> Iterable[tuple[DesiredRule, ProgramSpec]]:
@@ -309,6 +303,13 @@ class Desiring:
                 )
                 if spec.digest == row.object_digest:
                     yield item, spec
+
+
+def _has_ended(rule: Rule | None, starts: Starts) -> bool:
+    """Whether the rule is over for good, by when it began on its target."""
+    if rule is None or rule.timing == ALWAYS:
+        return False
+    return any(is_over(form, starts.of(form)) for form in forms(rule))
 
 
 def _require_not_past(rule: Rule) -> None:

@@ -131,10 +131,12 @@ class _Transaction:
         half_there = self._keep(plan, decided, frozenset(actual))
         self._planned(decided, desired.lookups, [*plan.attach, *plan.unchanged])
         loaded = self._attach_new(plan, objects, decided, desired.lookups)
-        # What is there already makes room for the new, or takes the place of what goes.
-        planned = self._planned(decided, desired.lookups, [*loaded, *plan.unchanged])
-        decided.fail_all(lookups.write(self._settings, planned))
-        decided.fail_all(lookups.begin(self._settings, planned))
+        # What is there already makes room for the new, or takes the place of what goes; and what is new
+        # knows of what has failed beside it.
+        new = [row for row in decided.alive(loaded) if decided.failed_rules(row.cgroup_id)]
+        planned = self._planned(decided, desired.lookups, [*new, *plan.unchanged])
+        decided.fail_all(lookups.write(self._settings, planned) + lookups.begin(self._settings, planned))
+        self._remove([row for row in loaded if not decided.is_alive(row)])
         # Only now, with the new rules in force, may the old ones go.
         old = [row for row in [*plan.detach, *half_there] if _may_go(row, desired, decided)]
         failures = self._remove(old)
@@ -185,7 +187,7 @@ class _Transaction:
                 self._remove(loaded or new)
             raise
         self._remove([row for row in loaded if not decided.is_alive(row)])
-        return loaded
+        return decided.alive(loaded)
 
     def _planned(
         self, decided: Decided, beside: Mapping[Slot, lookups.Lookup], rows: Iterable[Attachment]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from podmgr.errors import PodmgrError, RuleError, UsageError, printable
+from podmgr.errors import Fail, PodmgrError, RuleError, UsageError, printable
 from podmgr.rules.annotations import unknown_keys
 from podmgr.rules.grammar import parse_value
 from podmgr.rules.keys import ENFORCE, PREFIX, bare_key, is_own_key
 from podmgr.rules.precedence import AnnotatedNamespace
 from podmgr.rules.profiles import rules_of_built_in
-from podmgr.rules.timing import ALWAYS, Fail, with_option
+from podmgr.rules.timing import ALWAYS, with_option
 from podmgr.rules.words import Profiles
 
 Changes = Mapping[str, str | None]  # by key; None removes

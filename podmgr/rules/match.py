@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from podmgr.errors import RuleError, printable
+from podmgr.errors import Fail, printable
 
 MAX_TERMS = 64  # that one rule may have: protocols by ports by local ports
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}  # icmp is both families', see bpf/match.h
@@ -30,8 +30,6 @@ PEER_FORMS = (
     "an address or CIDR, svc/NAME, svc/NAMESPACE/NAME, pod/NAME, pod/LABEL=VALUE, ns/NAME, node, world or "
     "dns; several by commas"
 )
-
-Fail = Callable[[str, str], RuleError]
 
 
 class PeerKind(StrEnum):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
-from podmgr.errors import RuleError, printable
+from podmgr.errors import Fail, printable
 from podmgr.rules import match, timing
 from podmgr.rules.match import EVERYTHING, Match
 from podmgr.rules.rule import ANYWHERE, MAX_INTERFACES, Hook, Place
@@ -16,8 +15,6 @@ INTERFACE_CHARACTERS = "A-Za-z0-9_.@-"
 _INTERFACE = re.compile(rf"[{INTERFACE_CHARACTERS}]{{1,15}}", re.ASCII)  # IFNAMSIZ is 16
 PLACES = ("hook", "interface")
 MODE, SHADOW = "mode", "shadow"
-
-Fail = Callable[[str, str], RuleError]
 
 
 class Common(NamedTuple):

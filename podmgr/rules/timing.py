@@ -7,12 +7,11 @@ All but `until` is counted from when the rule was attached to its pod; what acts
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from podmgr.errors import PodmgrError, printable
+from podmgr.errors import Fail, printable
 from podmgr.rules.units import LONG_TIME_UNITS, format_long_time, scaled
 
 MAX_TIME_NS = 366 * 24 * 3_600 * 10**9  # a year
@@ -32,8 +31,6 @@ _RFC3339 = re.compile(
     rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[Tt]({CLOCK}:[0-5][0-9])(\.[0-9]{{1,9}})?([Zz]|[-+]{CLOCK})",
     re.ASCII,
 )
-
-Fail = Callable[[str, str], PodmgrError]
 
 
 class Timing(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from podmgr.errors import PodmgrError, RuleError
+from podmgr.errors import Fail, PodmgrError, RuleError
 from podmgr.rules.match import EVERYTHING
 from podmgr.rules.options import Common, CommonReader
 from podmgr.rules.rule import Direction, Hook, Rule
@@ -23,7 +23,6 @@ _ROUND_TRIP = re.compile(r"rtt", re.ASCII | re.IGNORECASE)
 _BOTH = "both"
 _WAYS = (*Direction, _BOTH, "rtt")
 
-Fail = Callable[[str, str], RuleError]
 Reader = Callable[[str, Fail], Any]  # of the text behind `name=`
 Profiles = Callable[[str], Sequence[Rule]]  # what a profile's name stands for; raises PodmgrError
 

@@ -18,6 +18,7 @@ MATCHES: dict[str, Hits] = {
     f"peer={WORLD}": lambda packet: packet.peer == WORLD,
     f"peer={OTHER6},{WORLD}": lambda packet: packet.peer in (OTHER6, WORLD),
     "peer=198.18.0.0/15": lambda packet: ":" not in packet.peer,
+    "peer=::/0": lambda packet: ":" in packet.peer,
     f"peer=fd00:db8:1::/64 except={OTHER6}": lambda packet: packet.peer == WORLD6,
     "port=80": lambda packet: packet.port == 80,
     "port=50-60,8000-8100": lambda packet: packet.port in (53, 8080),

@@ -13,6 +13,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import ClassVar
 
+from podmgr.errors import Fail
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.policy.cel import NOTHING, first, has_option, option, says
 from podmgr.rules.policy.patterns import amounts
@@ -29,7 +30,7 @@ from podmgr.rules.units import (
     parse_quantity,
     scaled,
 )
-from podmgr.rules.words import NUMBER_AND_UNIT, Fail, Words, closest
+from podmgr.rules.words import NUMBER_AND_UNIT, Words, closest
 
 MIN_RATE_BITS_PER_SECOND = 8_000
 MAX_RATE_BITS_PER_SECOND = 400 * 10**9

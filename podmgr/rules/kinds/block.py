@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import ClassVar
 
+from podmgr.errors import Fail
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.policy.cel import NOTHING, first, option, says
 from podmgr.rules.policy.text import Form, Text, choice_option, direction
 from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
-from podmgr.rules.words import Fail, Reader, Words, closest
+from podmgr.rules.words import Reader, Words, closest
 
 MAX_FLOWS = 4_096  # that are known: MOST_FLOWS of the program
 

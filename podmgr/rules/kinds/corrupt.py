@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from podmgr.errors import Fail
 from podmgr.rules.chance import ByChance
 from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.policy.text import Form, Text, choice_option, direction, percent
 from podmgr.rules.rule import DefaultHook, Direction, Figure, Hook, Macros, Rule, Stage, Template
-from podmgr.rules.words import Fail, Words, closest
+from podmgr.rules.words import Words, closest
 
 _CORRUPT = Template(
     "corrupt",

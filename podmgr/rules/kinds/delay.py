@@ -12,6 +12,7 @@ from math import ceil, floor
 from statistics import fmean, pstdev
 from typing import ClassVar
 
+from podmgr.errors import Fail
 from podmgr.rules import distributions
 from podmgr.rules.chance import threshold_of
 from podmgr.rules.kinds import delay_text
@@ -34,7 +35,7 @@ from podmgr.rules.waiting import (
     fq_needs,
     waiting_bytes,
 )
-from podmgr.rules.words import Fail, Words, percent_option, time_option
+from podmgr.rules.words import Words, percent_option, time_option
 
 MIN_DELAY_NS, MAX_DELAY_NS = MIN_WAIT_NS, MAX_WAIT_NS  # the most is that of the longest draw
 

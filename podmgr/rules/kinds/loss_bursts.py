@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 
+from podmgr.errors import Fail
 from podmgr.rules.kinds.loss_base import DECIDES, HOOKS, Loss
 from podmgr.rules.markov import STATES, Cells, Chain, chain_of, runs_of
 from podmgr.rules.rule import Direction, Figure, Hook, Macros, Rule, Stage, Template
 from podmgr.rules.units import format_count, format_number, parse_number
-from podmgr.rules.words import Fail, Words, percent_option
+from podmgr.rules.words import Words, percent_option
 
 MAX_LENGTH = 1_000_000  # 1/N of 2^32 draws is then within 0.012 % of what it should be
 LENGTHS_ARE = f"length=N, the packets of a run on average: 1 to {MAX_LENGTH}"
