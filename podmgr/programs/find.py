@@ -49,7 +49,7 @@ def find_source(
     if name in BUILT_IN_PROGRAMS:
         if hiding := _hiding(folder, name):
             raise PodmgrError(f"{hiding} hides podmgr's own program {name}", tip="give it another name")
-        return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
+        return _own_source(name)
     trusted = vetting.trusted_users(settings)
     for path in _candidates(folder, name):
         content = _read(path, trusted, f"program {name}")
@@ -67,6 +67,13 @@ def find_source(
     )
 
 
+@functools.cache
+def _own_source(name: str) -> ProgramSource:
+    """A program of podmgr's own, put together once: `watch` asks in each transaction, and it takes 7 ms."""
+    return _source(name, (shipped_folder("bpf") / f"{name}.bpf.c").read_bytes(), _own_header)
+
+
+@functools.cache
 def find_gate() -> bytes:
     """The source of what stands before a custom program that is about some packets, or not always."""
     name = "podmgr_gate.h"
