@@ -48,6 +48,8 @@ struct {
 	__type(value, struct podmgr_list);
 } podmgr_peers SEC(".maps");
 
+#include "recent.h"
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MOST_TERMS);
@@ -297,14 +299,14 @@ static __always_inline int read_any(struct __sk_buff *skb, struct podmgr_prefix 
 /* Whether the packet is the rule's: of all rules that match it, the most specific that is in force. */
 static __always_inline int is_matched(struct __sk_buff *skb)
 {
-	struct podmgr_prefix peer = {};
-	struct podmgr_list *list;
+	struct podmgr_prefix peer __attribute__((aligned(8))) = {};
+	struct podmgr_list list;
 	__u64 transport = 0;
 
 	if (!read_plain(skb, &peer, &transport) && !read_any(skb, &peer, &transport))
 		return 0;
-	list = bpf_map_lookup_elem(&podmgr_peers, &peer);
-	if (!list || !list->count)
+	list = list_of_peer(&peer);
+	if (!list.count)
 		return 0;
-	return podmgr_decide(list->first, list->count, transport >> 32, transport, container_of_packet(skb));
+	return podmgr_decide(list.first, list.count, transport >> 32, transport, container_of_packet(skb));
 }

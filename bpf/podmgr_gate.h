@@ -4,7 +4,8 @@
  * program for the packets that are meant, while the rule is in force. All others pass. podmgr puts this behind
  * the program's source when both have been through the preprocessor (podmgr/programs/gate.py): neither sees
  * the macros of the other. That no name meets one of the program's, each begins with podmgr_, if need be by
- * a macro. Of all that the program includes the gate takes the name of `struct __sk_buff` alone.
+ * a macro. Of all that the program includes the gate takes the names of two structs alone, __sk_buff and
+ * bpf_spin_lock.
  *
  * podmgr sets, besides what podmgr.h tells:
  *   PODMGR_GATED          the program's function
@@ -37,6 +38,10 @@
 #define bpf_skb_load_bytes_relative \
 	((long (*)(const void *skb, __u32 offset, void *to, __u32 size, __u32 from))68)
 #define bpf_ktime_get_boot_ns ((__u64(*)(void))125)
+#define bpf_get_smp_processor_id ((__u32(*)(void))8)
+/* The kernel knows `struct bpf_spin_lock` by its name: it is the program's, or podmgr puts it before this. */
+#define bpf_spin_lock(lock) (((long (*)(void *))93)(lock))
+#define bpf_spin_unlock(lock) (((long (*)(void *))94)(lock))
 
 /* linux/in.h, linux/in6.h, linux/if_ether.h */
 #define IPPROTO_HOPOPTS 0
@@ -77,7 +82,7 @@ struct podmgr_context {
 #define VERDICT_PASS 1
 #endif
 
-/* marks.h, container.h, timing.h, match.h */
+/* marks.h, container.h, timing.h, match.h, recent.h */
 #define CB_CONTAINER podmgr_CB_CONTAINER
 #define CB_IS_COPY podmgr_CB_IS_COPY
 #define CB_SCOPE podmgr_CB_SCOPE
@@ -91,6 +96,7 @@ struct podmgr_context {
 #define is_matched podmgr_is_matched
 #define is_sent_anew podmgr_is_sent_anew
 #define is_with_ports podmgr_is_with_ports
+#define list_of_peer podmgr_list_of_peer
 #define misfit podmgr_misfit
 #define packed podmgr_packed
 #define read_any podmgr_read_any

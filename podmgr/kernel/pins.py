@@ -67,6 +67,10 @@ class Pin(NamedTuple):
         return f"{self.maps}/podmgr_terms"
 
     @property
+    def state_of_peers(self) -> str:
+        return f"{self.maps}/podmgr_state"
+
+    @property
     def scope(self) -> str:
         """There if the program asks whose packets it may touch."""
         return f"{self.maps}/{SCOPE_MAP}"

@@ -2,6 +2,7 @@
 
 The tables of a program that acts are changed so that each packet meets the old list or the new one: lists are
 written where none is in use, then prefixes are led to them, and only then those go that are not wanted.
+Meanwhile the program remembers no peer (bpf/recent.h), also if the one who writes is killed.
 
 Apart from `reconcile.lookups`, which alone uses it: the layout in the kernel, without what shall stand there.
 """
@@ -14,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from podmgr.errors import PodmgrError
 from podmgr.kernel.map_contents import PinnedMap
 from podmgr.kernel.pins import Pin
-from podmgr.kernel.starts import since_boot_ns
+from podmgr.kernel.starts import now_ns, since_boot_ns
 from podmgr.rules.peers import Prefix
 from podmgr.rules.tables import Term
 from podmgr.rules.timing import Timing
 
 _MOST_TERMS = 512
+_WORTH_REMEMBERING = 256  # prefixes: with fewer the kernel finds a peer sooner than podmgr's memory does
 _FOREVER_NS = 2**64 - 1
 
 _INDEX = struct.Struct("=I")
@@ -27,6 +29,8 @@ _PREFIX = struct.Struct("=I17s3x")
 _LIST = struct.Struct("=II")
 _TERM = struct.Struct("=6HBBHI")
 _WINDOW = struct.Struct("=5Q")
+_STATE = struct.Struct("=Q")
+_THE_ONE = _INDEX.pack(0)
 _TAKES_AWAY, _IS_TIMED = 1, 2
 
 
@@ -46,6 +50,7 @@ def write_lists(pin: Pin, lists: Mapping[Prefix, tuple[Term, ...]]) -> int:
     with (
         PinnedMap(pin.peers, _PREFIX.size, _LIST.size) as peers,
         PinnedMap(pin.terms, _INDEX.size, _TERM.size) as terms,
+        PinnedMap(pin.state_of_peers, _INDEX.size, _STATE.size) as state,
     ):
         there = {key: peers[key] for key in list(peers)}
         places = {
@@ -65,11 +70,15 @@ def write_lists(pin: Pin, lists: Mapping[Prefix, tuple[Term, ...]]) -> int:
             for prefix, terms_there in lists.items()
         }
         changed = [key for key, value in wanted.items() if there.get(key) != value]
+        gone = there.keys() - wanted.keys()
+        if changed or gone:
+            state[_THE_ONE] = _STATE.pack(0)
         for key in changed:
             peers[key] = wanted[key]
-        gone = there.keys() - wanted.keys()
         for key in gone:
             del peers[key]
+        if len(wanted) >= _WORTH_REMEMBERING and state[_THE_ONE] == _STATE.pack(0):
+            state[_THE_ONE] = _STATE.pack(now_ns())  # no state before it had this number
         return len(changed) + len(gone)
 
 

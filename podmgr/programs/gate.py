@@ -23,6 +23,8 @@ _TOKENS = re.compile(
     % (_LINE_OF_PREPROCESSOR, _STRING, _LINE_OF_PREPROCESSOR, _STRING),
     re.MULTILINE,
 )
+_LOCK = re.compile(rb"\bstruct\s+bpf_spin_lock\s*\{")
+_ITS_LOCK = b"struct bpf_spin_lock { unsigned int val; };\n"
 
 
 def before(text: bytes, gate: bytes, info: ObjectInfo, *, name: str) -> bytes:
@@ -41,7 +43,8 @@ def before(text: bytes, gate: bytes, info: ObjectInfo, *, name: str) -> bytes:
             end = token.end("names")
     if not parts:
         raise _refused(name, info.section)
-    return b"".join([*parts, text[end:], b"\n", gate])
+    lock = b"" if _LOCK.search(text) else _ITS_LOCK
+    return b"".join([*parts, text[end:], b"\n", lock, gate])
 
 
 def require(info: ObjectInfo, *, name: str) -> None:

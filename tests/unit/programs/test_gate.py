@@ -69,6 +69,16 @@ def test_the_gate_alone_is_entered(folder: Path, function: str) -> None:
     assert elf.uses_map(compiled.content, "podmgr_windows")
 
 
+def test_a_program_may_include_nothing(folder: Path) -> None:
+    source = (
+        "struct __sk_buff { unsigned int len; };\n"
+        '__attribute__((section("tc"), used)) int prog(struct __sk_buff *skb) { return skb->len > 100; }\n'
+        'char mine[] __attribute__((section("license"), used)) = "GPL";\n'
+    )
+    compiled = built(folder, source, "egress port=80", is_matched=True)
+    assert compiled.info.function == "podmgr_gate"
+
+
 def test_a_time_alone_looks_at_no_packet(folder: Path) -> None:
     compiled = built(folder, SOURCE, "ingress for=3s")
     assert [item.name for item in compiled.info.maps] == ["podmgr_windows"]
@@ -126,11 +136,12 @@ def test_no_name_of_the_gate_can_meet_one_of_a_program(is_tc: str) -> None:
     assert files == ()  # nothing of the system's
     before = (
         b"struct __sk_buff { unsigned protocol, data, data_end; };\nint podmgr_gated(struct __sk_buff *);\n"
+        b"struct bpf_spin_lock { unsigned val; };\n"
     )
     argv = ["clang", *clang.FLAGS, "-fsyntax-only", "-Xclang", "-ast-dump=json", "-x", "cpp-output", "-"]
     done = subprocess.run(argv, input=before + text, capture_output=True, check=True)
     declared = json.loads(done.stdout)["inner"]
     inner = [item for outer in declared if outer["kind"] == "EnumDecl" for item in outer["inner"]]
     names = {item["name"] for item in [*declared, *inner] if not item.get("isImplicit") and item.get("name")}
-    assert {name for name in names if not name.startswith("podmgr_")} == {"__sk_buff"}
+    assert {name for name in names if not name.startswith("podmgr_")} == {"__sk_buff", "bpf_spin_lock"}
     assert len(names) > 20
