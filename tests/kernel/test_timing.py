@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from podmgr.kernel import bpf_syscall
-from tests.answers import ALL, answering, unanswered
+from tests.answers import ALL, UDP, answering, unanswered
 from tests.lab import WORLD, Lab, lab
 
 # Every 2 ms a datagram that is answered, with when each was sent: so an edge is seen within 2 ms.
@@ -205,3 +205,26 @@ def test_a_shadow_counts_and_touches_nothing(made: Lab, rule: str, direction: st
     assert counted.dropped_packets + counted.passed_packets == asked
     if "100%" in rule:
         assert counted.dropped_packets == asked
+
+
+AT_TC = {
+    "delay=20ms {}": "mean delay 20 ms",
+    "bandwidth=8 mbps {} algorithm=edt": "-",
+    "reorder=100% {} by=20ms": "late {}",
+    "duplicate=100% {}": "copies {}",
+    "corrupt=100% {}": "corrupted {}",
+}
+
+
+@pytest.mark.parametrize("rule", AT_TC)
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_a_shadow_of_what_changes_or_holds_packets(made: Lab, rule: str, direction: str) -> None:
+    """It needs no fq, and what it would have done is told by its own figures."""
+    with made.under(f"{rule.format(direction)} proto=udp port=53 mode=shadow hook=tc"):
+        for _ in range(_TIMES):
+            assert unanswered(made) == set()
+        counted = made.counters()
+        shown = made.podmgr("list", "-o", "wide")
+    asked = _TIMES * sum(packet.port == 53 and packet.protocol == UDP for packet in ALL)
+    assert (counted.passed_packets, counted.dropped_packets) == (asked, 0)
+    assert shown.rstrip().endswith(f" {AT_TC[rule].format(asked)}")
