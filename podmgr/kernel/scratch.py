@@ -21,7 +21,13 @@ def create(root: Path, purpose: str) -> Cgroup:
 
     Raises PodmgrError if it cannot be made.
     """
-    return cgroup_life.create(cgroups.own(root), f"podmgr-{purpose}-{maker()}")
+    place = planned(root, purpose)
+    return cgroup_life.create(place.parent, place.name)
+
+
+def planned(root: Path, purpose: str) -> Path:
+    """Where `create` makes the cgroup."""
+    return cgroups.own(root) / f"podmgr-{purpose}-{maker()}"
 
 
 def maker() -> str:

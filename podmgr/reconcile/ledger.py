@@ -85,13 +85,8 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
     Raises PermissionDeniedError if the folder cannot be used or others may write to it, and
     PodmgrError if the lock is not to be had within a minute.
     """
+    fd = make_folder(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
-    try:
-        _check_owner(folder, fd)
         lock = _lock(folder, fd, on_wait)
         try:
             yield State(folder, fd, lock)
@@ -99,6 +94,21 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
             os.close(lock)
     finally:
         os.close(fd)
+
+
+def make_folder(folder: Path) -> int:
+    """A descriptor of the folder, which is made if need be. Raises PermissionDeniedError, PodmgrError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
+    try:
+        require_own(folder, fd)
+    except PodmgrError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def is_locked(folder: Path) -> bool:
@@ -314,8 +324,11 @@ def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
             return lock
 
 
-def _check_owner(folder: Path, fd: int) -> None:
-    """Objects are checked, then loaded from here: nobody else may change them in between."""
+def require_own(folder: Path, fd: int) -> None:
+    """Raise PermissionDeniedError if others may write to the folder, of which `fd` is a descriptor.
+
+    Objects are checked, then loaded from there: nobody else may change them in between.
+    """
     status = os.fstat(fd)
     is_own = status.st_uid in (0, os.geteuid())
     if not is_own or status.st_mode & 0o022:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, scratch
@@ -108,9 +109,8 @@ def multiplying() -> Iterator[Cgroup]:
     mount = cgroups.find_root(None)
     cgroup = cgroup_life.create(mount, f"podmgr-test-{scratch.maker()}")
     script = 'while :; do sleep 0.001 & sleep 0.001 & wait; exec sh -c "$0" "$0"; done'
-    with subprocess.Popen(
-        ["sh", "-c", f"{script} & {script}", script], preexec_fn=lambda: cgroup_life.join(cgroup)
-    ) as process:
+    argv = ["sh", "-c", f"{script} & {script}", script]
+    with proc.start(argv, prepare=lambda: cgroup_life.join(cgroup)) as process:
         yield cgroup
         cgroup_life.kill(cgroup)
         process.wait()
@@ -135,7 +135,7 @@ def test_processes_that_multiply_are_killed(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a cgroup")
 def test_who_is_spared_goes_on(multiplying: Cgroup) -> None:
-    with subprocess.Popen(["sleep", "60"], preexec_fn=lambda: cgroup_life.join(multiplying)) as spared:
+    with proc.start(["sleep", "60"], prepare=lambda: cgroup_life.join(multiplying)) as spared:
         cgroup_life.kill(multiplying, spared=spared.pid)
         assert cgroup_life.processes(multiplying) == [spared.pid]
         assert "frozen 0" in (multiplying.path / "cgroup.events").read_text()
