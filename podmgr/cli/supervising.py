@@ -93,16 +93,22 @@ class Supervision:
         if number == signal.SIGCHLD:
             return
         if number == signal.SIGCONT:
-            if group := terminal.lend_again():
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(group, number)
-            _send(process, number)
+            self._continue(process, terminal)
             return
         is_for_the_group = info.si_code == _FROM_KERNEL or is_inside(info.si_pid)
         if is_for_the_group and _group_of(process) == os.getpgrp():
             return  # the command has it as we have, as Ctrl-C, or itself has sent it with `kill 0`
         if info.si_pid != os.getpid():  # such as SIGPIPE, which is about what we ourselves write
             _send(process, number)
+
+    def _continue(self, process: Process, terminal: Terminal) -> None:
+        """podmgr has been continued, perhaps alone; whom it has stopped with goes on with it."""
+        if os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+            return  # the command went on, and has stopped again since
+        if group := terminal.lend_again():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGCONT)
+        _send(process, signal.SIGCONT)
 
     def _drained(self) -> list[int]:
         """Those that wait, but for what tells nothing to a command."""

@@ -183,7 +183,7 @@ def test_a_job_in_the_background_that_may_not_write_is_stopped_with_podmgr(
     shell: Shell, cgroup_root: Path
 ) -> None:
     shell.answer("stty tostop")
-    shell.command(f"{RUN} sh -c 'echo here it is; sleep 1000' &")
+    shell.command(f"{RUN} sh -c 'echo here it is; exec sleep 1000' &")
     shell.until(PROMPT)
     assert waits_until(lambda: len(list(cgroup_root.glob("podmgr-run-*"))) == 1)
     job = Job(cgroup_root)
@@ -196,7 +196,7 @@ def test_a_job_in_the_background_that_may_not_write_is_stopped_with_podmgr(
 
 
 def test_a_new_size_of_the_terminal_is_told_once(shell: Shell) -> None:
-    script = "trap 'echo size $(stty size)' WINCH; echo begun; while :; do sleep 0.05; done"
+    script = "trap 'echo size $(stty size)' WINCH; echo begun; while :; do read line; done"
     shell.command(f'{RUN} sh -c "{script}"'.replace("$(", "\\$("))
     shell.until(b"begun\r\n")
     fcntl.ioctl(shell.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
