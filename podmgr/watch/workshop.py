@@ -86,6 +86,7 @@ class Workshop:
         self._namespaces: dict[str, _Namespace] = {}
         self._changed = threading.Condition()
         self._has_workers = False
+        self._is_first_free = True  # the worker for the light ones
 
     def ready_of(self, wishes: Iterable[Wish], by_hand: Container[str]) -> tuple[list[Wish], Prepared]:
         """The wishes that may be done now, with what was compiled for them.
@@ -158,6 +159,7 @@ class Workshop:
                     self._changed.wait()
                 namespace = self._namespaces.setdefault(_namespace_of(job), _Namespace())
                 job.is_running = True
+                self._is_first_free &= not is_for_light
                 namespace.running += 1
                 self._busy.add(job.wish.target.owner)
             started = self._clock()
@@ -166,6 +168,7 @@ class Workshop:
             finally:
                 now = self._clock()
                 with self._changed:
+                    self._is_first_free |= is_for_light
                     namespace.running -= 1
                     namespace.used = _Used(namespace.used.now(now) + now - started, now)
                     self._busy.discard(job.wish.target.owner)
@@ -179,7 +182,9 @@ class Workshop:
                 del self._namespaces[name]
 
     def _next(self, is_for_light: bool) -> _Job | None:
-        """Of whose namespace has used least: what was asked for first."""
+        """Of whose namespace has used least: what was asked for first. What is light the others take only
+        while the worker for that is at work.
+        """
         now = self._clock()
         waiting: list[tuple[float, float, int, _Job]] = []
         for number, (uid, job) in enumerate(self._jobs.items()):
@@ -187,7 +192,7 @@ class Workshop:
             used = namespace.used.now(now)
             if job.is_running or uid in self._busy or namespace.running >= PER_NAMESPACE:
                 continue
-            if not is_for_light or used < LIGHT_SECONDS:
+            if is_for_light == (used < LIGHT_SECONDS) or not (is_for_light or self._is_first_free):
                 waiting.append((used, job.asked_at, number, job))
         return min(waiting)[3] if waiting else None
 
