@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,11 +24,11 @@ _CONTEXTS = {"run": {"allow_interspersed_args": False}}  # options behind COMMAN
 
 
 class _Command(boundary.Command):
-    """A command of the machine: what a run has left that was killed goes first, whatever the command is."""
+    """A command of the machine: what a podmgr has left that was killed is put in order first."""
 
     def invoke(self, ctx: Any) -> Any:
         settings = _settings(ctx.params)
-        if os.path.lexists(settings.state_dir / "runs"):  # of some run: else it costs nothing
+        if _may_be_left(settings.state_dir):
             _finish_abandoned(settings)
         return super().invoke(ctx)
 
@@ -44,6 +45,13 @@ def _settings(options: dict[str, Any]) -> Settings:
     return Settings(state_dir, bpffs, cgroup_root=place("cgroup_root", None))
 
 
+def _may_be_left(state_dir: Path) -> bool:
+    """Whether there is a run, or somebody in a transaction, if only now: two looks, and no module."""
+    with suppress(OSError):
+        return os.path.lexists(state_dir / "runs") or os.stat(state_dir / "lock").st_size > 0
+    return False
+
+
 def _finish_abandoned(settings: Settings) -> None:
     from podmgr import proc
     from podmgr.cli.render import say
@@ -53,7 +61,7 @@ def _finish_abandoned(settings: Settings) -> None:
     try:
         abandoned.finish(settings, runner=proc.run, report=say)
     except PodmgrError as error:  # what the command is for may go well all the same
-        say(f"warning: of a run that was killed something is left: {error.message}")
+        say(f"warning: of a podmgr that was killed something is left: {error.message}")
 
 
 def _main(

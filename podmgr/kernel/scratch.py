@@ -38,7 +38,7 @@ def maker() -> str:
 def is_gone(maker: str) -> bool:
     """Whether the process of that name has ended, as far as is seen from this PID namespace."""
     pid, _, start_time = maker.partition("-")
-    return _start_time(int(pid)) != start_time
+    return not pid.isdigit() or _start_time(int(pid)) != start_time
 
 
 def sweep(root: Path) -> list[Cgroup]:

@@ -1,4 +1,4 @@
-"""What a run has left that was killed: every command of podmgr first ends and removes it, whole.
+"""What a podmgr has left that was killed: every command first ends and removes it, or puts it in order.
 
 Apart from `cli.main`, which alone uses it, as a library's user must be able to do the same. Until then
 what lives on of such a run stays under its rules: they are the kernel's, and need no podmgr.
@@ -13,17 +13,18 @@ from podmgr.attachment import Cgroup, Selection
 from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, masquerade, private_network
 from podmgr.proc import Runner
-from podmgr.reconcile import lease
+from podmgr.reconcile import lease, unfinished
 from podmgr.reconcile.outcome import Action, Report
-from podmgr.reconcile.transaction import clean
+from podmgr.reconcile.transaction import clean, repair
 from podmgr.settings import Settings
 
 
 def finish(settings: Settings, *, runner: Runner, report: Report) -> None:
-    """Remove what runs have left whose podmgr is gone; those that are alive are not touched.
+    """Remove what runs have left whose podmgr is gone, and finish the transaction that one was killed in.
 
-    Of a run from which podmgr itself was started nothing is removed: who asks would end with it. Raises
-    PodmgrError if something cannot be removed; the next command tries again.
+    Runs that are alive are not touched. Of a run from which podmgr itself was started nothing is removed:
+    who asks would end with it. Raises PodmgrError if something cannot be removed; the next command tries
+    again.
     """
     problem: PodmgrError | None = None
     for found in lease.abandoned(settings.state_dir):
@@ -34,6 +35,8 @@ def finish(settings: Settings, *, runner: Runner, report: Report) -> None:
             problem = problem or error
         else:
             (found.end if is_done else found.let_go)()
+    if unfinished.is_left(settings.state_dir):
+        repair(settings, runner=runner, report=report)
     if problem is not None:
         raise problem
 

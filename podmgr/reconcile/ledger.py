@@ -33,7 +33,7 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
-_LOCK = "lock"
+LOCK = "lock"  # of whom, `unfinished` knows
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NUMBERS = ("cgroup_id", "priority", "links_packets", "links_bytes", "position")
@@ -114,7 +114,7 @@ def make_folder(folder: Path) -> int:
 def is_locked(folder: Path) -> bool:
     """Whether another podmgr is in a transaction just now."""
     try:
-        fd = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -301,7 +301,7 @@ def _link(fields: dict[str, Any]) -> Link:
 def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
     """The descriptor of the lock's file, locked. The file stays: others may be waiting for it."""
     try:
-        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
     except OSError as error:
         raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS

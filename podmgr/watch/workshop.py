@@ -86,6 +86,9 @@ class Workshop:
         self._namespaces: dict[str, _Namespace] = {}
         self._changed = threading.Condition()
         self._has_workers = False
+        self._is_closed = False
+        self._went_on_at = clock()
+        self._is_first_free = True  # the worker for the light ones
 
     def ready_of(self, wishes: Iterable[Wish], by_hand: Container[str]) -> tuple[list[Wish], Prepared]:
         """The wishes that may be done now, with what was compiled for them.
@@ -114,7 +117,8 @@ class Workshop:
         with self._changed:
             job = self._jobs.get(uid)
             if job is None or not _are_alike(job.wish, wish):
-                self._jobs[uid] = _Job(wish, job.asked_at if job and not job.done else self._clock())
+                self._went_on_at = self._clock()
+                self._jobs[uid] = _Job(wish, job.asked_at if job and not job.done else self._went_on_at)
                 self._begin()
                 return None
             if job.done is not None:
@@ -134,6 +138,18 @@ class Workshop:
         with self._changed:
             for uid in uids:
                 self._jobs.pop(uid, None)
+
+    def idle_seconds(self) -> float:
+        """How long nothing was asked for or has become ready."""
+        with self._changed:
+            return self._clock() - self._went_on_at
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        with self._changed:
+            self._jobs.clear()
+            self._is_closed = True
+            self._changed.notify_all()
 
     def __len__(self) -> int:
         """The pods whose programs are compiled, or were and nobody has taken them."""
@@ -155,9 +171,12 @@ class Workshop:
         while True:
             with self._changed:
                 while (job := self._next(is_for_light)) is None:
+                    if self._is_closed:
+                        return
                     self._changed.wait()
                 namespace = self._namespaces.setdefault(_namespace_of(job), _Namespace())
                 job.is_running = True
+                self._is_first_free &= not is_for_light
                 namespace.running += 1
                 self._busy.add(job.wish.target.owner)
             started = self._clock()
@@ -166,6 +185,8 @@ class Workshop:
             finally:
                 now = self._clock()
                 with self._changed:
+                    self._is_first_free |= is_for_light
+                    self._went_on_at = now
                     namespace.running -= 1
                     namespace.used = _Used(namespace.used.now(now) + now - started, now)
                     self._busy.discard(job.wish.target.owner)
@@ -179,7 +200,9 @@ class Workshop:
                 del self._namespaces[name]
 
     def _next(self, is_for_light: bool) -> _Job | None:
-        """Of whose namespace has used least: what was asked for first."""
+        """Of whose namespace has used least: what was asked for first. What is light the others take only
+        while the worker for that is at work.
+        """
         now = self._clock()
         waiting: list[tuple[float, float, int, _Job]] = []
         for number, (uid, job) in enumerate(self._jobs.items()):
@@ -187,7 +210,7 @@ class Workshop:
             used = namespace.used.now(now)
             if job.is_running or uid in self._busy or namespace.running >= PER_NAMESPACE:
                 continue
-            if not is_for_light or used < LIGHT_SECONDS:
+            if is_for_light == (used < LIGHT_SECONDS) or not (is_for_light or self._is_first_free):
                 waiting.append((used, job.asked_at, number, job))
         return min(waiting)[3] if waiting else None
 
