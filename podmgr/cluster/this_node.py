@@ -40,7 +40,7 @@ def find_node(api: Api, named: str | None) -> str:
     try:
         nodes = [_described(item) for item in api.list(_NODES)[0]]
     except StatusError as error:
-        if error.status != 403:
+        if not error.is_refusal:
             raise
         return _unlisted(api, machine)
     name = node_of(nodes, machine)
@@ -89,7 +89,7 @@ def _unlisted(api: Api, machine: Machine) -> str:
         try:
             return _described(api.get(f"{_NODES}/{quote(name)}")).name or name
         except StatusError as error:
-            if error.status == 403:
+            if error.is_refusal:
                 return machine.host  # what there is cannot be known: most nodes are called so
             if not error.is_missing:
                 raise

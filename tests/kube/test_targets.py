@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left, podmgr
 from tests.kube import objects
 from tests.kube.cluster import Simulated
@@ -17,6 +18,7 @@ from tests.kube.cluster import Simulated
 __all__ = ["podmgr"]  # a fixture of the kernel's tests
 
 LOSS, BANDWIDTH = "loss=uniform egress 1%", "bandwidth=10 mbps egress"
+DOUBLE = "duplicate=5% egress"
 APP = {"app": "web"}
 
 
@@ -118,6 +120,56 @@ def test_what_a_namespace_enforces_is_not_overridden(shop: Simulated, podmgr: Cl
         ("pod/web-1", "bandwidth=20 mbps egress", "namespace/shop"),
         ("pod/web-1", "bandwidth=1 gbps egress", "cli"),
     }
+
+
+@pytest.mark.parametrize("enforces", ["true", "false"])
+def test_what_may_not_be_read_of_a_namespace_stays_and_the_exit_code_says_so(
+    shop: Simulated, podmgr: Cli, enforces: str
+) -> None:
+    """Rules at both hooks, also where the pod says otherwise now."""
+    rules = {"bandwidth": "20 mbps egress", "podmgr.io/duplicate": "5% egress", "podmgr.io/enforce": enforces}
+    shop.api.patch("namespaces", "", "shop", {"metadata": {"annotations": rules}})
+    shop.delete("services", "web")
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    limits = {("pod/web-0", rule, "namespace/shop") for rule in ("bandwidth=20 mbps egress", DOUBLE)}
+    assert listed(podmgr) == {("pod/web-0", LOSS, "pod")} | limits
+    programs = {item.attachment.program_id for item in observe(shop.settings)[0]}
+    shop.api.fail("get", 403, "namespaces")
+    shop.annotate("pods", "web-0", {"loss": "uniform egress 2%"})
+    done = podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert "namespace/shop: its annotations may not be read" in done.stderr
+    assert "get namespaces" in done.stderr and "k3s/podmgr.yaml" in done.stderr
+    assert listed(podmgr) == {("pod/web-0", "loss=uniform egress 2%", "pod")} | limits
+    assert len(programs & {item.attachment.program_id for item in observe(shop.settings)[0]}) == 2
+    shop.annotate(
+        "pods", "web-0", {"loss": None, "bandwidth": "1 gbps egress", "podmgr.io/duplicate": "1% egress"}
+    )
+    podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert ("pod/web-0", "bandwidth=20 mbps egress", "namespace/shop") in listed(podmgr)
+    assert (("pod/web-0", DOUBLE, "namespace/shop") in listed(podmgr)) == (enforces == "true")
+    shop.api.heal()
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    assert (("pod/web-0", "bandwidth=20 mbps egress", "namespace/shop") in listed(podmgr)) == (
+        enforces == "true"
+    )
+
+
+def test_where_nothing_else_is_to_be_done_what_may_not_be_read_is_a_failure(
+    shop: Simulated, podmgr: Cli
+) -> None:
+    shop.pod("plain")
+    shop.api.fail("get", 403, "namespaces")
+    assert "may not be read" in podmgr("apply", "pod/plain", "-n", "shop", code=1).stderr
+
+
+def test_what_services_say_stays_where_they_may_not_be_read(shop: Simulated, podmgr: Cli) -> None:
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    shop.api.fail("list", 403, "services")
+    done = podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert "list services" in done.stderr and done.stdout.count("unchanged") == 2
+    shop.annotate("pods", "web-0", {"bandwidth": "5 mbps egress"})
+    podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert listed(podmgr) == {("pod/web-0", LOSS, "pod"), ("pod/web-0", "bandwidth=5 mbps egress", "pod")}
 
 
 def test_annotations_that_went_away_are_rules_that_go_away(shop: Simulated, podmgr: Cli) -> None:
