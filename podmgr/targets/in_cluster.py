@@ -132,16 +132,13 @@ class ClusterWishes:
     def _look(self, names: Sequence[str], node: str, index: PodIndex) -> _Found:
         found = _Found()
         pods: dict[str, Pod] = {}
+        asked: dict[str, list[Pod]] = {}
         for name, items in self._items(names, found):
             for item in items:
                 where = f"pod/{mapping(item.get('metadata')).get('name')}"
                 found.hints += hints(where, annotation_keys(item), reads_standard=self.reads_standard)
-            meant = [pod for pod in map(pod_of, items) if pod is not None]
-            living = [pod for pod in meant if not pod.has_ended]
-            if not living and name:
-                ended = "has ended" if name.startswith("pod/") and meant else "has no running pod"
-                found.waiting[name] = PodmgrError(ended, tip="kubectl get pods -o wide")
-            pods |= {pod.ref.uid: pod for pod in living}
+            asked[name] = [pod for pod in map(pod_of, items) if pod is not None]
+            pods |= {pod.ref.uid: pod for pod in asked[name] if not pod.has_ended}
         found.elsewhere = {uid: pod for uid, pod in pods.items() if pod.node not in ("", node)}
         near = {uid: pod for uid, pod in pods.items() if pod.node in ("", node)}
         claims = self._claims(near.values(), node)
@@ -149,10 +146,16 @@ class ClusterWishes:
         for (uid, pod), cgroup in zip(near.items(), places, strict=True):
             if cgroup is not None:
                 found.here[uid] = (pod, cgroup)
+            elif pod.is_terminating:
+                del pods[uid]  # it has no processes any more, and gets none
             elif not pod.node:
                 found.waiting[f"pod/{pod.ref.name}"] = PodmgrError("is not scheduled to a node yet")
             else:
                 found.waiting[f"pod/{pod.ref.name}"] = index.why_none(claims.cgroup_uids(pod))
+        for name, meant in asked.items():
+            if name and not any(pod.ref.uid in pods for pod in meant):
+                ended = "has ended" if name.startswith("pod/") and meant else "has no running pod"
+                found.waiting[name] = PodmgrError(ended, tip="kubectl get pods -o wide")
         return found
 
     def _claims(self, pods: Collection[Pod], node: str) -> Cluster:

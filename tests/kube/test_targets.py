@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left, podmgr
 from tests.kube import objects
-from tests.kube.cluster import Simulated
+from tests.kube.cluster import Simulated, ending
 
 __all__ = ["podmgr"]  # a fixture of the kernel's tests
 
@@ -225,6 +226,45 @@ def test_a_pod_that_does_not_come_is_a_failure(shop: Simulated, podmgr: Cli, tar
     done = podmgr("apply", target, "-n", "shop", "--timeout", "0", code=1)
     assert named in done.stderr
     assert_nothing_left(podmgr.settings)
+
+
+DELETED = {"metadata": {"deletionTimestamp": "2026-11-23T10:00:00Z", "deletionGracePeriodSeconds": 30}}
+
+
+def test_a_pod_that_is_deleted_and_has_no_process_is_missing_only_where_it_is_named(
+    shop: Simulated, podmgr: Cli
+) -> None:
+    """It is not waited for either."""
+    shop.pod("old", labels=APP, annotations={"loss": "uniform egress 1%"}, is_running=False)
+    shop.patch("pods", "old", DELETED)
+    shop.delete("pods", "web-2")
+    for words in (("svc/web", "-n", "shop"), ("-A",), ("-l", "app=web", "-n", "shop")):
+        done = podmgr("apply", *words, "--timeout", "1h")
+        assert "old" not in done.stderr + done.stdout
+    assert listed(podmgr) == WEB_0 | WEB_1
+    done = podmgr("apply", "pod/old", "-n", "shop", "--timeout", "0", code=1)
+    assert "pod/old" in done.stderr and "has ended" in done.stderr
+    podmgr("apply", "pod/old", "pod/web-0", "-n", "shop", "--timeout", "0", code=3)
+
+
+def test_a_pod_that_is_deleted_has_its_rules_until_it_has_ended(shop: Simulated, podmgr: Cli) -> None:
+    shop.patch("pods", "web-0", DELETED)
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    assert listed(podmgr) == WEB_0
+
+
+@pytest.mark.parametrize("tool", ["clang", "bpftool"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_pod_that_ends_while_apply_is_at_it_is_no_failure_of_its_rules(
+    shop: Simulated, podmgr: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, is_named: bool
+) -> None:
+    pod = shop.pod("brief", labels={"app": "brief"}, annotations={"podmgr.io/duplicate": "7% egress"})
+    monkeypatch.setenv("PATH", f"{ending(pod, tmp_path / 'bin', tool)}:{os.environ['PATH']}")
+    words = ["pod/brief"] if is_named else ["-l", "app=brief"]
+    done = podmgr("apply", *words, "-n", "shop", code=1 if is_named else 0)
+    assert "has ended meanwhile" in done.stderr and "kernel" not in done.stderr
+    assert done.stdout == ""
+    assert_nothing_left(shop.settings)
 
 
 @pytest.mark.usefixtures("shop")

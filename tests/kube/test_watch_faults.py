@@ -22,7 +22,7 @@ from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli
 from tests.kube.apiserver import ApiServer
-from tests.kube.cluster import RunningPod, Simulated, eventually
+from tests.kube.cluster import RunningPod, Simulated, ending, eventually
 from tests.kube.watching import Watching, end, podmgr, sampled
 
 Watch = Callable[..., Watching]
@@ -32,6 +32,32 @@ RECOVERY_SECONDS = 45.0  # a pause between two attempts is 15 s at most, a conne
 SLOW, FAST = "bandwidth=10 mbps egress", "bandwidth=100 mbps egress"
 LOSS, MORE_LOSS = "loss=uniform egress 1%", "loss=uniform egress 2%"
 WEB = {"app": "web"}
+
+
+# Pods that end
+
+
+@pytest.mark.parametrize("tool", ["clang", "bpftool"])
+def test_a_pod_that_ends_while_watch_is_at_it_has_no_event_and_no_error(
+    simulated: Simulated, watching: Watch, tmp_path: Path, tool: str
+) -> None:
+    pod = simulated.pod(
+        "brief", annotations={"loss": "uniform egress 7%", "podmgr.io/duplicate": "5% egress"}
+    )
+    path = f"{ending(pod, tmp_path / 'bin', tool)}:{os.environ['PATH']}"
+    watch = watching(environment={"PATH": path})
+    assert not pod.enter(), "the tool has ended it"
+    simulated.api.patch(
+        "pods", "default", "brief", {"metadata": {"deletionTimestamp": "2026-11-23T10:00:00Z"}}
+    )
+    other = simulated.pod("other", annotations={"loss": "uniform egress 1%"})
+    simulated.settles(other, {LOSS: "pod"})
+    simulated.end(pod)
+    simulated.api.delete("pods", "default", "brief")
+    simulated.annotate("pods", "other", {"loss": "uniform egress 2%"})
+    simulated.settles(other, {MORE_LOSS: "pod"})
+    assert [line for line in watch.lines if line["level"] == "error"] == []
+    assert "RuleFailed" not in [reason for reason, _ in simulated.events(pod)]
 
 
 # Streams that break
