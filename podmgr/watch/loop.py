@@ -45,7 +45,7 @@ RESYNC_SECONDS = 180.0
 
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
 _HEARTBEAT_SECONDS = 5.0
-_FIRST_PROGRAMS_SECONDS = 5.0  # at most, until ready, for what is to be compiled
+_SLOW_PROGRAM_SECONDS = 5.0  # what takes a compiler longer is not waited for, to be ready
 _FIRST_LOOKS_SECONDS = 0.5  # at most, between two looks whether it is
 _LAST_EVENTS_SECONDS = 3.0
 _LAST_LINES_SECONDS = 2.0
@@ -218,7 +218,7 @@ class Watch:
             return
         seconds = time.monotonic() - self._started
         compiling = len(self._workshop)
-        if compiling and seconds < _FIRST_PROGRAMS_SECONDS:
+        if compiling and self._workshop.idle_seconds() < _SLOW_PROGRAM_SECONDS:
             return
         self._health.begun()
         pods = len(self._cache.uids())
@@ -285,6 +285,7 @@ class Watch:
         """Take everything away, or leave it, and say so."""
         self._health.ending()
         self._following.stop()
+        self._workshop.close()
         if self._options.keeps_rules:
             self._journal.info("stopped; the rules stay (--keep): podmgr clean removes them")
             code = EXIT_DONE

@@ -86,6 +86,8 @@ class Workshop:
         self._namespaces: dict[str, _Namespace] = {}
         self._changed = threading.Condition()
         self._has_workers = False
+        self._is_closed = False
+        self._went_on_at = clock()
         self._is_first_free = True  # the worker for the light ones
 
     def ready_of(self, wishes: Iterable[Wish], by_hand: Container[str]) -> tuple[list[Wish], Prepared]:
@@ -115,7 +117,8 @@ class Workshop:
         with self._changed:
             job = self._jobs.get(uid)
             if job is None or not _are_alike(job.wish, wish):
-                self._jobs[uid] = _Job(wish, job.asked_at if job and not job.done else self._clock())
+                self._went_on_at = self._clock()
+                self._jobs[uid] = _Job(wish, job.asked_at if job and not job.done else self._went_on_at)
                 self._begin()
                 return None
             if job.done is not None:
@@ -135,6 +138,18 @@ class Workshop:
         with self._changed:
             for uid in uids:
                 self._jobs.pop(uid, None)
+
+    def idle_seconds(self) -> float:
+        """How long nothing was asked for or has become ready."""
+        with self._changed:
+            return self._clock() - self._went_on_at
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        with self._changed:
+            self._jobs.clear()
+            self._is_closed = True
+            self._changed.notify_all()
 
     def __len__(self) -> int:
         """The pods whose programs are compiled, or were and nobody has taken them."""
@@ -156,6 +171,8 @@ class Workshop:
         while True:
             with self._changed:
                 while (job := self._next(is_for_light)) is None:
+                    if self._is_closed:
+                        return
                     self._changed.wait()
                 namespace = self._namespaces.setdefault(_namespace_of(job), _Namespace())
                 job.is_running = True
@@ -169,6 +186,7 @@ class Workshop:
                 now = self._clock()
                 with self._changed:
                     self._is_first_free |= is_for_light
+                    self._went_on_at = now
                     namespace.running -= 1
                     namespace.used = _Used(namespace.used.now(now) + now - started, now)
                     self._busy.discard(job.wish.target.owner)
