@@ -410,7 +410,7 @@ class Real(Cluster):
 
 
 def ending(pod: RunningPod, folder: Path, tool: str) -> Path:
-    """A folder for the front of PATH: `tool` there ends the pod before it does its work, its network first."""
+    """To be first in PATH: `tool` in this folder ends the pod, its network first, and then does its work."""
     folder.mkdir()
     path = folder / tool
     enter, pids = " ".join(pod.enter()), " ".join(str(process.pid) for process in pod.processes)
