@@ -198,13 +198,16 @@ def test_apply_waits_for_a_pod_that_is_to_come(shop: Simulated, podmgr: Cli) -> 
     """Made and started while apply waits."""
 
     def come() -> None:
+        shop.api.wait_for(
+            lambda: any(request.name == "late" for request in shop.api.asked("get", "pods")), 60
+        )
         pod = shop.pod("late", annotations={"loss": "uniform egress 1%"}, is_running=False)
         shop.start(pod)
 
-    timer = threading.Timer(1.5, come)
-    timer.start()
-    done = podmgr("apply", "pod/late", "-n", "shop", "--timeout", "20s")
-    timer.join()
+    coming = threading.Thread(target=come)
+    coming.start()
+    done = podmgr("apply", "pod/late", "-n", "shop", "--timeout", "60s")
+    coming.join()
     assert "waiting for pod/late" in done.stderr
     assert listed(podmgr) == {("pod/late", LOSS, "pod")}
 
