@@ -24,8 +24,8 @@ _SHOWN_ERRORS = 12
 _SHOWN_CHARACTERS = 240
 _COLUMN = re.compile(r"(?<=\d):\d+:")  # in expanded text it tells nothing
 _PLACE = re.compile(r"[^\s:]+:\d+:")
-# Of one compilation of what others wrote. podmgr's own programs take 50 ms and 100 MB, and on a machine that is
-# emulated, on a busy host, a thousand times as long: what is trusted has only to end before the runner gives up.
+# Of one compilation of what others wrote. podmgr's own programs take 50 ms and 100 MB, and a hundred times as
+# long on an emulated machine whose host is busy: what is trusted has only to end before the runner gives up.
 _LIMITS = Limits(cpu_seconds=20, memory_bytes=2 << 30, output_bytes=16 << 20)
 _OWN_LIMITS = _LIMITS._replace(cpu_seconds=100)
 _ENTERED = re.compile(r'^# \d+ "((?:[^"\\]|\\.)*)" 1(?: \d)*$', re.MULTILINE)
