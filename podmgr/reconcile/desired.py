@@ -2,12 +2,12 @@
 
 Immutable: each step returns what shall be after it. Who fails on the way is noted in `Decided`.
 
-Apart from `transaction`, which alone uses it: `clean` and `list` start sooner without compilers.
+Apart from `transaction`: `clean` and `list` start sooner without compilers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -105,11 +105,23 @@ class Desired(NamedTuple):
 
 
 class Desiring:
-    """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail."""
+    """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail.
 
-    def __init__(self, settings: Settings, networks: Networks, decided: Decided) -> None:
+    `may_compile` says of an owner whether its custom programs may go through the preprocessor now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        networks: Networks,
+        decided: Decided,
+        maker: SpecMaker,
+        *,
+        may_compile: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._settings = settings
-        self._maker = SpecMaker(settings)
+        self._maker = maker
+        self._may_compile = may_compile
         self._networks = networks
         self._decided = decided
         self._meant: dict[str, frozenset[Rule]] = {}
@@ -230,6 +242,7 @@ class Desiring:
             is_scoped=place.is_scoped if place else target.counts_loopback,
             is_matched=lookup.is_matched,
             container_level=self._level_of_containers(target.cgroup, first.rule, lookup),
+            may_compile=self._may_compile(target.owner),
         )
         number = priority(first.rule, is_enforced=first.is_enforced, position=position)
         found = []
@@ -300,6 +313,7 @@ class Desiring:
                     is_scoped=counts_loopback if is_custom else row.is_scoped,
                     is_matched=lookup.is_matched,
                     container_level=self._level_of_containers(row.cgroup, rule, lookup),
+                    may_compile=self._may_compile(row.owner),
                 )
                 if spec.digest == row.object_digest:
                     yield item, spec

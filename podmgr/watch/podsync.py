@@ -21,6 +21,7 @@ from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins, starts
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
+from podmgr.programs.build import NotCompiledError
 from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
@@ -32,6 +33,7 @@ from podmgr.settings import Settings
 from podmgr.watch import events
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod, ends_of, wish_of
+from podmgr.watch.workshop import Workshop
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
@@ -44,13 +46,14 @@ class Announce(Protocol):
 
 @dataclass(slots=True)
 class Synced:
-    """The UIDs of the pods that are not in order: no cgroup yet, or a failure.
+    """The UIDs of the pods that are not in order: no cgroup yet, programs to compile, or a failure.
 
     `ends` says of pods in how many seconds the next of their rules is over.
     """
 
     waiting: set[str] = field(default_factory=set)
     ends: dict[str, float] = field(default_factory=dict)
+    compiling: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -68,6 +71,7 @@ class PodSync:
         announce: Announce,
         *,
         runner: Runner,
+        workshop: Workshop,
         enforces: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,6 +79,7 @@ class PodSync:
         self._journal = journal
         self._announce = announce
         self._runner = runner
+        self._workshop = workshop
         self._enforces = enforces
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
@@ -146,16 +151,31 @@ class PodSync:
                 gone.add(uid)
         wishes = self._wishes(living, traces, places, gone, result)
         self._remember(wanted, wishes, rows)
-        if wishes:
-            result.outcomes += transaction.apply(
-                wishes, self._settings, runner=self._runner, report=self._journal.warning
-            )
-            result.ends = ends_of(wishes, self._settings)
+        self._workshop.forget(wanted.keys() - living.keys())
+        self._apply(wishes, rows, result)
+        result.ends = ends_of(wishes, self._settings)
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
+
+    def _apply(self, wishes: Sequence[Wish], rows: Iterable[Attachment], result: Synced) -> None:
+        """Give the pods their rules whose programs are compiled; let those of the others be compiled."""
+        by_hand = {row.holder for row in rows if row.source == CLI and row.rule and row.rule.brings_program}
+        ready, prepared = self._workshop.ready_of(wishes, by_hand)
+        result.compiling |= {wish.target.owner for wish in wishes} - {wish.target.owner for wish in ready}
+        if not ready:
+            return
+        outcomes = transaction.apply(
+            ready, self._settings, runner=self._runner, report=self._journal.warning, prepared=prepared
+        )
+        lacking = {item.pod for item in outcomes if isinstance(item.error, NotCompiledError)}
+        for wish in ready:
+            if wish.target.pod in lacking:
+                self._workshop.prepared(wish)
+                result.compiling.add(wish.target.owner)
+        result.outcomes += [item for item in outcomes if not isinstance(item.error, NotCompiledError)]
 
     def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Tell the programs of these pods what their rules' names stand for now: nothing else changes.

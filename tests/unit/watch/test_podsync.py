@@ -36,6 +36,7 @@ from podmgr.watch.events import MOST_LINES
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import MISSING_SECONDS, PodSync, Synced
 from podmgr.watch.ruled import RuledPod
+from podmgr.watch.workshop import Workshop
 from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
@@ -82,15 +83,20 @@ class Node:
     cluster: Cluster = field(default_factory=Cluster)
     log: io.StringIO = field(default_factory=io.StringIO)
     announced: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    asked: list[tuple[str, float]] = field(default_factory=list)
     now: float = 1000.0
 
     def __post_init__(self) -> None:
         self.journal = Journal(LogFormat.JSON, self.log)
+        self.workshop = Workshop(
+            self.settings, lambda *asked: self.asked.append(asked), runner=Script(said("", code=1))
+        )
         self.sync = PodSync(
             self.settings,
             self.journal,
             self._announce,
             runner=Script(said("", code=1)),
+            workshop=self.workshop,
             enforces=self.cluster.enforces,
             clock=lambda: self.now,
         )
@@ -837,7 +843,10 @@ def test_machine_without_cgroups_is_no_place_to_watch(
 ) -> None:
     monkeypatch.setattr("podmgr.kernel.mounts.table", list)
     with pytest.raises(PodmgrError, match="no cgroup v2 hierarchy is mounted"):
-        PodSync(Settings(tmp_path), Journal(LogFormat.TEXT), lambda *_, **__: None, runner=Script(said("")))
+        runner = Script(said(""))
+        workshop = Workshop(Settings(tmp_path), lambda *_: None, runner=runner)
+        journal = Journal(LogFormat.TEXT)
+        PodSync(Settings(tmp_path), journal, lambda *_, **__: None, runner=runner, workshop=workshop)
 
 
 # What is bypassed
