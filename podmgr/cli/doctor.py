@@ -49,9 +49,10 @@ _QDISCS = (
 
 
 class Status(StrEnum):
-    """ok; missing: podmgr cannot work; lacking: some of it cannot."""
+    """ok; missing: podmgr cannot work; lacking: some of it cannot; unknown: we may not look."""
 
     OK = "ok"
+    UNKNOWN = "unknown"
     MISSING = "missing"
     LACKING = "lacking"
 
@@ -205,6 +206,8 @@ def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
 def _qdisc(kind: str, advice: str) -> Finding:
     try:
         tc.require_qdisc(kind)
+    except PermissionDeniedError as error:
+        return Finding(f"qdisc {kind}", Status.UNKNOWN, error.message, "run as root (sudo podmgr ...)")
     except PodmgrError as error:
         return Finding(f"qdisc {kind}", Status.LACKING, error.message, advice)
     return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")

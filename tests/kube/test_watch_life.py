@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from tests.kernel.conftest import Cli, assert_nothing_left
 from tests.kube import objects
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, assert_all_gone, sampled
+from tests.scraping import ask
 
 Watch = Callable[..., Watching]
 
@@ -253,6 +256,29 @@ def test_it_is_ready_no_sooner_than_all_rules_are_in_force(simulated: Simulated,
     watch = watching("--metrics-address", "127.0.0.1:0", waits=False)
     eventually(lambda: watch.probe("/readyz") == 200)
     assert len([item for item in observe(simulated.settings)[0] if item.is_active]) == MANY
+
+
+def test_a_socket_with_a_token_tells_its_figures_to_those_who_have_it(
+    simulated: Simulated, watching: Watch, tmp_path: Path
+) -> None:
+    simulated.pod(annotations={"loss": "uniform egress 1%"})
+    token, folder = tmp_path / "token", Path(f"/tmp/podmgr-{os.getpid()}")
+    token.write_text("s3cret\n")
+    token.chmod(0o600)
+    folder.mkdir(mode=0o755)
+    path = folder / "socket"
+    try:
+        watch = watching("--metrics", f"unix:{path}", "--metrics-token-file", str(token))
+        assert ask(path, "/metrics") == (401, "Unauthorized\n")
+        status, figures = ask(path, "/metrics", "Bearer s3cret")
+        assert status == 200
+        assert 'podmgr_attachments{kind="loss",state="active"} 1.0' in figures
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o660
+        assert watch.stop() == 0
+        assert not path.exists()
+    finally:
+        path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 # More than a compiler is let: each condition is on what is left of the one before.
