@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -368,9 +368,11 @@ def _commands(cgroup: Path) -> set[str]:
 
 
 def _holders() -> set[str]:
-    """The processes that hold a namespace: `sleep infinity`."""
-    return {
-        path.parent.name
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists() and path.read_bytes() == b"sleep\0infinity\0"
-    }
+    """The processes of this test that hold a namespace: `sleep infinity`, with its environment."""
+    ours = f"PODMGR_STATE_DIR={os.environ['PODMGR_STATE_DIR']}\0".encode()
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended just now
+            if (path / "cmdline").read_bytes() == b"sleep\0infinity\0":
+                found |= {path.name} if ours in (path / "environ").read_bytes() else set()
+    return found
