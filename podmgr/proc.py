@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import select
 import selectors
@@ -71,7 +72,8 @@ class Completed(NamedTuple):
 class Limits(NamedTuple):
     """What a command may use that works on what strangers wrote.
 
-    Root runs it as the user nobody, who can read nothing but what all can.
+    Root runs it as the user nobody, who can read nothing but what all can; where that cannot be, without
+    capabilities.
     """
 
     cpu_seconds: int
@@ -120,7 +122,9 @@ def run(
     """
     process: Process | None = None
     with ExitStack() as stack:
-        output = _limited_output(stack) if limits else None
+        output: BinaryIO | None = None
+        if limits:  # in memory: unlike a pipe that has a size that can be limited
+            output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
         try:
             if limits and find(argv[0]) is None:
                 raise missing_tool(argv[0])
@@ -196,11 +200,6 @@ def _written(fd: int, text: memoryview) -> memoryview:
         return text[:0]
 
 
-def _limited_output(stack: ExitStack) -> BinaryIO:
-    """A file in memory: unlike a pipe it has a size that can be limited."""
-    return stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
-
-
 def _started(
     argv: Sequence[str],
     limits: Limits | None,
@@ -209,9 +208,9 @@ def _started(
     output: BinaryIO | int,
     env: Mapping[str, str],
 ) -> Process:
-    def begin(user: int | None) -> Process:
+    def begin(user: int | None, before: Sequence[str] = ()) -> Process:
         return subprocess.Popen(
-            [*_limited(limits), *argv] if limits else argv,
+            [*before, *_limited(limits), *argv] if limits else argv,
             stdin=PIPE,
             stdout=output,
             stderr=PIPE,
@@ -228,13 +227,22 @@ def _started(
         return begin(None)
     tool = find(argv[0])
     if tool is None or not _may_be_run_by_all(tool):
-        return begin(None)
+        return begin(None, _without_capabilities())
     try:
         return begin(_NOBODY)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise
-        return begin(None)  # no capability to change the user, or no such user here
+        # No capability to change the user, or no such user here.
+        return begin(None, _without_capabilities())
+
+
+@functools.cache
+def _without_capabilities() -> tuple[str, ...]:
+    """The words before a command of root's that leave it no capability, if the kernel lets us."""
+    words = (find("unshare") or "", "--user", "--")
+    can = words[0] and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    return words if can else ()
 
 
 def _limited(limits: Limits) -> list[str]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from podmgr.attachment import PodRef
@@ -22,7 +23,7 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
-from podmgr.cluster.this_node import find_node
+from podmgr.cluster.this_node import UnknownNodeError, find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
@@ -34,7 +35,7 @@ from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
-from podmgr.watch.server import serve
+from podmgr.watch.server import Address, serve
 from podmgr.watch.workqueue import WorkQueue
 from podmgr.watch.workshop import Workshop
 
@@ -66,7 +67,8 @@ class Options:
     posts_events: bool = True
     reads_standard: bool = False
     peer_namespaces: frozenset[str] = frozenset()
-    metrics_address: tuple[str, int] | None = None
+    metrics_address: Address | None = None
+    metrics_token_file: Path | None = None
 
 
 def watch(access: Access, options: Options, settings: Settings, journal: Journal, *, runner: Runner) -> int:
@@ -146,20 +148,29 @@ class Watch:
     def _serve(self) -> None:
         if self._options.metrics_address is None:
             return
+        from podmgr.watch.guard import paced, with_token
         from podmgr.watch.metrics import Metrics
 
         self._metrics = Metrics(self._settings)
-        port = serve(self._options.metrics_address, self._metrics.page(), self._health)
-        self._journal.info(f"metrics, healthz and readyz on port {port}", port=port)
+        page, token_file = paced(self._metrics.page()), self._options.metrics_token_file
+        page = with_token(page, token_file) if token_file else page
+        port = serve(self._options.metrics_address, page, self._health)
+        where = f"port {port}" if port else str(self._options.metrics_address)
+        self._journal.info(f"metrics, healthz and readyz on {where}", port=port)
 
     def _find_node(self) -> str | None:
-        """This node's name, waiting for the API server if it must be asked; None if stopped."""
-        backoff = Backoff(0.5, 15.0)
+        """This node's name, waiting for the API server if it must be asked; None if stopped.
+
+        After a boot also for kubelet, which says there that this machine is its node.
+        """
+        backoff, told = Backoff(0.5, 15.0), ""
         while not self._stopping.is_set():
             try:
                 return find_node(self._api, self._options.node)
-            except (UnreachableError, StatusError) as error:
-                self._journal.failure(error)
+            except (UnreachableError, StatusError, UnknownNodeError) as error:
+                if error.message != told:
+                    self._journal.failure(error, after="; trying again")
+                told = error.message
                 self._health.turned()
                 self._stopping.wait(backoff.next_seconds())
         return None

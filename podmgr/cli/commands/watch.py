@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,8 +55,19 @@ def command(
         str | None,
         typer.Option(
             "--metrics-address",
+            "--metrics",
             metavar="HOST:PORT",
-            help="Serve /metrics, /healthz and /readyz there.  [default: nowhere]",
+            help="Serve /metrics, /healthz and /readyz there, or on a Unix socket: unix:/PATH, mode 0660.  "
+            "[default: nowhere]",
+        ),
+    ] = None,
+    metrics_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-token-file",
+            metavar="FILE",
+            readable=False,
+            help="Serve /metrics only to those who say 'Authorization: Bearer' and what is in that file.",
         ),
     ] = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -72,6 +84,7 @@ def command(
     from podmgr import proc
     from podmgr.cli.doctor import require_sockets_with_cgroups
     from podmgr.cluster.access import find_access
+    from podmgr.kernel import confinement
     from podmgr.watch.journal import Journal
     from podmgr.watch.loop import Options
     from podmgr.watch.loop import watch as watch_pods
@@ -81,6 +94,8 @@ def command(
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
     if seconds(resync) < 1:
         raise UsageError("--resync is at least 1s", tip="a change is seen at once; this is for repairs")
+    if metrics_token_file and not metrics_address:
+        raise UsageError("--metrics-token-file without --metrics-address", tip="see podmgr watch --help")
     options = Options(
         node=node_name,
         keeps_rules=keep,
@@ -89,11 +104,14 @@ def command(
         reads_standard=standard_annotations,
         peer_namespaces=namespaces(peer_namespaces),
         metrics_address=parse_address(metrics_address) if metrics_address else None,
+        metrics_token_file=metrics_token_file,
     )
     journal = Journal(log_format)
     try:
         access = find_access(kubeconfig, kube_context)
         require_sockets_with_cgroups(settings, runner=proc.run)
+        if profile := confinement.apparmor_profile():
+            journal.warning(confinement.says(profile), tip=confinement.ADVICE)
         return watch_pods(access, options, settings, journal, runner=proc.run)
     except Exception as problem:
         if log_format is not LogFormat.JSON:
