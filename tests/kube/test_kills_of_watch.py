@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from podmgr.reconcile import ledger
 from tests.kernel.agreement import disagreements
 from tests.kernel.conftest import Cli
 from tests.kube.cluster import Simulated
@@ -40,8 +41,9 @@ def test_after_a_kill_and_another_command_kernel_and_ledger_agree(
             wished[pod.name] = dict.fromkeys([*rates, f"loss={texts['loss']}"], "pod")
 
     def agree(last: str) -> None:
-        on_interfaces = {id for pod in pods for id in pod.programs()}
-        assert disagreements(simulated.settings, on_interfaces) == [], last
+        with ledger.locked(simulated.settings.state_dir):  # a watch that is alive may be in a transaction
+            on_interfaces = {id for pod in pods for id in pod.programs()}
+            assert "\n".join(disagreements(simulated.settings, on_interfaces)) == "", last
 
     wish()
     begun = time.monotonic()
