@@ -122,9 +122,8 @@ def run(
     """
     process: Process | None = None
     with ExitStack() as stack:
-        output: BinaryIO | None = None
-        if limits:  # in memory: unlike a pipe that has a size that can be limited
-            output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
+        # In memory: unlike a pipe that has a size that can be limited.
+        output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b")) if limits else None
         try:
             if limits and find(argv[0]) is None:
                 raise missing_tool(argv[0])
