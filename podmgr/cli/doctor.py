@@ -16,7 +16,7 @@ from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, scratch, tc
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, confinement, mounts, scratch, tc
 from podmgr.proc import Runner, find
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import apply, clean
@@ -129,6 +129,8 @@ def _privileges(settings: Settings) -> Finding:
         )
     finally:
         os.close(fd)
+    if profile := confinement.apparmor_profile():
+        return Finding("privileges", Status.LACKING, confinement.says(profile), confinement.ADVICE)
     return Finding("privileges", Status.OK, f"user {os.geteuid()} may use BPF")
 
 

@@ -94,7 +94,7 @@ Kubeconfig = Annotated[
 KubeContext = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context to use.")]
 NodeName = Annotated[
     str | None,
-    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the host's name, the only node]"),
+    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the node that is this machine]"),
 ]
 Namespace = Annotated[
     str | None,

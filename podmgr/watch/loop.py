@@ -23,7 +23,7 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
-from podmgr.cluster.this_node import find_node
+from podmgr.cluster.this_node import UnknownNodeError, find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
@@ -159,13 +159,18 @@ class Watch:
         self._journal.info(f"metrics, healthz and readyz on {where}", port=port)
 
     def _find_node(self) -> str | None:
-        """This node's name, waiting for the API server if it must be asked; None if stopped."""
-        backoff = Backoff(0.5, 15.0)
+        """This node's name, waiting for the API server if it must be asked; None if stopped.
+
+        After a boot also for kubelet, which says there that this machine is its node.
+        """
+        backoff, told = Backoff(0.5, 15.0), ""
         while not self._stopping.is_set():
             try:
                 return find_node(self._api, self._options.node)
-            except (UnreachableError, StatusError) as error:
-                self._journal.failure(error)
+            except (UnreachableError, StatusError, UnknownNodeError) as error:
+                if error.message != told:
+                    self._journal.failure(error, after="; trying again")
+                told = error.message
                 self._health.turned()
                 self._stopping.wait(backoff.next_seconds())
         return None

@@ -1,7 +1,6 @@
 """Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
 
-Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
-changes. Which pods, and when again, is the caller's business.
+What is said about it is `telling`'s. Which pods, and when again, is the caller's business.
 
 Apart from `loop`, which alone uses it: one reconcile, without the threads and queues around it.
 """
@@ -12,9 +11,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
@@ -23,6 +21,7 @@ from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.programs.build import NotCompiledError
 from podmgr.reconcile import ledger, transaction
+from podmgr.reconcile.ended import without_ended
 from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
@@ -33,15 +32,10 @@ from podmgr.settings import Settings
 from podmgr.watch import events
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod, ends_of, wish_of
+from podmgr.watch.telling import Announce, Telling
 from podmgr.watch.workshop import Workshop
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
-
-
-class Announce(Protocol):
-    """Says something on a pod, where `kubectl describe` shows it."""
-
-    def __call__(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None: ...
 
 
 @dataclass(slots=True)
@@ -59,7 +53,7 @@ class Synced:
 
 
 class PodSync:
-    """Brings pods in order, and remembers only what it has complained of.
+    """Brings pods in order, and remembers only what it has said.
 
     `enforces` says of a namespace whether it enforces its rules.
     """
@@ -77,14 +71,12 @@ class PodSync:
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._announce = announce
+        self._telling = Telling(journal, announce)
         self._runner = runner
         self._workshop = workshop
         self._enforces = enforces
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
-        self._complaints: dict[str, object] = {}
-        self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
@@ -144,7 +136,9 @@ class PodSync:
         living: dict[str, RuledPod] = {}
         gone: set[str] = set()
         for uid, item in wanted.items():
-            self._complain(uid, item)
+            self._telling.complain(uid, item)
+            if item.pod is None:
+                self._missing_since.pop(uid, None)
             if item.pod is not None and (item.rules.rules or uid in traces):
                 living[uid] = item
             elif item.pod is None and uid in traces:
@@ -157,7 +151,8 @@ class PodSync:
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
-        result.failed |= self._tell(result.outcomes, wanted)
+        ending = {uid for uid, item in wanted.items() if item.pod and item.pod.is_terminating}
+        result.failed |= self._telling.tell(result.outcomes, wanted, ending)
         return result
 
     def _apply(self, wishes: Sequence[Wish], rows: Iterable[Attachment], result: Synced) -> None:
@@ -170,6 +165,8 @@ class PodSync:
         outcomes = transaction.apply(
             ready, self._settings, runner=self._runner, report=self._journal.warning, prepared=prepared
         )
+        outcomes, ended = without_ended(outcomes, ready)
+        result.waiting |= {pod.uid for pod in ended}  # looked at again: a container may come back
         lacking = {item.pod for item in outcomes if isinstance(item.error, NotCompiledError)}
         for wish in ready:
             if wish.target.pod in lacking:
@@ -220,7 +217,7 @@ class PodSync:
                 continue
             line = bypassed_text(item)
             self._journal.warning(line, **events.names(row.pod))
-            self._announce(row.pod, reasons.BYPASSED, line, is_warning=True)
+            self._telling.announce(row.pod, reasons.BYPASSED, line, is_warning=True)
             self._bypassed.add(row.identity)
         self._bypassed &= {  # until it sees packets again, or is gone
             item.attachment.identity
@@ -232,7 +229,7 @@ class PodSync:
         """Take from all pods what they have, but for what the command line put there."""
         uids = self.traces()
         outcomes = self._clean(Selection(owners=frozenset(uids), spared=frozenset({CLI})))
-        self._tell(outcomes, uids)
+        self._telling.tell(outcomes, uids)
         return outcomes
 
     def _clean(self, selection: Selection) -> list[Outcome]:
@@ -274,8 +271,10 @@ class PodSync:
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
-            if item.rules.rules or is_empty:  # its processes may come back
+            is_coming = bool(item.rules.rules) and not pod.is_terminating
+            if is_coming or is_empty:  # its processes may come back
                 result.waiting.add(uid)
+            if is_coming:
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
 
@@ -284,63 +283,7 @@ class PodSync:
         since = self._missing_since.setdefault(pod.ref.uid, self._clock())
         if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
             self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
-            self._say_failed(pod.ref, [events.line(self._index.why_none(cgroup_uids))])
-
-    def _complain(self, uid: str, item: RuledPod) -> None:
-        """Of what cannot be read or is overruled, when it is new."""
-        failures = item.failures
-        complaints = [*failures, *item.warnings]
-        if item.pod is None or not complaints:
-            self._complaints.pop(uid, None)
-            if item.pod is None:
-                self._missing_since.pop(uid, None)
-            return
-        if self._complaints.get(uid) == complaints:
-            return
-        self._complaints[uid] = complaints
-        self._say_failed(item.pod.ref, failures)
-        for line in events.some(item.warnings):
-            self._journal.warning(line, **events.names(item.pod.ref))
-
-    def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:
-        """Say what has changed, an Event for each pod and reason; the UIDs of those that failed.
-
-        A failure that was told at an earlier attempt is not told again.
-        """
-        said: dict[tuple[str, str], tuple[PodRef, list[str]]] = {}
-        failures: dict[PodRef, list[str]] = {}
-        for outcome in outcomes:
-            if outcome.pod is None:
-                continue
-            if outcome.error is not None:
-                rule = f"{outcome.rule}: " if outcome.rule else ""
-                failures.setdefault(outcome.pod, []).append(rule + events.line(outcome.error))
-            elif outcome.action in events.REASONS:
-                fields: dict[str, object] = {"rule": outcome.subject, "source": str(outcome.source)}
-                fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
-                self._journal.info(
-                    f"{outcome.subject} {outcome.action}", **events.names(outcome.pod), **fields
-                )
-                key = (outcome.pod.uid, events.REASONS[outcome.action])
-                said.setdefault(key, (outcome.pod, []))[1].append(events.told(outcome))
-        for (_, reason), (pod, rules) in said.items():
-            self._announce(pod, reason, "; ".join(rules))
-        for pod, lines in failures.items():
-            if set(lines) - self._failures.get(pod.uid, set()):
-                self._say_failed(pod, lines)
-            self._failures[pod.uid] = set(lines)
-        failed = {pod.uid for pod in failures}
-        for uid in set(uids) - failed:
-            self._failures.pop(uid, None)
-        return failed
-
-    def _say_failed(self, pod: PodRef, lines: Sequence[str]) -> None:
-        """Each in the log, all in one Event."""
-        shown = events.some(lines)
-        for line in shown:
-            self._journal.error(line, **events.names(pod))
-        if shown:
-            self._announce(pod, reasons.FAILED, " | ".join(shown), is_warning=True)
+            self._telling.say_failed(pod.ref, [events.line(self._index.why_none(cgroup_uids))])
 
 
 def _is_populated(row: Attachment) -> bool:

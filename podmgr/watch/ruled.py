@@ -14,6 +14,7 @@ from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
+from podmgr.rules.source import Layer
 from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 from podmgr.watch import events
@@ -24,7 +25,7 @@ class RuledPod:
     """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
 
     `cgroup_uids` are the names that its cgroup may carry. `peers` says what its rules' names stand
-    for; `refused` are the rules that name what they cannot.
+    for; `refused` are the rules that name what they cannot. `unseen` are layers that may not be read.
     """
 
     pod: Pod | None
@@ -32,6 +33,7 @@ class RuledPod:
     cgroup_uids: tuple[str, ...] = ()
     peers: Mapping[Peer, tuple[Entry, ...]] = field(default_factory=lambda: NOBODY)
     refused: tuple[tuple[Rule, PodmgrError], ...] = ()
+    unseen: frozenset[Layer] = frozenset()
 
     @property
     def warnings(self) -> list[str]:
@@ -58,6 +60,7 @@ def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
         beaten=rules.beaten,
         peers=item.peers,
         containers=dict(pod.containers),
+        unseen=item.unseen,
     )
 
 

@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from podmgr.kernel import pins
 from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left
+from tests.kube import objects
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, assert_all_gone, sampled
 from tests.scraping import ask
@@ -24,6 +27,7 @@ from tests.scraping import ask
 Watch = Callable[..., Watching]
 
 LOSS = "loss=uniform egress 1%"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MANY = 110  # what a node runs by default
 
 
@@ -224,6 +228,27 @@ def test_it_is_alive_but_not_ready_before_it_has_seen_the_cluster(
     simulated.settles(pod, {LOSS: "pod"})
     assert (watch.probe("/healthz"), watch.probe("/readyz")) == (200, 200)
     assert watch.said("watching the pods of node node-1")
+
+
+def test_it_knows_its_node_by_the_boot_though_it_is_called_otherwise(
+    simulated: Simulated, watching: Watch
+) -> None:
+    """As in a container without NODE_NAME, which has a name, addresses and a machine id of its own."""
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    simulated.api.create(objects.node("node-2", boot_id="another", address="10.0.0.12"))
+    about = {"status": {"nodeInfo": {"bootID": BOOT_ID.read_text().strip()}}}
+    simulated.api.patch("nodes", "", "node-1", about)
+    watch = watching(names_node=False, environment={"NODE_NAME": ""})
+    assert watch.said("watching the pods of node node-1")
+    simulated.settles(pod, {LOSS: "pod"})
+
+
+def test_an_address_of_this_machine_is_known_as_its_own() -> None:
+    say = "from podmgr.cluster.this_machine import this_machine as m; print(m().has_address('10.99.0.1'))"
+    both = 'ip link set lo up; $0 -c "$1"; ip address add 10.99.0.1/32 dev lo; $0 -c "$1"'
+    argv = ["unshare", "--net", "sh", "-ec", both, sys.executable, say]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert said.stdout.split() == ["False", "True"]
 
 
 def test_it_is_ready_no_sooner_than_all_rules_are_in_force(simulated: Simulated, watching: Watch) -> None:

@@ -84,6 +84,7 @@ def command(
     from podmgr import proc
     from podmgr.cli.doctor import require_sockets_with_cgroups
     from podmgr.cluster.access import find_access
+    from podmgr.kernel import confinement
     from podmgr.watch.journal import Journal
     from podmgr.watch.loop import Options
     from podmgr.watch.loop import watch as watch_pods
@@ -109,6 +110,8 @@ def command(
     try:
         access = find_access(kubeconfig, kube_context)
         require_sockets_with_cgroups(settings, runner=proc.run)
+        if profile := confinement.apparmor_profile():
+            journal.warning(confinement.says(profile), tip=confinement.ADVICE)
         return watch_pods(access, options, settings, journal, runner=proc.run)
     except Exception as problem:
         if log_format is not LogFormat.JSON:
