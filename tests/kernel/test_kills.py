@@ -18,14 +18,13 @@ from pathlib import Path
 
 import pytest
 
-import podmgr
+import podmgr as package
 from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.cli import main
 from podmgr.kernel import cgroup_life
-from podmgr.settings import Settings
 from tests.kernel.agreement import disagreements, left_of_runs
-from tests.kernel.conftest import MakeCgroup, assert_nothing_left
+from tests.kernel.conftest import Cli, MakeCgroup, assert_nothing_left
 from tests.kernel.network import programs, waits_until
 from tests.numbers import KILLS, seeded
 
@@ -62,7 +61,7 @@ NEXT = [
 @pytest.fixture(scope="module", autouse=True)
 def loaded() -> None:
     """All of podmgr, so that a fork of this process loads nothing."""
-    for module in pkgutil.walk_packages(podmgr.__path__, "podmgr."):
+    for module in pkgutil.walk_packages(package.__path__, "podmgr."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
 
@@ -83,7 +82,8 @@ def cgroups(make_cgroup: MakeCgroup) -> Iterator[list[Cgroup]]:
 
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.usefixtures("cgroups")
-def test_after_a_kill_and_another_command_kernel_and_ledger_agree(settings: Settings, victim: str) -> None:
+def test_after_a_kill_and_another_command_kernel_and_ledger_agree(podmgr: Cli, victim: str) -> None:
+    settings = podmgr.settings
     chance = seeded(victim)
     finished(*BEFORE.get(victim, ["list"]))
     begun = time.monotonic()

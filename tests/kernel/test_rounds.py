@@ -17,7 +17,7 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
-from tests.kernel.conftest import assert_nothing_left, assert_unloaded, attached
+from tests.kernel.conftest import Cli, assert_nothing_left, assert_unloaded, attached
 from tests.kernel.network import tc_state
 from tests.numbers import ROUNDS
 
@@ -28,9 +28,8 @@ GROWTH_KB = 4096  # of its memory: what the allocator keeps varies by as much
 pytestmark = pytest.mark.timeout(300 + 5 * ROUNDS)
 
 
-def test_rounds_of_apply_and_clean_leave_everything_as_small_as_it_was(
-    settings: Settings, cgroup: Cgroup
-) -> None:
+def test_rounds_of_apply_and_clean_leave_everything_as_small_as_it_was(podmgr: Cli, cgroup: Cgroup) -> None:
+    settings = podmgr.settings
     target = Target("x", cgroup)
     wish = Wish(target, tuple(SourcedRule(rule, CLI) for text in RULES for rule in parse_rule_option(text)))
     before_all = tc_state(None)

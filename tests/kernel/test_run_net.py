@@ -278,7 +278,7 @@ def test_all_goes_when_podmgr_is_killed_and_clean_removes_the_cgroup_and_the_pin
     assert_nothing_left(podmgr.settings)
 
 
-@pytest.mark.parametrize("command", [["clean"], ["run", "--rule", RULE, "true"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["clean"], ["list"], ["run", "--rule", RULE, "true"]], ids=" ".join)
 def test_what_the_command_has_started_ends_with_its_network(
     podmgr: Cli, start: Start, command: list[str]
 ) -> None:
@@ -292,6 +292,24 @@ def test_what_the_command_has_started_ends_with_its_network(
     assert f"removed {cgroup.path}, left by a crash" in done.stderr
     assert waits_until(lambda: _veths() == [])
     assert_nothing_left(podmgr.settings)
+
+
+def test_who_has_left_the_cgroup_loses_the_network(podmgr: Cli, start: Start, cgroup_root: Path) -> None:
+    """Root may; there the rules of a network go with it, and its connection with what is removed."""
+    outside = cgroup_root.parent / "cgroup.procs"
+    script = f"(echo 0 > {outside}; exec sleep 1000) & exec tail -f /dev/null"
+    process, cgroup = start("sh", "-c", script)
+    (inside,) = (int(pid) for pid in _children(process.pid) if "tail" in _commands_of(pid))
+    (gone,) = _children(inside)
+    assert waits_until(lambda: gone not in cgroup_life.processes(cgroup))
+    process.kill()
+    process.wait()
+    podmgr("list")
+    try:
+        assert _veths() == []
+        assert_nothing_left(podmgr.settings)
+    finally:
+        os.kill(gone, signal.SIGKILL)
 
 
 def test_what_was_left_is_removed_by_the_next_run_too(podmgr: Cli, start: Start) -> None:
@@ -365,6 +383,14 @@ def _cgroups(root: Path | None) -> list[Path]:
 def _commands(cgroup: Path) -> set[str]:
     pids = cgroup_life.processes(Cgroup(cgroup, 0))
     return {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if Path(f"/proc/{pid}").exists()}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _commands_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()
 
 
 def _holders() -> set[str]:
