@@ -182,7 +182,7 @@ class Wish(NamedTuple):
     beat them fail. `peers` says what the names in their matches stand for now; of one that is not
     in it nobody knows, and what a program knows of it stays.
     `containers` are the runtime's ids of a pod's containers, by name; None: a container is a cgroup of that
-    name.
+    name. `is_early`: no process has come yet, so what acts on interfaces is left out, for now.
     """
 
     target: Target
@@ -193,3 +193,4 @@ class Wish(NamedTuple):
     beaten: frozenset[tuple[Source, Rule]] = frozenset()
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
     containers: Mapping[str, str] | None = None
+    is_early: bool = False

@@ -141,8 +141,14 @@ class Desiring:
         rules = [
             self._settled(item, hooks.get(item.row.object_digest)) if item.needs_place else item
             for item in desired.rules
+            if not self._is_too_early(item, hooks)
         ]
         return desired._replace(rules=tuple(rules))
+
+    def _is_too_early(self, item: DesiredRule, hooks: Mapping[str, str]) -> bool:
+        """Whether it is a custom program for interfaces, which nobody can see yet."""
+        is_early = self._decided.wishes[item.row.cgroup_id].is_early
+        return item.needs_place and is_early and hooks.get(item.row.object_digest) == Hook.TC
 
     def require_fq(self, desired: Desired) -> None:
         """At the cgroup hook, a program that stamps departure times does nothing without fq: fail.
@@ -186,7 +192,7 @@ class Desiring:
             try:
                 if begins_anew:
                     _require_not_past(sourced.rule)
-                placed = self._placed(wish.target, sourced)
+                placed = None if _is_for_later(wish, sourced.rule) else self._placed(wish.target, sourced)
                 if placed is not None:
                     lookup = beside[sourced]._replace(rule=placed.sourced.rule, begins_anew=begins_anew)
                     placed = placed._replace(lookup=lookup)
@@ -310,6 +316,14 @@ def _has_ended(rule: Rule | None, starts: Starts) -> bool:
     if rule is None or rule.timing == ALWAYS:
         return False
     return any(is_over(form, starts.of(form)) for form in forms(rule))
+
+
+def _is_for_later(wish: Wish, rule: Rule) -> bool:
+    """Whether it acts on interfaces, and nobody lives there yet whose they are."""
+    if not wish.is_early:
+        return False
+    choice = chosen_hook(rule, is_shared=wish.target.counts_loopback)
+    return choice is not None and choice[0] is Hook.TC
 
 
 def _require_not_past(rule: Rule) -> None:

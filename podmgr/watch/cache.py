@@ -114,6 +114,13 @@ class Cache:
         with self._lock:
             return set(self._cluster.pods)
 
+    def uids_called(self, uid: str) -> set[str]:
+        """Of the pods whose cgroup may carry this name: a static pod's carries a hash."""
+        with self._lock:
+            if uid in self._cluster.pods:
+                return {uid}
+            return {pod.ref.uid for pod in self._cluster.pods.values() if pod.static_hash == uid}
+
     def wanted(self, uids: Iterable[str]) -> dict[str, RuledPod]:
         """These pods as they are now, with the rules that they shall have."""
         with self._lock:

@@ -17,21 +17,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from podmgr.attachment import PodRef
+from podmgr.attachment import Cgroup, PodRef
 from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
+from podmgr.kernel import cgroups
 from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
+from podmgr.watch.ahead import Ahead
 from podmgr.watch.cache import Cache
 from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
+from podmgr.watch.newcomers import Newcomers
 from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
 from podmgr.watch.server import serve
@@ -43,6 +46,7 @@ if TYPE_CHECKING:  # prometheus_client only where metrics are served
 RESYNC_SECONDS = 180.0
 
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
+_EARLY_SECONDS = 15.0  # the same for its first process, which is listened for
 _HEARTBEAT_SECONDS = 5.0
 _LAST_EVENTS_SECONDS = 3.0
 _LAST_LINES_SECONDS = 2.0
@@ -115,6 +119,9 @@ class Watch:
         self._following = Following(
             self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
         )
+        root = cgroups.find_root(settings.cgroup_root)
+        self._ahead = Ahead(settings, journal, self._stopping, runner=runner)
+        self._newcomers = Newcomers(root, self._sighted, journal, self._stopping)
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
@@ -163,6 +170,7 @@ class Watch:
         if self._options.posts_events:
             self._announcer = Announcer(self._connect, node, self._journal.warning)
             threading.Thread(target=self._announcer.run, name="events", daemon=True).start()
+        self._newcomers.start()
         self._following.start(node)
         self._cache.start(node)
 
@@ -174,6 +182,11 @@ class Watch:
         """Called by the cache's threads. What changes before all is listed is among all the first time."""
         if self._is_listed:
             self._queue.add(uids)
+
+    def _sighted(self, uid: str, cgroup: Cgroup) -> None:
+        """Called by the thread that listens to kubelet's folders."""
+        self._sync.sighted(uid, cgroup)
+        self._changed(self._cache.uids_called(uid))
 
     def _loop(self) -> None:
         """Take what is due and bring it in order, until stopped; now and then, all there is."""
@@ -232,14 +245,18 @@ class Watch:
             wanted = self._following.with_names(wanted, self._sync.by_hand())
             result = self._sync.sync(wanted)
             self._following.written(wanted)
-            failed, waiting = result.failed, result.waiting
+            self._ahead.ask(result.ahead)
+            failed, waiting, early = result.failed, result.waiting, result.early
             for uid, seconds in result.ends.items():
                 self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
-            failed, waiting = set(wanted), set()
-        for uid in wanted.keys() - failed - waiting:
+            failed, waiting, early = set(wanted), set(), set()
+        for uid in wanted.keys() - failed - waiting - early:
             self._queue.done(uid)
+        self._ahead.forget(wanted.keys() - waiting - early)
+        for uid in early - failed:
+            self._queue.retry(uid, _EARLY_SECONDS)
         for uid in waiting:
             self._queue.retry(uid, _WAIT_SECONDS)
         for uid in failed:

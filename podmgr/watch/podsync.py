@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podmgr.attachment import Attachment, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
@@ -46,11 +46,14 @@ class Announce(Protocol):
 class Synced:
     """The UIDs of the pods that are not in order: no cgroup yet, or a failure.
 
-    `ends` says of pods in how many seconds the next of their rules is over.
+    `early` have a cgroup without processes: what acts on interfaces is to come. `ahead` is what all of
+    those will be wished. `ends` says of pods in how many seconds the next of their rules is over.
     """
 
     waiting: set[str] = field(default_factory=set)
+    early: set[str] = field(default_factory=set)
     ends: dict[str, float] = field(default_factory=dict)
+    ahead: list[Wish] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -98,6 +101,10 @@ class PodSync:
         now = ledger.signature(self._settings.state_dir)
         self._is_disturbed |= now != self._seen
         self._seen = now
+
+    def sighted(self, uid: str, cgroup: Cgroup) -> None:
+        """Kubelet has made the cgroup that is called after this UID, or its first process has come."""
+        self._index.sighted(uid, cgroup)
 
     def traces(self) -> set[str]:
         """The UIDs of pods that have something of ours, by the ledger, their pins, or when a rule began.
@@ -251,11 +258,17 @@ class PodSync:
                 self._missing_since.pop(uid, None)
                 wishes.append(wish_of(pod, cgroup, item))
                 continue
+            if (cgroup := self._index.early(item.cgroup_uids)) is not None:
+                result.ahead.append(wish_of(pod, cgroup, item))
+                wishes.append(result.ahead[-1]._replace(is_early=True))
+                result.early.add(uid)
+                continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
             if item.rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
+                result.ahead.append(wish_of(pod, Cgroup(self._index.likely(uid), 0), item))
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
 

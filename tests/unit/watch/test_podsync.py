@@ -207,6 +207,29 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 # Wishes
 
 
+def test_pod_whose_cgroup_is_seen_being_made_has_its_rules_before_its_first_process(node: Node) -> None:
+    node.pod(ONE, SLOW, phase="Pending")
+    cgroup = node.cgroup(ONE, is_populated=False)
+    node.sync.sighted(ONE, cgroup)
+    result = node.bring(ONE)
+    (early,) = node.kernel.wishes
+    assert (early.target.cgroup, early.is_early, node.wished()) == (cgroup, True, {ONE: [LIMIT]})
+    assert (result.early, result.waiting) == ({ONE}, set())
+    assert result.ahead == [early._replace(is_early=False)]  # what it will need then
+    node.cgroup(ONE)
+    result = node.bring(ONE)
+    assert node.kernel.wishes == [early._replace(is_early=False)]
+    assert (result.early, result.ahead) == (set(), [])
+
+
+def test_pod_that_has_no_cgroup_yet_is_prepared_for(node: Node) -> None:
+    node.pod(ONE, SLOW, phase="Pending")
+    result = node.bring(ONE)
+    (ahead,) = result.ahead
+    assert (result.waiting, node.kernel.applied) == ({ONE}, 0)
+    assert [str(item.rule) for item in ahead.rules] == [LIMIT]
+
+
 def test_pod_with_rules_and_a_cgroup_gets_a_standing_wish(node: Node) -> None:
     node.pod(ONE, {**SLOW, "loss": "nonsense"})
     cgroup = node.cgroup(ONE)
