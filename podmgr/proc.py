@@ -92,6 +92,12 @@ class Runner(Protocol):
     ) -> Completed: ...
 
 
+class Each(Protocol):
+    """How podmgr does a work for each of several items; the results in order."""
+
+    def __call__(self, work: Callable[[_Item], _Result], items: Sequence[_Item], /) -> list[_Result]: ...
+
+
 def run(
     argv: Sequence[str],
     *,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.errors import PodmgrError
 from podmgr.kernel.bpf_syscall import possible_cpus
-from podmgr.proc import Runner, each
+from podmgr.proc import Each, Runner
 from podmgr.programs import clang, elf, gate, verdicts, vmlinux
 from podmgr.programs.find import find_gate, find_source, find_table, require_system
 from podmgr.programs.spec import ProgramSource, ProgramSpec, make_spec
@@ -29,17 +30,35 @@ class Compiled(NamedTuple):
     info: elf.ObjectInfo
 
 
+class NotCompiledError(PodmgrError):
+    """A program is not compiled yet, and is not to be now."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"program {name} is not compiled yet", tip="wait for it")
+
+
+_Wanted = tuple[tuple[Rule, ...], bool, Hook | None, bool, bool, int]
+Specs = Mapping[_Wanted, ProgramSpec | PodmgrError]
+
+
 class SpecMaker:
     """Makes specs, each once; each program is looked up and each compiler asked for once.
 
-    A custom source goes through the preprocessor here: what it includes is part of its digest.
+    A custom source goes through the preprocessor here: what it includes is part of its digest. `known` are
+    the specs that another maker has made, or could not make.
     """
 
-    def __init__(self, settings: Settings, *, runner: Runner = proc.run) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        runner: Runner = proc.run,
+        known: Specs = MappingProxyType({}),
+    ) -> None:
         self._settings = settings
         self._runner = runner
         self._sources: dict[str, ProgramSource] = {}
-        self._specs: dict[tuple[tuple[Rule, ...], bool, Hook | None, bool, bool, int], ProgramSpec] = {}
+        self.known = dict(known)
         self._compiler: str | None = None
 
     def spec(
@@ -50,14 +69,29 @@ class SpecMaker:
         is_scoped: bool = False,
         is_matched: bool = False,
         container_level: int = 0,
+        may_compile: bool = True,
     ) -> ProgramSpec:
         """The spec of a rule, or of several that share a program.
 
-        Raises PodmgrError if the program cannot be had or used.
+        Raises PodmgrError if the program cannot be had or used, NotCompiledError if that takes a compiler
+        and may not.
         """
         wanted = (rules, counts_loopback, hook, is_scoped, is_matched, container_level)
-        if wanted in self._specs:
-            return self._specs[wanted]
+        found = self.known.get(wanted)
+        if found is None and rules[0].brings_program and not may_compile:
+            raise NotCompiledError(rules[0].program)
+        if found is None:
+            try:
+                found = self._made(wanted)
+            except PodmgrError as error:
+                found = error
+            self.known[wanted] = found
+        if isinstance(found, PodmgrError):
+            raise found
+        return found
+
+    def _made(self, wanted: _Wanted) -> ProgramSpec:
+        rules, counts_loopback, hook, is_scoped, is_matched, container_level = wanted
         name = rules[0].program
         if name not in self._sources:
             self._sources[name] = find_source(
@@ -81,7 +115,6 @@ class SpecMaker:
         if not (source.is_object or source.is_own):
             spec = replace(spec, text=_preprocessed(spec, spec.macros, self._runner))
             spec = replace(spec, gate=find_gate()) if spec.needs_gate else spec
-        self._specs[wanted] = spec
         return spec
 
 
@@ -153,41 +186,40 @@ def _takes_header_for_cgroup(source: ProgramSource) -> bool:
     return has_header and not source.is_own and not says_hook
 
 
-def store_all(
+Made = Compiled | PodmgrError
+
+
+def compile_all(
     specs: Iterable[ProgramSpec],
     store: ObjectStore,
     *,
     runner: Runner,
     max_map_bytes: int = DEFAULT_MAX_MAP_BYTES,
-) -> dict[str, StoredObject | PodmgrError]:
-    """An object for each spec's digest, compiled where it is not in the store; or why not."""
-    unique = {spec.digest: spec for spec in specs}
-    results: dict[str, StoredObject | PodmgrError] = {}
-    missing: list[ProgramSpec] = []
-    for digest, spec in unique.items():
-        stored = store.find(digest)
-        if stored is None:
-            missing.append(spec)
-        else:
-            results[digest] = stored
+    each: Each = proc.each,
+) -> dict[str, Made]:
+    """What is not in the store, compiled, by each spec's digest; or why not. Touches no file."""
+    missing = {spec.digest: spec for spec in specs if store.find(spec.digest) is None}
 
-    def make(spec: ProgramSpec) -> Compiled | PodmgrError:
+    def make(spec: ProgramSpec) -> Made:
         try:
             return compile_spec(spec, runner=runner, max_map_bytes=max_map_bytes)
         except PodmgrError as error:
             return error
 
-    if missing:
-        made = each(make, missing)  # compiles and touches no file: what outlives Ctrl-C does no harm
-        for spec, compiled in zip(missing, made, strict=True):
-            results[spec.digest] = (
-                compiled if isinstance(compiled, PodmgrError) else _stored(store, spec.digest, compiled)
-            )
-    return results
+    return dict(zip(missing, each(make, list(missing.values())), strict=True))
 
 
-def _stored(store: ObjectStore, digest: str, compiled: Compiled) -> StoredObject | PodmgrError:
-    try:
-        return store.add(digest, compiled.info.hook, compiled.content)
-    except PodmgrError as error:
-        return error
+def store_all(
+    specs: Iterable[ProgramSpec], store: ObjectStore, made: Mapping[str, Made]
+) -> dict[str, StoredObject | PodmgrError]:
+    """An object for each spec's digest: from the store, or of what was `made`; or why there is none."""
+    return {spec.digest: _stored(store, spec, made.get(spec.digest)) for spec in specs}
+
+
+def _stored(store: ObjectStore, spec: ProgramSpec, made: Made | None) -> StoredObject | PodmgrError:
+    if isinstance(made, Compiled):
+        try:
+            return store.add(spec.digest, made.info.hook, made.content)
+        except PodmgrError as error:
+            return error
+    return store.find(spec.digest) or made or NotCompiledError(spec.source.name)

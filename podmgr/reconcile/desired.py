@@ -2,12 +2,12 @@
 
 Immutable: each step returns what shall be after it. Who fails on the way is noted in `Decided`.
 
-Apart from `transaction`, which alone uses it: `clean` and `list` start sooner without compilers.
+Apart from `transaction`: `clean` and `list` start sooner without compilers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from podmgr.reconcile import ledger, qdiscs
 from podmgr.reconcile.chain import priority
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.lookups import Lookup, lookups
-from podmgr.reconcile.merged import forms, merged
+from podmgr.reconcile.merged import forms, is_for_later, merged
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of
@@ -105,11 +105,23 @@ class Desired(NamedTuple):
 
 
 class Desiring:
-    """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail."""
+    """Makes of wishes what shall be; targets and rules for which it cannot are `decided` to fail.
 
-    def __init__(self, settings: Settings, networks: Networks, decided: Decided) -> None:
+    `may_compile` says of an owner whether its custom programs may go through the preprocessor now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        networks: Networks,
+        decided: Decided,
+        maker: SpecMaker,
+        *,
+        may_compile: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._settings = settings
-        self._maker = SpecMaker(settings)
+        self._maker = maker
+        self._may_compile = may_compile
         self._networks = networks
         self._decided = decided
         self._meant: dict[str, frozenset[Rule]] = {}
@@ -192,7 +204,7 @@ class Desiring:
             try:
                 if begins_anew:
                     _require_not_past(sourced.rule)
-                placed = None if _is_for_later(wish, sourced.rule) else self._placed(wish.target, sourced)
+                placed = None if is_for_later(wish, sourced.rule) else self._placed(wish.target, sourced)
                 if placed is not None:
                     lookup = beside[sourced]._replace(rule=placed.sourced.rule, begins_anew=begins_anew)
                     placed = placed._replace(lookup=lookup)
@@ -236,6 +248,7 @@ class Desiring:
             is_scoped=place.is_scoped if place else target.counts_loopback,
             is_matched=lookup.is_matched,
             container_level=self._level_of_containers(target.cgroup, first.rule, lookup),
+            may_compile=self._may_compile(target.owner),
         )
         number = priority(first.rule, is_enforced=first.is_enforced, position=position)
         found = []
@@ -306,6 +319,7 @@ class Desiring:
                     is_scoped=counts_loopback if is_custom else row.is_scoped,
                     is_matched=lookup.is_matched,
                     container_level=self._level_of_containers(row.cgroup, rule, lookup),
+                    may_compile=self._may_compile(row.owner),
                 )
                 if spec.digest == row.object_digest:
                     yield item, spec
@@ -316,14 +330,6 @@ def _has_ended(rule: Rule | None, starts: Starts) -> bool:
     if rule is None or rule.timing == ALWAYS:
         return False
     return any(is_over(form, starts.of(form)) for form in forms(rule))
-
-
-def _is_for_later(wish: Wish, rule: Rule) -> bool:
-    """Whether it acts on interfaces, and nobody lives there yet whose they are."""
-    if not wish.is_early:
-        return False
-    choice = chosen_hook(rule, is_shared=wish.target.counts_loopback)
-    return choice is not None and choice[0] is Hook.TC
 
 
 def _require_not_past(rule: Rule) -> None:

@@ -1,9 +1,9 @@
 """Observe, plan, act: the transactions that change the kernel.
 
-Attaching: compile, inspect, load and pin, write the ledger, attach, read back. Removing: detach,
-read back, unpin, delete objects, write the ledger. A target is done whole or put back as it
-was. A crash at any point leaves pins or ledger rows that `clean`, or the next `apply` on the
-same target, finds and finishes.
+Attaching: compile and inspect (`preparing`, before the ledger is locked), load and pin, write the
+ledger, attach, read back. Removing: detach, read back, unpin, delete objects, write the ledger. A
+target is done whole or put back as it was. A crash at any point leaves pins or ledger rows that
+`clean`, or the next `apply` on the same target, finds and finishes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from podmgr.settings import Settings
 
 if TYPE_CHECKING:  # `list` and `clean` need no programs, and start 10 ms sooner without
     from podmgr.reconcile.desired import Desired
+    from podmgr.reconcile.preparing import Prepared
 
 
 def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
     """What `apply` would do. Touches nothing; what only compiling shows is not found out."""
+    from podmgr.programs.build import SpecMaker
     from podmgr.reconcile.desired import Desiring
 
     rows, decided = recorded(settings), Decided(wishes)
     with Namespaces() as namespaces:
         sight = Sight(settings, namespaces)
-        desiring = Desiring(settings, Networks(namespaces), decided)
+        desiring = Desiring(settings, Networks(namespaces), decided, SpecMaker(settings))
         desired = desiring.desired(rows)
         desiring.require_fq(desired)
         store = ObjectStore(settings.state_dir)
@@ -54,16 +56,26 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
 
 
 def apply(
-    wishes: Sequence[Wish], settings: Settings, *, runner: Runner, report: Report = lambda _: None
+    wishes: Sequence[Wish],
+    settings: Settings,
+    *,
+    runner: Runner,
+    report: Report = lambda _: None,
+    prepared: Prepared | None = None,
 ) -> list[Outcome]:
     """Give each target exactly the rules it is wished, and prove it. Interrupted, it is undone.
 
-    A target that fails is put back as it was and reported as an outcome; the others go on.
+    A target that fails is put back as it was and reported as an outcome; the others go on. What was not
+    `prepared` by the caller is now, before the ledger is locked.
     Raises PodmgrError where nothing can be done at all: no right, no bpffs, no state folder.
     """
+    from podmgr.reconcile.preparing import prepare
+
     require_sight(settings)
+    if prepared is None:
+        prepared = prepare(wishes, settings, runner=runner)
     with _transaction(settings, runner, report) as transaction:
-        return transaction.apply(wishes, report)
+        return transaction.apply(wishes, prepared, report)
 
 
 def clean(
@@ -111,11 +123,17 @@ class _Transaction:
         self._sight = Sight(settings, namespaces)
         self._act = Actuator(settings, state, self._sight, runner)
 
-    def apply(self, wishes: Sequence[Wish], report: Report) -> list[Outcome]:
+    def apply(self, wishes: Sequence[Wish], prepared: Prepared, report: Report) -> list[Outcome]:
+        from podmgr.programs.build import SpecMaker
         from podmgr.reconcile.desired import Desiring
+        from podmgr.reconcile.preparing import objects_of
 
         decided = Decided(wishes)
-        desiring = Desiring(self._settings, Networks(self._namespaces), decided)
+        maker = SpecMaker(self._settings, known=prepared.specs)
+        networks = Networks(self._namespaces)
+        desiring = Desiring(
+            self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
+        )
         desired = desiring.desired(self.rows)
         desiring.require_fq(desired)
         if not decided.cgroup_ids:  # nothing to do: mount nothing
@@ -123,7 +141,9 @@ class _Transaction:
         if pins.ensure_bpffs(self._settings.bpffs, runner=self._runner):
             report("mounted the bpf file system at /sys/fs/bpf")
         self._remove(_without_cgroup(self.rows))
-        objects = self._build(desired, decided)
+        objects = objects_of(
+            desired, decided, prepared, self._store, settings=self._settings, runner=self._runner
+        )
         desired = desiring.settled(desired, {digest: stored.hook for digest, stored in objects.items()})
         _require_none_lifted(desired, decided)
         actual = _actual(decided, self._sight, self.rows)
@@ -232,23 +252,6 @@ class _Transaction:
         self._act.filters.tidy(self.rows)
         pins.remove_empty_folders(self._settings.bpffs)
         self._store.prune({row.object_digest for row in self.rows})
-
-    def _build(self, desired: Desired, decided: Decided) -> Mapping[str, StoredObject]:
-        """The objects, compiled where they are not in the store; targets that lack one fail."""
-        from podmgr.programs.build import store_all
-
-        rows = decided.alive(desired.rows)
-        specs = [desired.specs[row.object_digest] for row in rows]
-        results = store_all(
-            specs, self._store, runner=self._runner, max_map_bytes=self._settings.max_map_bytes
-        )
-        objects: dict[str, StoredObject] = {}
-        for digest, result in results.items():
-            if isinstance(result, StoredObject):
-                objects[digest] = result
-                continue
-            decided.fail_all([(row, result) for row in rows if row.object_digest == digest])
-        return objects
 
     def _remove(self, rows: Sequence[Attachment]) -> Failures:
         """Remove from the kernel, then from the rows."""

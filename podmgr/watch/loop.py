@@ -29,7 +29,6 @@ from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
-from podmgr.watch.ahead import Ahead
 from podmgr.watch.cache import Cache
 from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
@@ -39,6 +38,7 @@ from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
 from podmgr.watch.server import serve
 from podmgr.watch.workqueue import WorkQueue
+from podmgr.watch.workshop import Workshop
 
 if TYPE_CHECKING:  # prometheus_client only where metrics are served
     from podmgr.watch.metrics import Metrics
@@ -48,6 +48,8 @@ RESYNC_SECONDS = 180.0
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
 _EARLY_SECONDS = 15.0  # the same for its first process, which is listened for
 _HEARTBEAT_SECONDS = 5.0
+_SLOW_PROGRAM_SECONDS = 5.0  # what takes a compiler longer is not waited for, to be ready
+_FIRST_LOOKS_SECONDS = 0.5  # at most, between two looks whether it is
 _LAST_EVENTS_SECONDS = 3.0
 _LAST_LINES_SECONDS = 2.0
 _AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for its programs to compile
@@ -109,23 +111,25 @@ class Watch:
             peer_namespaces=options.peer_namespaces,
             profiles=finder(settings),
         )
+        self._workshop = Workshop(settings, self._queue.again, runner=runner)
         self._sync = PodSync(
             settings,
             journal,
             self._announce,
             runner=self._health.turning(runner),
+            workshop=self._workshop,
             enforces=self._cache.enforces,
         )
         self._following = Following(
             self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
         )
         root = cgroups.find_root(settings.cgroup_root)
-        self._ahead = Ahead(settings, journal, self._stopping, runner=runner)
         self._newcomers = Newcomers(root, self._sighted, journal, self._stopping)
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
         self._is_listed = False
+        self._started = 0.0
 
     def run(self) -> int:
         signals.on_first_and_second(self._stop, self._stop_at_once)
@@ -192,18 +196,19 @@ class Watch:
         """Take what is due and bring it in order, until stopped; now and then, all there is."""
         self._cache.wait_until_listed(self._health.turned)
         self._is_listed = True
+        self._started = time.monotonic()
         resync_at = 0.0
         while not self._stopping.is_set():
             if time.monotonic() >= resync_at or self._sync.was_disturbed():
                 self._resync()
                 resync_at = time.monotonic() + self._options.resync_seconds
             self._health.turned()
-            pause = min(_HEARTBEAT_SECONDS, max(0.0, resync_at - time.monotonic()))
+            self._begin()
+            pause = min(self._longest_pause(), max(0.0, resync_at - time.monotonic()))
             self._bring_in_order(self._queue.take(pause))
 
     def _resync(self) -> None:
         """Bring all pods in order, and what others have left."""
-        started = time.monotonic()
         uids, traces = self._cache.uids(), self._traces()
         if traces and not uids:
             self._journal.warning(
@@ -212,16 +217,26 @@ class Watch:
             )
         self._bring_in_order(uids | traces)
         self._sync.look_for_bypassed()
-        if not self._health.has_begun and not self._stopping.is_set():
-            self._health.begun()
-            self._report_start(len(uids), time.monotonic() - started)
 
-    def _report_start(self, pods: int, seconds: float) -> None:
+    def _begin(self) -> None:
+        """Be ready, once: a pod whose programs take a compiler long holds up nobody else."""
+        if self._health.has_begun or self._stopping.is_set():
+            return
+        seconds = time.monotonic() - self._started
+        compiling = len(self._workshop)
+        if compiling and self._workshop.idle_seconds() < _SLOW_PROGRAM_SECONDS:
+            return
+        self._health.begun()
+        pods = len(self._cache.uids())
         what = f"{pods} pod{'' if pods == 1 else 's'}"
-        if self._troubled:
-            self._journal.warning(f"{len(self._troubled)} of {what} not in order after {seconds:.2f} s")
+        if self._troubled or compiling:
+            count = len(self._troubled) + compiling
+            self._journal.warning(f"{count} of {what} not in order after {seconds:.2f} s")
         else:
             self._journal.info(f"{what} in order after {seconds:.2f} s")
+
+    def _longest_pause(self) -> float:
+        return _HEARTBEAT_SECONDS if self._health.has_begun else _FIRST_LOOKS_SECONDS
 
     def _traces(self) -> set[str]:
         try:
@@ -245,16 +260,15 @@ class Watch:
             wanted = self._following.with_names(wanted, self._sync.by_hand())
             result = self._sync.sync(wanted)
             self._following.written(wanted)
-            self._ahead.ask(result.ahead)
             failed, waiting, early = result.failed, result.waiting, result.early
+            unfinished = waiting | early | result.compiling
             for uid, seconds in result.ends.items():
                 self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
-            failed, waiting, early = set(wanted), set(), set()
-        for uid in wanted.keys() - failed - waiting - early:
+            failed, waiting, early, unfinished = set(wanted), set(), set(), set()
+        for uid in wanted.keys() - failed - unfinished:
             self._queue.done(uid)
-        self._ahead.forget(wanted.keys() - waiting - early)
         for uid in early - failed:
             self._queue.retry(uid, _EARLY_SECONDS)
         for uid in waiting:
@@ -280,6 +294,7 @@ class Watch:
         """Take everything away, or leave it, and say so."""
         self._health.ending()
         self._following.stop()
+        self._workshop.close()
         if self._options.keeps_rules:
             self._journal.info("stopped; the rules stay (--keep): podmgr clean removes them")
             code = EXIT_DONE

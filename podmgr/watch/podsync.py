@@ -12,48 +12,42 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
-from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins, starts
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
+from podmgr.programs.build import NotCompiledError
 from podmgr.reconcile import ledger, transaction
 from podmgr.reconcile.ledger import DamagedLedgerError
-from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
 from podmgr.reconcile.refresh import Moved, refresh
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
+from podmgr.watch.bypassed import Announce, Bypassed
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod, ends_of, wish_of
+from podmgr.watch.workshop import Workshop
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
 
 
-class Announce(Protocol):
-    """Says something on a pod, where `kubectl describe` shows it."""
-
-    def __call__(self, pod: PodRef, reason: str, message: str, *, is_warning: bool = False) -> None: ...
-
-
 @dataclass(slots=True)
 class Synced:
-    """The UIDs of the pods that are not in order: no cgroup yet, or a failure.
+    """The UIDs of the pods that are not in order: no cgroup yet, programs to compile, or a failure.
 
-    `early` have a cgroup without processes: what acts on interfaces is to come. `ahead` is what all of
-    those will be wished. `ends` says of pods in how many seconds the next of their rules is over.
+    `early` have a cgroup without processes: what acts on interfaces is to come.
+    `ends` says of pods in how many seconds the next of their rules is over.
     """
 
     waiting: set[str] = field(default_factory=set)
     early: set[str] = field(default_factory=set)
     ends: dict[str, float] = field(default_factory=dict)
-    ahead: list[Wish] = field(default_factory=list)
+    compiling: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -71,6 +65,7 @@ class PodSync:
         announce: Announce,
         *,
         runner: Runner,
+        workshop: Workshop,
         enforces: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +73,7 @@ class PodSync:
         self._journal = journal
         self._announce = announce
         self._runner = runner
+        self._workshop = workshop
         self._enforces = enforces
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
@@ -87,8 +83,7 @@ class PodSync:
         self._seen = ledger.signature(settings.state_dir)
         self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
-        self._observed: list[Observed] = []
-        self._bypassed: set[Slot] = set()
+        self._bypassed = Bypassed(settings, journal, announce)
 
     def was_disturbed(self) -> bool:
         """Whether another podmgr has changed something since this was last asked."""
@@ -153,16 +148,31 @@ class PodSync:
                 gone.add(uid)
         wishes = self._wishes(living, traces, places, gone, result)
         self._remember(wanted, wishes, rows)
-        if wishes:
-            result.outcomes += transaction.apply(
-                wishes, self._settings, runner=self._runner, report=self._journal.warning
-            )
-            result.ends = ends_of(wishes, self._settings)
+        self._workshop.forget(wanted.keys() - living.keys())
+        self._apply(wishes, rows, result)
+        result.ends = ends_of(wishes, self._settings)
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
         return result
+
+    def _apply(self, wishes: Sequence[Wish], rows: Iterable[Attachment], result: Synced) -> None:
+        """Give the pods their rules whose programs are compiled; let those of the others be compiled."""
+        by_hand = {row.holder for row in rows if row.source == CLI and row.rule and row.rule.brings_program}
+        ready, prepared = self._workshop.ready_of(wishes, by_hand)
+        result.compiling |= {wish.target.owner for wish in wishes} - {wish.target.owner for wish in ready}
+        if not ready:
+            return
+        outcomes = transaction.apply(
+            ready, self._settings, runner=self._runner, report=self._journal.warning, prepared=prepared
+        )
+        lacking = {item.pod for item in outcomes if isinstance(item.error, NotCompiledError)}
+        for wish in ready:
+            if wish.target.pod in lacking:
+                self._workshop.prepared(wish)
+                result.compiling.add(wish.target.owner)
+        result.outcomes += [item for item in outcomes if not isinstance(item.error, NotCompiledError)]
 
     def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
@@ -192,28 +202,7 @@ class PodSync:
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
-        try:
-            observed = observe(self._settings)[0]
-        except PodmgrError:
-            return  # what cannot be looked at is told elsewhere
-        before = {item.attachment.identity: item.counters for item in self._observed}
-        now = since(self._observed, observed)
-        self._observed = observed
-        for item in now:
-            if not item.is_bypassed:
-                continue
-            row = item.attachment
-            if row.pod is None or row.identity in self._bypassed:
-                continue
-            line = bypassed_text(item)
-            self._journal.warning(line, **events.names(row.pod))
-            self._announce(row.pod, reasons.BYPASSED, line, is_warning=True)
-            self._bypassed.add(row.identity)
-        self._bypassed &= {  # until it sees packets again, or is gone
-            item.attachment.identity
-            for item in now
-            if item.is_bypassed or item.counters == before.get(item.attachment.identity)
-        }
+        self._bypassed.look()
 
     def remove_all(self) -> list[Outcome]:
         """Take from all pods what they have, but for what the command line put there."""
@@ -259,16 +248,17 @@ class PodSync:
                 wishes.append(wish_of(pod, cgroup, item))
                 continue
             if (cgroup := self._index.early(item.cgroup_uids)) is not None:
-                result.ahead.append(wish_of(pod, cgroup, item))
-                wishes.append(result.ahead[-1]._replace(is_early=True))
                 result.early.add(uid)
+                whole = wish_of(pod, cgroup, item)
+                self._workshop.ahead(whole)
+                wishes.append(whole._replace(is_early=True))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
             if item.rules.rules or is_empty:  # its processes may come back
                 result.waiting.add(uid)
-                result.ahead.append(wish_of(pod, Cgroup(self._index.likely(uid), 0), item))
+                self._workshop.ahead(wish_of(pod, Cgroup(self._index.likely(uid), 0), item))
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
 

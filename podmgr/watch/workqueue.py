@@ -79,6 +79,13 @@ class WorkQueue:
             self._due[key] = min(due, self._due.get(key, due))
             self._changed.notify()
 
+    def again(self, key: str, seconds: float) -> None:
+        """Go on in so long with work on the key that was begun: that takes nothing from its bucket."""
+        with self._changed:
+            if key in self._buckets:
+                self._buckets[key].tokens += 1
+        self.later(key, seconds)
+
     def done(self, key: str) -> None:
         """The work on the key has succeeded."""
         with self._changed:

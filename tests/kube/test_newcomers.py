@@ -122,19 +122,6 @@ def test_rules_are_there_in_a_moment(simulated: Simulated, watching: Watch) -> N
     assert median(made) < 0.5 and median(started) < 0.5, (made, started)
 
 
-def test_programs_are_compiled_before_there_is_a_cgroup(simulated: Simulated, watching: Watch) -> None:
-    watch = watching()
-    simulated.pod(annotations=RULES, is_running=False, phase="Pending")
-    objects = simulated.settings.state_dir / "objects"
-    eventually(lambda: len(list(objects.glob("*.o"))) == 2, why=watch.tail)
-    kept = {path.name: path.stat().st_mtime_ns for path in objects.glob("*.o")}
-    pod = simulated.pod("other", annotations=RULES, is_running=False, phase="Pending")
-    simulated.make_cgroup(pod)
-    simulated.start_container(pod)
-    simulated.settles(pod, {LIMIT: "pod", LOSS: "pod"})
-    assert {path.name: path.stat().st_mtime_ns for path in objects.glob("*.o")} == kept
-
-
 def test_kubelets_folder_may_vanish_and_come_back(simulated: Simulated, watching: Watch) -> None:
     watch = watching()
     assert simulated.settings.cgroup_root is not None

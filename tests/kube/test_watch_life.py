@@ -230,6 +230,40 @@ def test_it_is_ready_no_sooner_than_all_rules_are_in_force(simulated: Simulated,
     assert len([item for item in observe(simulated.settings)[0] if item.is_active]) == MANY
 
 
+# More than a compiler is let: each condition is on what is left of the one before.
+ENDLESS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#define R4(x) x x x x
+#define R256(x) R4(R4(R4(R4(x))))
+SEC("cgroup_skb/egress") int endless(struct __sk_buff *skb)
+{
+	unsigned int x = skb->mark;
+	R256(R256(if (x & 1) x = x * 33 ^ skb->len; else x += x >> 3 ^ 7;))
+	return x != 7;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_a_program_that_takes_a_compiler_too_long_holds_up_nobody(
+    simulated: Simulated, watching: Watch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir(mode=0o755)
+    (folder / "endless.bpf.c").write_text(ENDLESS)
+    simulated.settings = simulated.settings._replace(program_dir=folder)
+    slow = simulated.pod("slow", annotations={"ebpf-limit": "endless egress", "loss": "uniform egress 1%"})
+    pods = many_pods(simulated, 5)
+    watch = watching("--metrics-address", "127.0.0.1:0", waits=False)
+    eventually(lambda: watch.probe("/readyz") == 200, seconds=60, why=watch.tail)
+    assert watch.said("1 of .* not in order")
+    for pod in pods:
+        assert pod.programs()
+    assert not watch.said("endless")
+    assert not slow.programs()
+
+
 def test_systemd_is_told_when_it_is_ready_alive_and_stopping(
     simulated: Simulated, watching: Watch, tmp_path: Path
 ) -> None:

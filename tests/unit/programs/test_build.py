@@ -11,7 +11,7 @@ from pytest_mock import MockerFixture
 from podmgr import proc
 from podmgr.errors import MissingToolError, PodmgrError
 from podmgr.programs import clang, elf
-from podmgr.programs.build import SpecMaker, compile_spec, store_all
+from podmgr.programs.build import NotCompiledError, SpecMaker, compile_all, compile_spec, store_all
 from podmgr.programs.find import find_source
 from podmgr.programs.spec import ProgramSpec
 from podmgr.programs.store import ObjectStore, StoredObject
@@ -125,10 +125,10 @@ def test_equal_specs_are_compiled_once(
 ) -> None:
     store = ObjectStore(tmp_path)
     specs = [spec(LOSS), spec("loss=uniform egress 1.0%"), spec("loss=uniform ingress 1%")]
-    first = store_all(specs, store, runner=compiler)
+    first = store_all(specs, store, compile_all(specs, store, runner=compiler))
     assert set(first) == {specs[0].digest, specs[2].digest}
     assert len(compiler.calls) == 2
-    assert store_all(specs, store, runner=compiler) == first
+    assert store_all(specs, store, compile_all(specs, store, runner=compiler)) == first
     assert len(compiler.calls) == 2
 
 
@@ -137,7 +137,7 @@ def test_object_that_is_refused_stops_no_other_and_is_not_kept(
 ) -> None:
     store = ObjectStore(tmp_path)
     good, bad = spec(LOSS), spec("ebpf-limit=unlicensed egress")
-    results = store_all([bad, good], store, runner=proc.run)
+    results = store_all([bad, good], store, compile_all([bad, good], store, runner=proc.run))
     assert isinstance(results[bad.digest], PodmgrError)
     assert results[good.digest] == store.find(good.digest)
     assert store.find(bad.digest) is None
@@ -146,13 +146,32 @@ def test_object_that_is_refused_stops_no_other_and_is_not_kept(
 
 def test_stored_object_is_what_was_compiled(tmp_path: Path, spec: Callable[[str], ProgramSpec]) -> None:
     wanted = spec("ebpf-limit=following egress")
-    (stored,) = store_all([wanted], ObjectStore(tmp_path), runner=proc.run).values()
+    store = ObjectStore(tmp_path)
+    (stored,) = store_all([wanted], store, compile_all([wanted], store, runner=proc.run)).values()
     assert isinstance(stored, StoredObject)
     assert stored.path.read_bytes() == compile_spec(wanted, runner=proc.run).content
 
 
 def test_no_specs_need_no_store(tmp_path: Path) -> None:
-    assert store_all([], ObjectStore(tmp_path / "gone"), runner=proc.run) == {}
+    store = ObjectStore(tmp_path / "gone")
+    assert store_all([], store, compile_all([], store, runner=proc.run)) == {}
+
+
+def test_what_nobody_compiled_is_said_so(tmp_path: Path, spec: Callable[[str], ProgramSpec]) -> None:
+    wanted = spec(LOSS)
+    (found,) = store_all([wanted], ObjectStore(tmp_path), {}).values()
+    assert isinstance(found, NotCompiledError)
+
+
+def test_a_custom_program_goes_through_no_preprocessor_unasked(folder: Path) -> None:
+    (rule,) = parse_rule_option("ebpf-limit=following egress")
+    maker = SpecMaker(Settings(program_dir=folder), runner=Script())
+    with pytest.raises(NotCompiledError):
+        maker.spec(rule, counts_loopback=True, may_compile=False)
+    other = SpecMaker(Settings(program_dir=folder))
+    made = other.spec(rule, counts_loopback=True)
+    known = SpecMaker(Settings(program_dir=folder), known=other.known)
+    assert known.spec(rule, counts_loopback=True, may_compile=False) is made
 
 
 @pytest.mark.parametrize("define", ["", "#define PODMGR_TC 1\n"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from podmgr.attachment import Attachment, Cgroup, Link, PodRef, Selection, Target, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kernel.netns import Namespaces
+from podmgr.programs.build import SpecMaker
 from podmgr.reconcile import merged as merging
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.desired import Desiring
@@ -103,7 +104,7 @@ class Case:
         self, wishes: Iterable[Wish], settings: Settings, rows: Iterable[Attachment], network: Network
     ) -> None:
         self.decided = Decided(wishes)
-        self.desiring = Desiring(settings, network, self.decided)
+        self.desiring = Desiring(settings, network, self.decided, SpecMaker(settings))
         self.desired = self.desiring.desired(rows)
 
     @property

@@ -36,6 +36,7 @@ from podmgr.watch.events import MOST_LINES
 from podmgr.watch.journal import Journal
 from podmgr.watch.podsync import MISSING_SECONDS, PodSync, Synced
 from podmgr.watch.ruled import RuledPod
+from podmgr.watch.workshop import Workshop
 from tests.unit.samples import EGRESS, Script, attachment, parsed, said
 
 SLOW = {"bandwidth": "1 mbps egress"}
@@ -82,15 +83,20 @@ class Node:
     cluster: Cluster = field(default_factory=Cluster)
     log: io.StringIO = field(default_factory=io.StringIO)
     announced: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    asked: list[tuple[str, float]] = field(default_factory=list)
     now: float = 1000.0
 
     def __post_init__(self) -> None:
         self.journal = Journal(LogFormat.JSON, self.log)
+        self.workshop = Workshop(
+            self.settings, lambda *asked: self.asked.append(asked), runner=Script(said("", code=1))
+        )
         self.sync = PodSync(
             self.settings,
             self.journal,
             self._announce,
             runner=Script(said("", code=1)),
+            workshop=self.workshop,
             enforces=self.cluster.enforces,
             clock=lambda: self.now,
         )
@@ -215,19 +221,22 @@ def test_pod_whose_cgroup_is_seen_being_made_has_its_rules_before_its_first_proc
     (early,) = node.kernel.wishes
     assert (early.target.cgroup, early.is_early, node.wished()) == (cgroup, True, {ONE: [LIMIT]})
     assert (result.early, result.waiting) == ({ONE}, set())
-    assert result.ahead == [early._replace(is_early=False)]  # what it will need then
     node.cgroup(ONE)
     result = node.bring(ONE)
     assert node.kernel.wishes == [early._replace(is_early=False)]
-    assert (result.early, result.ahead) == (set(), [])
+    assert result.early == set()
 
 
-def test_pod_that_has_no_cgroup_yet_is_prepared_for(node: Node) -> None:
+def test_pod_that_has_no_cgroup_yet_is_prepared_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Wish] = []
+    monkeypatch.setattr("podmgr.watch.workshop.Workshop.ahead", lambda _, wish: asked.append(wish))
     node.pod(ONE, SLOW, phase="Pending")
     result = node.bring(ONE)
-    (ahead,) = result.ahead
     assert (result.waiting, node.kernel.applied) == ({ONE}, 0)
-    assert [str(item.rule) for item in ahead.rules] == [LIMIT]
+    node.sync.sighted(ONE, node.cgroup(ONE, is_populated=False))
+    node.bring(ONE)  # what acts on interfaces is still to come
+    assert [[str(item.rule) for item in wish.rules] for wish in asked] == [[LIMIT], [LIMIT]]
+    assert not any(wish.is_early for wish in asked)
 
 
 def test_pod_with_rules_and_a_cgroup_gets_a_standing_wish(node: Node) -> None:
@@ -860,7 +869,10 @@ def test_machine_without_cgroups_is_no_place_to_watch(
 ) -> None:
     monkeypatch.setattr("podmgr.kernel.mounts.table", list)
     with pytest.raises(PodmgrError, match="no cgroup v2 hierarchy is mounted"):
-        PodSync(Settings(tmp_path), Journal(LogFormat.TEXT), lambda *_, **__: None, runner=Script(said("")))
+        runner = Script(said(""))
+        workshop = Workshop(Settings(tmp_path), lambda *_: None, runner=runner)
+        journal = Journal(LogFormat.TEXT)
+        PodSync(Settings(tmp_path), journal, lambda *_, **__: None, runner=runner, workshop=workshop)
 
 
 # What is bypassed
@@ -875,7 +887,7 @@ def test_bypassed_rule_is_told_once_until_it_sees_packets_again(
     def look(packets: int, seen: int) -> int:
         """How many warnings there are after a look at so many packets, of which so many were seen."""
         item = Observed(row, True, Counters(seen, 0, 0, 0), Traffic(packets, 100 * packets))
-        monkeypatch.setattr("podmgr.watch.podsync.observe", lambda _: ([item], 0))
+        monkeypatch.setattr("podmgr.watch.bypassed.observe", lambda _: ([item], 0))
         node.sync.look_for_bypassed()
         return len([line for line in node.announced if line[1] == "RuleBypassed"])
 
