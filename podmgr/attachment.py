@@ -183,6 +183,7 @@ class Wish(NamedTuple):
     in it nobody knows, and what a program knows of it stays.
     `containers` are the runtime's ids of a pod's containers, by name; None: a container is a cgroup of that
     name. `is_early`: no process has come yet, so what acts on interfaces is left out, for now.
+    `network` is where the runtime keeps the pod's network namespace, if it has said so.
     """
 
     target: Target
@@ -194,3 +195,4 @@ class Wish(NamedTuple):
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
     containers: Mapping[str, str] | None = None
     is_early: bool = False
+    network: Path | None = None

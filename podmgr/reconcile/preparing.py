@@ -67,6 +67,7 @@ def prepare(
     maker = SpecMaker(settings, runner=runner, known=before.specs)
     decided = Decided(wishes)
     with Namespaces() as namespaces:
+        namespaces.know(decided.networks)
         networks = _Expected(namespaces) if is_ahead else Networks(namespaces)
         desiring = Desiring(settings, networks, decided, maker, may_compile=lambda _: with_custom)
         desired = desiring.desired(recorded(settings))

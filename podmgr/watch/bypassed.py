@@ -1,6 +1,6 @@
 """Telling of rules that are attached while packets pass them by: each once, until it sees packets again.
 
-Apart from `podsync`, which alone uses it: it compares what was counted at two looks, whatever is done meanwhile.
+Apart from `podsync`, which alone uses it: it compares what was counted at two looks.
 """
 
 from __future__ import annotations

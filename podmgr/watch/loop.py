@@ -24,9 +24,10 @@ from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.this_node import find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
-from podmgr.kernel import cgroups
+from podmgr.kernel import cgroups, pod_cgroups
 from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
+from podmgr.runtime.nri import Sandbox
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
@@ -36,6 +37,8 @@ from podmgr.watch.journal import Journal
 from podmgr.watch.newcomers import Newcomers
 from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
+from podmgr.watch.ruled import failures_of
+from podmgr.watch.sandboxes import Nri, Sandboxes, item_of
 from podmgr.watch.server import serve
 from podmgr.watch.workqueue import WorkQueue
 from podmgr.watch.workshop import Workshop
@@ -70,6 +73,7 @@ class Options:
     reads_standard: bool = False
     peer_namespaces: frozenset[str] = frozenset()
     metrics_address: tuple[str, int] | None = None
+    nri: Nri | None = None
 
 
 def watch(access: Access, options: Options, settings: Settings, journal: Journal, *, runner: Runner) -> int:
@@ -123,8 +127,11 @@ class Watch:
         self._following = Following(
             self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
         )
-        root = cgroups.find_root(settings.cgroup_root)
-        self._newcomers = Newcomers(root, self._sighted, journal, self._stopping)
+        self._root = cgroups.find_root(settings.cgroup_root)
+        self._newcomers = Newcomers(self._root, self._sighted, journal, self._stopping)
+        self._sandboxes = Sandboxes(
+            options.nri, self._meet, self._hurry, journal, self._announce, self._stopping
+        )
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
         self._troubled: set[str] = set()
@@ -192,10 +199,26 @@ class Watch:
         self._sync.sighted(uid, cgroup)
         self._changed(self._cache.uids_called(uid))
 
+    def _meet(self, sandbox: Sandbox) -> set[str]:
+        """The runtime is about to start a pod: its UIDs, if it has rules. Called by other threads."""
+        uids = self._cache.introduce(item_of(sandbox))
+        if sandbox.network is not None:
+            self._sync.have_network(uids, sandbox.network)
+        path = self._root / sandbox.cgroup_parent.lstrip("/")
+        if sandbox.cgroup_parent and (found := pod_cgroups.pod_at(path)) is not None:
+            self._sync.sighted(*found)
+        return {uid for uid, item in self._cache.wanted(uids).items() if item.rules.rules or item.failures}
+
+    def _hurry(self, uids: set[str]) -> None:
+        """Called by other threads."""
+        for uid in uids:
+            self._queue.later(uid, 0.0)
+
     def _loop(self) -> None:
         """Take what is due and bring it in order, until stopped; now and then, all there is."""
         self._cache.wait_until_listed(self._health.turned)
         self._is_listed = True
+        self._sandboxes.start()
         self._started = time.monotonic()
         resync_at = 0.0
         while not self._stopping.is_set():
@@ -249,11 +272,14 @@ class Watch:
         """Some pods at a time, until stopped."""
         left = list(uids)
         while left and not self._stopping.is_set():
+            if urgent := self._sandboxes.urgent():
+                self._bring_some_in_order(urgent)
             self._bring_some_in_order(left[:_AT_ONCE])
             del left[:_AT_ONCE]
             self._health.turned()
 
     def _bring_some_in_order(self, uids: Iterable[str]) -> None:
+        asked = self._sandboxes.begin(uids)
         wanted = self._cache.wanted(uids)
         started = time.monotonic()
         try:
@@ -262,11 +288,14 @@ class Watch:
             self._following.written(wanted)
             failed, waiting, early = result.failed, result.waiting, result.early
             unfinished = waiting | early | result.compiling
+            self._cache.forget_told(waiting)
+            self._sandboxes.end(asked, result.reasons | failures_of(wanted), unfinished)
             for uid, seconds in result.ends.items():
                 self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
             failed, waiting, early, unfinished = set(wanted), set(), set(), set()
+            self._sandboxes.end(asked, dict.fromkeys(wanted, str(problem)), ())
         for uid in wanted.keys() - failed - unfinished:
             self._queue.done(uid)
         for uid in early - failed:
@@ -293,6 +322,7 @@ class Watch:
     def _end(self) -> int:
         """Take everything away, or leave it, and say so."""
         self._health.ending()
+        self._sandboxes.stop()
         self._following.stop()
         self._workshop.close()
         if self._options.keeps_rules:

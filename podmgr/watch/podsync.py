@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Target, Wish
 from podmgr.cluster import reasons
@@ -49,6 +50,7 @@ class Synced:
     ends: dict[str, float] = field(default_factory=dict)
     compiling: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)  # of those that failed
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -80,6 +82,7 @@ class PodSync:
         self._complaints: dict[str, object] = {}
         self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
+        self._networks: dict[str, Path] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
@@ -100,6 +103,10 @@ class PodSync:
     def sighted(self, uid: str, cgroup: Cgroup) -> None:
         """Kubelet has made the cgroup that is called after this UID, or its first process has come."""
         self._index.sighted(uid, cgroup)
+
+    def have_network(self, uids: Iterable[str], path: Path) -> None:
+        """The runtime keeps the network namespace of these pods, by any name of theirs, there."""
+        self._networks.update(dict.fromkeys(uids, path))
 
     def traces(self) -> set[str]:
         """The UIDs of pods that have something of ours, by the ledger, their pins, or when a rule began.
@@ -155,6 +162,11 @@ class PodSync:
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
         result.failed |= self._tell(result.outcomes, wanted)
+        result.reasons = {
+            item.pod.uid: f"'{item.rule}': {item.error.message}" if item.rule else item.error.message
+            for item in result.outcomes
+            if item.pod and item.error
+        }
         return result
 
     def _apply(self, wishes: Sequence[Wish], rows: Iterable[Attachment], result: Synced) -> None:
@@ -245,13 +257,14 @@ class PodSync:
             cgroup, item = found[uid], living[uid]
             if cgroup is not None:
                 self._missing_since.pop(uid, None)
-                wishes.append(wish_of(pod, cgroup, item))
+                wishes.append(wish_of(pod, cgroup, item, self._networks.get(uid)))
                 continue
             if (cgroup := self._index.early(item.cgroup_uids)) is not None:
-                result.early.add(uid)
-                whole = wish_of(pod, cgroup, item)
-                self._workshop.ahead(whole)
-                wishes.append(whole._replace(is_early=True))
+                whole = wish_of(pod, cgroup, item, self._networks.get(uid))
+                if whole.network is None:
+                    result.early.add(uid)
+                    self._workshop.ahead(whole)
+                wishes.append(whole._replace(is_early=whole.network is None))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
@@ -277,6 +290,7 @@ class PodSync:
             self._complaints.pop(uid, None)
             if item.pod is None:
                 self._missing_since.pop(uid, None)
+                self._networks.pop(uid, None)
             return
         if self._complaints.get(uid) == complaints:
             return
