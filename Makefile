@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-versions lint lock bench bench-vm bench-report tools tools-for-tests tools-vm vm-image wheel man krew uninstall
+.PHONY: help demo test test-versions lint lock bench bench-vm bench-report soak tools tools-for-tests tools-vm vm-image wheel man krew uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ bench-vm: vm-image ## The same in a virtual machine that has fq and netem, as ro
 
 bench-report: .venv/ready-to-test ## Write tests/bench/REPORT.md and its charts from the latest results
 	@.venv/bin/python -m tests.bench.report
+
+soak: tools .venv/ready-to-test ## Let pods, rules, the API server and podmgr come and go, as root (an hour; SECONDS=600)
+	@.venv/bin/python -m tests.bench --seconds $(or $(SECONDS),3600) soak
 
 wheel: tools .venv/ready-to-test ## Build the wheel into dist/
 	@.venv/bin/python -m build --wheel

@@ -24,8 +24,10 @@ _SHOWN_ERRORS = 12
 _SHOWN_CHARACTERS = 240
 _COLUMN = re.compile(r"(?<=\d):\d+:")  # in expanded text it tells nothing
 _PLACE = re.compile(r"[^\s:]+:\d+:")
-# Of one compilation of what others wrote; podmgr's own programs take 50 ms and 100 MB.
+# Of one compilation of what others wrote. podmgr's own programs take 50 ms and 100 MB, and a hundred times as
+# long on an emulated machine whose host is busy: what is trusted has only to end before the runner gives up.
 _LIMITS = Limits(cpu_seconds=20, memory_bytes=2 << 30, output_bytes=16 << 20)
+_OWN_LIMITS = _LIMITS._replace(cpu_seconds=100)
 _ENTERED = re.compile(r'^# \d+ "((?:[^"\\]|\\.)*)" 1(?: \d)*$', re.MULTILINE)
 
 
@@ -52,7 +54,7 @@ def preprocess(
     argv = ["clang", *FLAGS, "-x", "c", "-E", _QUIET, *_defined(macros), *_includes(), "-"]
     done = runner(argv, stdin=source, limits=_LIMITS)
     if not done.succeeded:
-        raise _failed(done, name)
+        raise _failed(done, name, _LIMITS)
     text = done.output.decode(errors="surrogateescape")
     files = [re.sub(r"\\(.)", r"\1", path) for path in _ENTERED.findall(text)]
     return done.output, tuple(dict.fromkeys(path for path in files if not path.startswith("<")))
@@ -69,18 +71,18 @@ def compile_c(
     """Compile `source` to an object. Raises PodmgrError with clang's first errors, each with its file.
 
     Source and object go through pipes: a crash leaves no file, and only the system's headers are
-    read from the disk; none if the source `is_preprocessed`.
+    read from the disk; none if the source `is_preprocessed`, as all is that others wrote.
     """
+    limits = _LIMITS if is_preprocessed else _OWN_LIMITS
     language = ["cpp-output"] if is_preprocessed else ["c", *_defined(macros), *_includes()]
-    done = runner(
-        ["clang", *FLAGS, _QUIET, "-x", *language, "-c", "-", "-o", "-"], stdin=source, limits=_LIMITS
-    )
+    argv = ["clang", *FLAGS, _QUIET, "-x", *language, "-c", "-", "-o", "-"]
+    done = runner(argv, stdin=source, limits=limits)
     if not done.succeeded:
-        raise _failed(done, name)
+        raise _failed(done, name, limits)
     return done.output
 
 
-def _failed(done: Completed, name: str) -> PodmgrError:
+def _failed(done: Completed, name: str, limits: Limits) -> PodmgrError:
     lines = done.stderr.replace("<stdin>", f"{name}.bpf.c").splitlines()
     if (
         done.code < 0
@@ -90,8 +92,8 @@ def _failed(done: Completed, name: str) -> PodmgrError:
     ):
         return PodmgrError(
             f"{name}.bpf.c takes too much to compile",
-            tip=f"clang may use {_LIMITS.cpu_seconds} s, {_LIMITS.memory_bytes >> 30} GiB of memory, and "
-            f"make {_LIMITS.output_bytes >> 20} MiB",
+            tip=f"clang may use {limits.cpu_seconds} s, {limits.memory_bytes >> 30} GiB of memory, and "
+            f"make {limits.output_bytes >> 20} MiB",
         )
     found = [line for line in lines if "error: " in line] or lines
     errors: dict[str, str] = {}

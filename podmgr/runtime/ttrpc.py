@@ -75,9 +75,9 @@ class Connection:
 
     def read(self, timeout_seconds: float | None) -> Call | Answer | None:
         """The next message; None after the timeout. Raises ClosedError at the end, WireError for nonsense."""
-        self._socket.settimeout(timeout_seconds)
         while (found := self._next()) is None:
             try:
+                self._socket.settimeout(timeout_seconds)
                 content = self._socket.recv(_READ_BYTES)
             except TimeoutError:
                 return None

@@ -18,7 +18,7 @@ from podmgr.programs.store import ObjectStore, StoredObject
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.rule import Hook, Rule
 from podmgr.settings import Settings
-from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, Script, bpf_object
+from tests.unit.samples import EGRESS, HEADERS, INGRESS, LICENCE, Script, bpf_object, said
 
 LOSS = "loss=uniform egress 1%"
 FOLLOWING = (
@@ -165,7 +165,7 @@ def test_what_nobody_compiled_is_said_so(tmp_path: Path, spec: Callable[[str], P
 
 def test_a_custom_program_goes_through_no_preprocessor_unasked(folder: Path) -> None:
     (rule,) = parse_rule_option("ebpf-limit=following egress")
-    maker = SpecMaker(Settings(program_dir=folder), runner=Script())
+    maker = SpecMaker(Settings(program_dir=folder), runner=Script(said("")))
     with pytest.raises(NotCompiledError):
         maker.spec(rule, counts_loopback=True, may_compile=False)
     other = SpecMaker(Settings(program_dir=folder))
