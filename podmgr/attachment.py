@@ -15,7 +15,7 @@ from typing import NamedTuple
 from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry
 from podmgr.rules.rule import Direction, Hook, Rule
-from podmgr.rules.source import Source, SourcedRule
+from podmgr.rules.source import Layer, Source, SourcedRule
 
 Slot = tuple[object, ...]
 NOBODY: Mapping[Peer, tuple[Entry, ...]] = MappingProxyType({})
@@ -176,7 +176,8 @@ class Wish(NamedTuple):
 
     A standing wish is one that nobody waits for, of rules that several people wrote. Each of
     its rules is done by itself; one that fails leaves in force what it would have replaced.
-    So does a key that cannot be read (`unreadable`, by source and bare key). What the command
+    So does a key that cannot be read (`unreadable`, by source and bare key). Of a layer of which nobody
+    knows what it says now (`unseen`), all that is there stays as it is. What the command
     line put on the target stays, over colliding rules, but for those of a namespace that
     enforces them (`enforcing`, by source). `beaten` are rules, by source, that hold if those that
     beat them fail. `peers` says what the names in their matches stand for now; of one that is not
@@ -196,3 +197,4 @@ class Wish(NamedTuple):
     containers: Mapping[str, str] | None = None
     is_early: bool = False
     network: Path | None = None
+    unseen: frozenset[Layer] = frozenset()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import select
 import selectors
@@ -70,7 +71,8 @@ class Completed(NamedTuple):
 class Limits(NamedTuple):
     """What a command may use that works on what strangers wrote.
 
-    Root runs it as the user nobody, who can read nothing but what all can.
+    Root runs it as the user nobody, who can read nothing but what all can; where that cannot be, without
+    capabilities.
     """
 
     cpu_seconds: int
@@ -208,9 +210,9 @@ def _started(
     output: BinaryIO | int,
     env: Mapping[str, str],
 ) -> Process:
-    def begin(user: int | None) -> Process:
+    def begin(user: int | None, before: Sequence[str] = ()) -> Process:
         return subprocess.Popen(
-            [*_limited(limits), *argv] if limits else argv,
+            [*before, *_limited(limits), *argv] if limits else argv,
             stdin=PIPE,
             stdout=output,
             stderr=PIPE,
@@ -227,13 +229,22 @@ def _started(
         return begin(None)
     tool = find(argv[0])
     if tool is None or not _may_be_run_by_all(tool):
-        return begin(None)
+        return begin(None, _without_capabilities())
     try:
         return begin(_NOBODY)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise
-        return begin(None)  # no capability to change the user, or no such user here
+        # No capability to change the user, or no such user here.
+        return begin(None, _without_capabilities())
+
+
+@functools.cache
+def _without_capabilities() -> tuple[str, ...]:
+    """The words before a command of root's that leave it no capability, if the kernel lets us."""
+    words = (find("unshare") or "", "--user", "--")
+    can = words[0] and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    return words if can else ()
 
 
 def _limited(limits: Limits) -> list[str]:

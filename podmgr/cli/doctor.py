@@ -16,7 +16,7 @@ from podmgr import proc
 from podmgr.attachment import Target, Wish
 from podmgr.demo.throwaway import PROBE
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, mounts, scratch, tc
+from podmgr.kernel import bpf_syscall, cgroup_life, cgroups, confinement, mounts, scratch, tc
 from podmgr.proc import Runner, find
 from podmgr.reconcile.observe import observe
 from podmgr.reconcile.transaction import apply, clean
@@ -49,9 +49,10 @@ _QDISCS = (
 
 
 class Status(StrEnum):
-    """ok; missing: podmgr cannot work; lacking: some of it cannot."""
+    """ok; missing: podmgr cannot work; lacking: some of it cannot; unknown: we may not look."""
 
     OK = "ok"
+    UNKNOWN = "unknown"
     MISSING = "missing"
     LACKING = "lacking"
 
@@ -128,6 +129,8 @@ def _privileges(settings: Settings) -> Finding:
         )
     finally:
         os.close(fd)
+    if profile := confinement.apparmor_profile():
+        return Finding("privileges", Status.LACKING, confinement.says(profile), confinement.ADVICE)
     return Finding("privileges", Status.OK, f"user {os.geteuid()} may use BPF")
 
 
@@ -203,6 +206,8 @@ def _tool(name: str, is_needed: bool, advice: str, runner: Runner) -> Finding:
 def _qdisc(kind: str, advice: str) -> Finding:
     try:
         tc.require_qdisc(kind)
+    except PermissionDeniedError as error:
+        return Finding(f"qdisc {kind}", Status.UNKNOWN, error.message, "run as root (sudo podmgr ...)")
     except PodmgrError as error:
         return Finding(f"qdisc {kind}", Status.LACKING, error.message, advice)
     return Finding(f"qdisc {kind}", Status.OK, "the kernel has it")

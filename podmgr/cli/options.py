@@ -28,17 +28,29 @@ if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
     from podmgr.rules.rule import Rule
     from podmgr.targets.names import Scope
 
+# Whether a folder may be read is found out by what reads it, and told with its reason: an ordinary user's
+# doctor has much to say without. The parser would end each command, whatever it needs, as a slip in writing.
+_LATER = False
 
 StateDir = Annotated[
-    Path, typer.Option("--state-dir", envvar="PODMGR_STATE_DIR", help="Ledger and compiled objects.")
+    Path,
+    typer.Option(
+        "--state-dir", envvar="PODMGR_STATE_DIR", readable=_LATER, help="Ledger and compiled objects."
+    ),
 ]
 Bpffs = Annotated[
-    Path, typer.Option("--bpffs", envvar="PODMGR_BPFFS", help="Where programs and maps are pinned.")
+    Path,
+    typer.Option(
+        "--bpffs", envvar="PODMGR_BPFFS", readable=_LATER, help="Where programs and maps are pinned."
+    ),
 ]
 CgroupRoot = Annotated[
     Path | None,
     typer.Option(
-        "--cgroup-root", envvar="PODMGR_CGROUP_ROOT", help="The cgroup2 mount.  [default: the mount table's]"
+        "--cgroup-root",
+        envvar="PODMGR_CGROUP_ROOT",
+        readable=_LATER,
+        help="The cgroup2 mount.  [default: the mount table's]",
     ),
 ]
 ProgramDir = Annotated[
@@ -46,6 +58,7 @@ ProgramDir = Annotated[
     typer.Option(
         "--program-dir",
         envvar="PODMGR_PROGRAM_DIR",
+        readable=_LATER,
         help="Where custom programs and profiles are looked for.",
     ),
 ]
@@ -81,7 +94,7 @@ Kubeconfig = Annotated[
 KubeContext = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context to use.")]
 NodeName = Annotated[
     str | None,
-    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the host's name, the only node]"),
+    typer.Option("--node-name", help="This node.  [default: $NODE_NAME, the node that is this machine]"),
 ]
 Namespace = Annotated[
     str | None,

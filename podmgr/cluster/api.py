@@ -50,6 +50,11 @@ class StatusError(PodmgrError):
     def is_missing(self) -> bool:
         return self.status == 404
 
+    @property
+    def is_refusal(self) -> bool:
+        """The server knows us, and we lack the right."""
+        return self.status == 403
+
 
 class Api:
     """Requests to one API server, with the credentials as they are on disk when it is made.

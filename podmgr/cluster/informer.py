@@ -37,7 +37,8 @@ class Sink(Protocol):
 class Informer:
     """Follows one resource. `run` is a thread's whole life.
 
-    `is_listed` is set once the sink holds a first list; `failure` is why nothing comes at present.
+    `is_listed` is set once the sink holds a first list; `failure` is why nothing comes at present. `on_lost`
+    hears of the first one, and of a right that is lacking.
     """
 
     name: str
@@ -64,9 +65,11 @@ class Informer:
                 if not isinstance(error, UnreachableError):
                     self._version = None
                 is_outdated = isinstance(error, StatusError) and error.is_gone
-                if self.failure is None and not is_outdated:
+                was_lost = self.failure is not None and _is_refusal(self.failure) >= _is_refusal(error)
+                if not is_outdated:
                     self.failure = error
-                    self.on_lost(self.name, error)
+                    if not was_lost:
+                        self.on_lost(self.name, error)
                 self.stopping.wait(self.backoff.next_seconds())
 
     def _connection(self) -> None:
@@ -102,3 +105,7 @@ class Informer:
                 return
         if not count and time.monotonic() - started < _QUICK_SECONDS:
             self.stopping.wait(self.backoff.next_seconds())
+
+
+def _is_refusal(error: PodmgrError) -> bool:
+    return isinstance(error, StatusError) and error.is_refusal

@@ -46,6 +46,7 @@ class Pod:
     is_mirror: bool = False
     created: str = ""
     containers: tuple[tuple[str, str], ...] = ()  # names and ids; "" of those that were not started
+    is_terminating: bool = False  # deleted: what of it runs is ended, and nothing is started again
 
     def lacks(self, rules: Iterable[Rule]) -> list[str]:
         """A line for each container of rules that a running pod does not have."""
@@ -217,6 +218,7 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
         is_mirror=bool(static_hash) and mapping(metadata.get("annotations")).get(_MIRROR) == static_hash,
         created=str(metadata.get("creationTimestamp") or ""),
         containers=_containers(mapping(item.get("status"))),
+        is_terminating=bool(metadata.get("deletionTimestamp")),
     )
 
 

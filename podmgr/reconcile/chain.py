@@ -32,6 +32,16 @@ def priority(rule: Rule, *, is_enforced: bool = False, position: int = 0) -> int
     return base + stage + custom
 
 
+def is_enforced(row: Attachment) -> bool:
+    """Whether a row's place is that of an enforced rule; at the cgroup hook, where there is none, it may be.
+
+    There it acts beside all others, as all do.
+    """
+    if row.priority in DEPARTURES:
+        return (row.priority - _DEPARTURE) % 2 == 1
+    return row.priority < _OTHERS
+
+
 def places(row: Attachment, link: Link) -> list[tuple[int, int]]:
     """Where the row's program hangs on one of its interfaces: priorities, and the numbers by which the
     program knows which of its places it is in.

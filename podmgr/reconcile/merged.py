@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from podmgr.attachment import Attachment, Wish
+from podmgr.reconcile.chain import is_enforced
 from podmgr.rules.hooks import chosen_hook
 from podmgr.rules.rule import Hook, Rule
-from podmgr.rules.source import CLI, SourcedRule
+from podmgr.rules.source import CLI, Layer, SourcedRule
 
 
 def merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
@@ -24,16 +25,18 @@ def merged(wish: Wish, present: Iterable[Attachment]) -> list[SourcedRule]:
         if rule is None:
             continue
         is_to_stay = row.source == CLI and wish.is_standing
-        if not is_to_stay and (row.source, rule.key) not in wish.unreadable:
+        is_unseen = row.source.layer in wish.unseen
+        if not is_to_stay and not is_unseen and (row.source, rule.key) not in wish.unreadable:
             continue
-        if row.source in wish.enforcing:
+        may_be_enforced = is_unseen and row.source.layer is Layer.NAMESPACE and is_enforced(row)
+        if row.source in wish.enforcing or may_be_enforced:
             rules = [item for item in rules if item.rule != rule]
             rules.append(SourcedRule(rule, row.source, is_enforced=True))
             continue
         key = rule.collision_key
         rivals = [item for item in rules if item.rule.collision_key == key and not item.is_enforced]
-        is_enforced = any(item.rule == rule and item.is_enforced for item in rules)
-        if is_enforced or any(rival.source.strength > row.source.strength for rival in rivals):
+        is_there = any(item.rule == rule and item.is_enforced for item in rules)
+        if is_there or any(rival.source.strength > row.source.strength for rival in rivals):
             continue
         rules = [item for item in rules if item not in rivals] + [SourcedRule(rule, row.source)]
     return rules

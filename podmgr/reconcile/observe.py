@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from podmgr.attachment import Attachment
+from podmgr.errors import PermissionDeniedError
 from podmgr.kernel import bpf_syscall, starts
 from podmgr.kernel.bpf_syscall import Counters
 from podmgr.kernel.netns import Namespaces
@@ -29,7 +31,7 @@ _SMALL_BYTES = 60
 
 
 class Observed(NamedTuple):
-    """An attachment as the kernel has it now."""
+    """An attachment as the kernel has it now; not `is_known`: as it is written, nobody could look."""
 
     attachment: Attachment
     is_active: bool
@@ -38,10 +40,13 @@ class Observed(NamedTuple):
     is_bypassed: bool = False
     is_over: bool = False
     figures: tuple[Figure, ...] = ()
+    is_known: bool = True
 
     @property
     def state(self) -> str:
         """As `list` calls it, in every format."""
+        if not self.is_known:
+            return "unknown"
         if self.is_over:
             return "over"
         return "bypassed" if self.is_bypassed else "active" if self.is_active else "missing"
@@ -71,6 +76,17 @@ def observe(settings: Settings) -> tuple[list[Observed], int]:
         observed.append(item._replace(is_bypassed=_is_bypassed(item)))
     unknown = 0 if ledger.is_locked(settings.state_dir) else len(unknown_pins(settings, rows))
     return observed, unknown
+
+
+def written(settings: Settings) -> list[Observed]:
+    """The rows of the ledger, none of which was looked for: for users who may read it, and no more.
+
+    None if they may not read that either. Raises DamagedLedgerError if it cannot be read as one.
+    """
+    rows: list[Attachment] = []
+    with suppress(PermissionDeniedError):
+        rows = sorted(ledger.read(settings.state_dir), key=_order)
+    return [Observed(row, is_active=False, counters=None, is_known=False) for row in rows]
 
 
 def _is_over(settings: Settings, row: Attachment) -> bool:

@@ -14,19 +14,15 @@ from podmgr.kernel import cgroups, tc
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.tc import Interface, TrafficControl
 from podmgr.reconcile import qdiscs
+from podmgr.reconcile.stacked import TUNNELS, that_see_sockets_once
 from podmgr.rules.hooks import at_cgroup, chosen_hook, require_possible, without_fq
 from podmgr.rules.kinds import template_of
 from podmgr.rules.rule import ANYWHERE, Direction, Hook, Rule
 
-# Of what goes through one of these, the socket layer sees the packet inside and the packet outside.
-_TUNNELS = frozenset(
-    {"amt", "bareudp", "erspan", "geneve", "gre", "gretap", "gtp", "ip6erspan", "ip6gre", "ip6gretap"}
-    | {"ip6tnl", "ipip", "sit", "tun", "vti", "vti6", "vxlan", "wireguard", "xfrm"}
-)
 _BONDS = ("bond", "team")  # which pass on what their ports carry, as a whole
 _NO_WAY_OUT = ("bridge", "dummy")
 _TAPS = ("macvtap", "ipvtap")  # a virtual machine's
-_WITHOUT_SOCKET = frozenset({"tun", "wireguard"})  # the packet outside is not of who sent the one inside
+_MOST_LINKS = 64  # of a rule on one target: who may make interfaces shall hold up nobody with them
 
 
 class Placement(NamedTuple):
@@ -56,6 +52,7 @@ class Networks:
         self._namespaces = namespaces
         self._networks: dict[int, _Network] = {}
         self._interfaces: dict[int, list[Interface]] = {}
+        self._ends: dict[int, dict[tuple[int | None, int | None], Interface]] = {}
 
     def place(
         self,
@@ -157,6 +154,11 @@ class Networks:
             else:
                 sides = tuple(Direction) if rule.watches_back else (rule.direction,)
                 links += [Link(namespace, item.index, side, item.name) for item in chosen for side in sides]
+        if len(links) > _MOST_LINKS:
+            raise _CannotBeHadError(
+                f"would act on {len(links)} sides of interfaces, {_MOST_LINKS} are the most",
+                "name those that are meant with interface=",
+            )
         return tuple(sorted(links))
 
     def _chosen(
@@ -176,7 +178,7 @@ class Networks:
             up = [item for item in there if item.is_up and not item.is_port]
             if template_of(rule).needs_fq:
                 up = self._that_have_fq(rule, namespace, up)
-            return _that_see_sockets_once(
+            return that_see_sockets_once(
                 self._that_take_clsact(
                     rule, namespace, [item for item in up if counts_loopback or not item.is_loopback]
                 )
@@ -231,7 +233,7 @@ class Networks:
                 tunnels = [
                     item.name
                     for item in self._all(namespace)
-                    if item.is_up and item.kind in _TUNNELS and item not in leading
+                    if item.is_up and item.kind in TUNNELS and item not in leading
                 ]
                 if forwards:
                     return f"nothing of what passes {', '.join(forwards)} without a socket of the pod"
@@ -278,14 +280,21 @@ class Networks:
 
     def _node_side(self, item: Interface, namespace: int) -> Link | None:
         for node in self._namespaces.nodes():
-            for other in self._all(node):
-                ends = (other.kind, other.index, other.peer_index)
-                if ends != ("veth", item.peer_index, item.index) or other.peer_namespace_id is None:
-                    continue
-                # The numbers alone could be another pod's, or made up by the pod itself.
-                if other.peer_namespace_id == self._namespaces.id_of(namespace, node):
-                    return Link(node, other.index, Direction.EGRESS, other.name)
+            other = self._veths(node).get((item.peer_index, item.index))
+            # The numbers alone could be another pod's, or made up by the pod itself.
+            if other and other.peer_namespace_id == self._namespaces.id_of(namespace, node):
+                return Link(node, other.index, Direction.EGRESS, other.name)
         return None
+
+    def _veths(self, node: int) -> dict[tuple[int | None, int | None], Interface]:
+        """Those that lead to other namespaces, by both ends: a pod may have thousands to look for."""
+        if node not in self._ends:
+            self._ends[node] = {
+                (item.index, item.peer_index): item
+                for item in self._all(node)
+                if item.kind == "veth" and item.peer_namespace_id is not None
+            }
+        return self._ends[node]
 
     def _all(self, namespace: int) -> list[Interface]:
         if namespace not in self._interfaces:
@@ -304,18 +313,6 @@ class _CannotBeHadError(PodmgrError):
 
     def __init__(self, message: str, tip: str) -> None:
         super().__init__(message, tip=tip)
-
-
-def _that_see_sockets_once(found: Sequence[Interface]) -> Sequence[Interface]:
-    """Without those whose packets pass another of them, as VLANs' and tunnels' do, with their socket."""
-    there = {item.index: item for item in found}
-
-    def is_above(item: Interface) -> bool:
-        if item.kind == "veth" or item.peer_namespace_id is not None:
-            return False  # what passes such a pair has lost its socket
-        return item.peer_index in there or item.kind == "vrf" or item.kind in _TUNNELS - _WITHOUT_SOCKET
-
-    return [item for item in found if not is_above(item)]
 
 
 def _instead(rule: Rule) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from podmgr.attachment import Cgroup, Target, Wish
@@ -31,6 +32,7 @@ from podmgr.rules.annotations import hints
 from podmgr.rules.match import Peer, PeerKind
 from podmgr.rules.peers import in_namespace
 from podmgr.rules.rule import Rule
+from podmgr.rules.source import Layer
 from podmgr.settings import Settings
 from podmgr.targets.names import Scope
 from podmgr.targets.wishes import overridden
@@ -49,6 +51,19 @@ class _Found:
     hints: list[str] = field(default_factory=list)
 
 
+class UnreadError(PodmgrError):
+    """What a layer says in a namespace may not be read; what it has set before stays."""
+
+    def __init__(self, layer: Layer, namespace: str, right: str, error: StatusError) -> None:
+        where = f"namespace/{namespace}"
+        what = "its annotations" if layer is Layer.NAMESPACE else "the annotations of its services"
+        super().__init__(
+            f"{where}: {what} may not be read, and what they have set stays as it is: {error.message}",
+            tip=f"it takes the right to {right}; the ClusterRole in k3s/podmgr.yaml has it",
+        )
+        self.layer, self.namespace, self.where = layer, namespace, where
+
+
 @dataclass
 class ClusterWishes:
     """What a command line asks of a cluster. `timeout_seconds` is how long it waits for pods."""
@@ -63,6 +78,7 @@ class ClusterWishes:
     peer_namespaces: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    _unread: list[UnreadError] = field(default_factory=list)
 
     def make(self, names: Sequence[str], rules: Sequence[Rule]) -> tuple[list[Wish], list[Outcome]]:
         """A wish for each pod of this node that has rules, and an outcome for each other.
@@ -86,6 +102,7 @@ class ClusterWishes:
             for pod in found.elsewhere.values()
         ]
         wishes, failed = self._wishes(found, rules, Lookup(self.api, node))
+        outcomes += [Outcome(error.where, None, Action.FAILED, None, error) for error in self._unread]
         if not wishes and not failed and not outcomes:
             what = f"no pod of {', '.join(names)}" if names else "no pod that is selected"
             raise PodmgrError(
@@ -115,16 +132,13 @@ class ClusterWishes:
     def _look(self, names: Sequence[str], node: str, index: PodIndex) -> _Found:
         found = _Found()
         pods: dict[str, Pod] = {}
+        asked: dict[str, list[Pod]] = {}
         for name, items in self._items(names, found):
             for item in items:
                 where = f"pod/{mapping(item.get('metadata')).get('name')}"
                 found.hints += hints(where, annotation_keys(item), reads_standard=self.reads_standard)
-            meant = [pod for pod in map(pod_of, items) if pod is not None]
-            living = [pod for pod in meant if not pod.has_ended]
-            if not living and name:
-                ended = "has ended" if name.startswith("pod/") and meant else "has no running pod"
-                found.waiting[name] = PodmgrError(ended, tip="kubectl get pods -o wide")
-            pods |= {pod.ref.uid: pod for pod in living}
+            asked[name] = [pod for pod in map(pod_of, items) if pod is not None]
+            pods |= {pod.ref.uid: pod for pod in asked[name] if not pod.has_ended}
         found.elsewhere = {uid: pod for uid, pod in pods.items() if pod.node not in ("", node)}
         near = {uid: pod for uid, pod in pods.items() if pod.node in ("", node)}
         claims = self._claims(near.values(), node)
@@ -132,10 +146,16 @@ class ClusterWishes:
         for (uid, pod), cgroup in zip(near.items(), places, strict=True):
             if cgroup is not None:
                 found.here[uid] = (pod, cgroup)
+            elif pod.is_terminating:
+                del pods[uid]  # it has no processes any more, and gets none
             elif not pod.node:
                 found.waiting[f"pod/{pod.ref.name}"] = PodmgrError("is not scheduled to a node yet")
             else:
                 found.waiting[f"pod/{pod.ref.name}"] = index.why_none(claims.cgroup_uids(pod))
+        for name, meant in asked.items():
+            if name and not any(pod.ref.uid in pods for pod in meant):
+                ended = "has ended" if name.startswith("pod/") and meant else "has no running pod"
+                found.waiting[name] = PodmgrError(ended, tip="kubectl get pods -o wide")
         return found
 
     def _claims(self, pods: Collection[Pod], node: str) -> Cluster:
@@ -193,7 +213,8 @@ class ClusterWishes:
             if named.rules or cgroup.id in attached:
                 unreadable = own.unreadable | named.unreadable
                 wish = Wish(target, named.rules, unreadable=unreadable, enforcing=own.enforcing)
-                wishes.append(wish._replace(peers=named.peers, containers=dict(pod.containers)))
+                wish = wish._replace(peers=named.peers, containers=dict(pod.containers))
+                wishes.append(wish._replace(unseen=self._unseen(pod)))
             said |= {in_namespace(peer, pod.ref.namespace): peer for peer in named.peers}
         for peer, written in said.items():
             if count := lookup(peer).addresses:
@@ -202,7 +223,7 @@ class ClusterWishes:
         return wishes, failed
 
     def _cluster(self, pods: Iterable[Pod]) -> Cluster:
-        """The services and namespaces that matter to these pods."""
+        """The services and namespaces that matter to these pods; `_unread` says which may not be seen."""
         cluster = Cluster(
             reads_standard=self.reads_standard,
             peer_namespaces=self.peer_namespaces,
@@ -210,15 +231,25 @@ class ClusterWishes:
         )
         services: list[workloads.Item] = []
         for namespace in sorted({pod.ref.namespace for pod in pods}):
-            services += self.api.list(f"/api/v1/namespaces/{namespace}/services")[0]
-            try:
-                cluster.put_namespace(self.api.get(f"/api/v1/namespaces/{namespace}"))
-            except StatusError as error:
-                if error.status != 403:
-                    raise
-                self.report(f"warning: the annotations of namespace {namespace} may not be read")
+            path = f"/api/v1/namespaces/{namespace}"
+            with self._if_allowed(Layer.SERVICE, namespace, "list services"):
+                services += self.api.list(f"{path}/services")[0]
+            with self._if_allowed(Layer.NAMESPACE, namespace, "get namespaces"):
+                cluster.put_namespace(self.api.get(path))
         cluster.replace_services(services)
         return cluster
+
+    @contextmanager
+    def _if_allowed(self, layer: Layer, namespace: str, right: str) -> Iterator[None]:
+        try:
+            yield
+        except StatusError as error:
+            if not error.is_refusal:
+                raise
+            self._unread.append(UnreadError(layer, namespace, right, error))
+
+    def _unseen(self, pod: Pod) -> frozenset[Layer]:
+        return frozenset(error.layer for error in self._unread if error.namespace == pod.ref.namespace)
 
 
 def _counted(addresses: int, peer: Peer) -> str:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from podmgr.cluster.api import Api
+from podmgr.cluster.api import Api, StatusError
 from podmgr.cluster.informer import Informer
 from podmgr.cluster.objects import Cluster, Pod, pod_of
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.profiles import rules_of_built_in
+from podmgr.rules.source import Layer
 from podmgr.rules.words import Profiles
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
@@ -28,6 +29,7 @@ from podmgr.watch.ruled import RuledPod
 _TURN_SECONDS = 0.5
 _TOLD_SECONDS, _MOST_TOLD = 60.0, 1024
 _NO_RULES = PodRules((), (), ())
+_LAYERS = {"namespaces": Layer.NAMESPACE, "services": Layer.SERVICE}
 
 _TakesAll = Callable[[Iterable[Mapping[str, Any]]], set[str]]
 _Takes = Callable[[Mapping[str, Any]], set[str]]
@@ -57,6 +59,7 @@ class Cache:
         self._lock = threading.Lock()  # over the cluster
         self._informers: list[Informer] = []
         self._told: dict[str, tuple[Pod, float]] = {}  # by the runtime alone, and when
+        self._unseen = frozenset(_LAYERS.values())
 
     def start(self, node: str) -> None:
         """Follow the pods of this node, and all services and namespaces."""
@@ -80,7 +83,7 @@ class Cache:
             f"/api/v1/{name}",
             query or {},
             self._connect,
-            _Sink(self._change, replace, put, remove),
+            _Sink(self._change, lambda items: replace(items) | self._seen(name), put, remove),
             self._stopping,
             on_lost=self._lost,
             on_found=lambda name: self._journal.info(f"{name}: the API server answers again"),
@@ -89,7 +92,19 @@ class Cache:
         threading.Thread(target=informer.run, name=name, daemon=True).start()
 
     def _lost(self, name: str, error: PodmgrError) -> None:
-        self._journal.failure(error, before=f"{name}: ", after="; the rules stay, trying again")
+        after = "the rules stay"
+        if _is_refusal(error):
+            error = PodmgrError(error.message, tip=_RIGHTS.format(name=name))
+            if _LAYERS.get(name) in self._unseen:
+                after = f"what {name} have set before stays, and the rules of others are put in force"
+        self._journal.failure(error, before=f"{name}: ", after=f"; {after}, trying again")
+
+    def _seen(self, name: str) -> set[str]:
+        """Whom it concerns that a first list is here: all pods, since now it can be told what must go."""
+        if _LAYERS.get(name) not in self._unseen:
+            return set()
+        self._unseen -= {_LAYERS[name]}
+        return set(self._cluster.pods)
 
     def _change(self, change: Callable[[], set[str]]) -> None:
         with self._lock:
@@ -100,11 +115,14 @@ class Cache:
     def wait_until_listed(self, turned: Callable[[], None]) -> None:
         """Until all of it is here, or `stopping`: rules of half a cluster would be wrong ones.
 
-        `turned` is called all the while.
+        Not until what may not be read is: a pod's own rules hold without its namespace's, of which what is
+        there stays. Without the pods there are none. `turned` is called all the while.
         """
         for informer in self._informers:
             while not informer.is_listed.wait(_TURN_SECONDS) and not self._stopping.is_set():
                 turned()
+                if informer.name in _LAYERS and _is_refusal(informer.failure):
+                    break
 
     def connected(self) -> dict[str, bool]:
         """Whether each resource is followed at present."""
@@ -158,12 +176,20 @@ class Cache:
             pod = self._told[uid][0]
         if pod is None:
             return RuledPod(None, _NO_RULES)
-        return RuledPod(pod, self._cluster.rules(pod), self._cluster.cgroup_uids(pod))
+        rules, cgroup_uids = self._cluster.rules(pod), self._cluster.cgroup_uids(pod)
+        return RuledPod(pod, rules, cgroup_uids, unseen=self._unseen)
 
     def enforces(self, namespace: str) -> bool:
-        """Whether the namespace enforces its rules."""
+        """Whether the namespace enforces its rules, as far as that may be read: it may."""
         with self._lock:
-            return self._cluster.enforces(namespace)
+            return Layer.NAMESPACE in self._unseen or self._cluster.enforces(namespace)
+
+
+_RIGHTS = "it takes the rights to list and watch {name}; the ClusterRole in k3s/podmgr.yaml has them"
+
+
+def _is_refusal(error: PodmgrError | None) -> bool:
+    return isinstance(error, StatusError) and error.is_refusal
 
 
 @dataclass(frozen=True, slots=True)

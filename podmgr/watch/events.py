@@ -1,7 +1,7 @@
 """The wording of what a user reads of a pod: in Kubernetes Events, and in the lines of the log.
 
-Pure. Apart from `podsync`, which alone uses it: who looks for an Event's words looks here. Events are
-posted by `cluster.announcer`, for reasons that `cluster.reasons` names; `cluster.told` reads them again.
+Pure. Events are posted by `cluster.announcer`, for reasons that `cluster.reasons` names;
+`cluster.told` reads them again.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
-from podmgr.cluster.this_node import find_node
+from podmgr.cluster.this_node import UnknownNodeError, find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.kernel import cgroups, pod_cgroups
 from podmgr.proc import Runner
@@ -35,18 +34,17 @@ from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
 from podmgr.watch.newcomers import Newcomers
+from podmgr.watch.options import Options
 from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
-from podmgr.watch.ruled import failures_of
-from podmgr.watch.sandboxes import Nri, Sandboxes, item_of
+from podmgr.watch.ruled import RuledPod, failures_of
+from podmgr.watch.sandboxes import Sandboxes, item_of
 from podmgr.watch.server import serve
 from podmgr.watch.workqueue import WorkQueue
 from podmgr.watch.workshop import Workshop
 
 if TYPE_CHECKING:  # prometheus_client only where metrics are served
     from podmgr.watch.metrics import Metrics
-
-RESYNC_SECONDS = 180.0
 
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
 _EARLY_SECONDS = 15.0  # the same for its first process, which is listened for
@@ -56,24 +54,6 @@ _FIRST_LOOKS_SECONDS = 0.5  # at most, between two looks whether it is
 _LAST_EVENTS_SECONDS = 3.0
 _LAST_LINES_SECONDS = 2.0
 _AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for its programs to compile
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends.
-
-    `reads_standard`: Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that
-    rules of others may name.
-    """
-
-    node: str | None = None
-    keeps_rules: bool = False
-    resync_seconds: float = RESYNC_SECONDS
-    posts_events: bool = True
-    reads_standard: bool = False
-    peer_namespaces: frozenset[str] = frozenset()
-    metrics_address: tuple[str, int] | None = None
-    nri: Nri | None = None
 
 
 def watch(access: Access, options: Options, settings: Settings, journal: Journal, *, runner: Runner) -> int:
@@ -158,20 +138,29 @@ class Watch:
     def _serve(self) -> None:
         if self._options.metrics_address is None:
             return
+        from podmgr.watch.guard import paced, with_token
         from podmgr.watch.metrics import Metrics
 
         self._metrics = Metrics(self._settings)
-        port = serve(self._options.metrics_address, self._metrics.page(), self._health)
-        self._journal.info(f"metrics, healthz and readyz on port {port}", port=port)
+        page, token_file = paced(self._metrics.page()), self._options.metrics_token_file
+        page = with_token(page, token_file) if token_file else page
+        port = serve(self._options.metrics_address, page, self._health)
+        where = f"port {port}" if port else str(self._options.metrics_address)
+        self._journal.info(f"metrics, healthz and readyz on {where}", port=port)
 
     def _find_node(self) -> str | None:
-        """This node's name, waiting for the API server if it must be asked; None if stopped."""
-        backoff = Backoff(0.5, 15.0)
+        """This node's name, waiting for the API server if it must be asked; None if stopped.
+
+        After a boot also for kubelet, which says there that this machine is its node.
+        """
+        backoff, told = Backoff(0.5, 15.0), ""
         while not self._stopping.is_set():
             try:
                 return find_node(self._api, self._options.node)
-            except (UnreachableError, StatusError) as error:
-                self._journal.failure(error)
+            except (UnreachableError, StatusError, UnknownNodeError) as error:
+                if error.message != told:
+                    self._journal.failure(error, after="; trying again")
+                told = error.message
                 self._health.turned()
                 self._stopping.wait(backoff.next_seconds())
         return None
@@ -207,7 +196,12 @@ class Watch:
         path = self._root / sandbox.cgroup_parent.lstrip("/")
         if sandbox.cgroup_parent and (found := pod_cgroups.pod_at(path)) is not None:
             self._sync.sighted(*found)
-        return {uid for uid, item in self._cache.wanted(uids).items() if item.rules.rules or item.failures}
+        wanted = self._cache.wanted(uids)
+        return {uid for uid, item in wanted.items() if item.rules.rules} | self._failures(wanted).keys()
+
+    def _failures(self, wanted: Mapping[str, RuledPod]) -> dict[str, str]:
+        nri = self._options.nri
+        return failures_of(wanted, with_unseen=nri is not None and nri.is_required)
 
     def _hurry(self, uids: set[str]) -> None:
         """Called by other threads."""
@@ -289,7 +283,7 @@ class Watch:
             failed, waiting, early = result.failed, result.waiting, result.early
             unfinished = waiting | early | result.compiling
             self._cache.forget_told(waiting)
-            self._sandboxes.end(asked, result.reasons | failures_of(wanted), unfinished)
+            self._sandboxes.end(asked, result.reasons | self._failures(wanted), unfinished)
             for uid, seconds in result.ends.items():
                 self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again

@@ -1,7 +1,6 @@
 """Bringing pods in order: their rules from the cluster, their cgroups on this machine, one transaction.
 
-Owns what is said about it, in the journal and as Kubernetes Events: each complaint once until it
-changes. Which pods, and when again, is the caller's business.
+What is said about it is `telling`'s. Which pods, and when again, is the caller's business.
 
 Apart from `loop`, which alone uses it: one reconcile, without the threads and queues around it.
 """
@@ -14,24 +13,27 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from podmgr.attachment import Attachment, Cgroup, PodRef, Selection, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
+from podmgr.errors import PodmgrError
 from podmgr.kernel import cgroup_life, cgroups, pins, starts
 from podmgr.kernel.pod_cgroups import PodIndex
 from podmgr.proc import Runner
 from podmgr.programs.build import NotCompiledError
 from podmgr.reconcile import ledger, transaction
+from podmgr.reconcile.ended import without_ended
 from podmgr.reconcile.ledger import DamagedLedgerError
+from podmgr.reconcile.observe import Observed, bypassed_text, observe, since
 from podmgr.reconcile.outcome import Outcome
 from podmgr.reconcile.refresh import Moved, refresh
 from podmgr.rules.rule import Rule
 from podmgr.rules.source import CLI, Layer, Source
 from podmgr.settings import Settings
 from podmgr.watch import events
-from podmgr.watch.bypassed import Announce, Bypassed
 from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod, ends_of, wish_of
+from podmgr.watch.telling import Announce, Telling
 from podmgr.watch.workshop import Workshop
 
 MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is an error
@@ -41,8 +43,8 @@ MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is
 class Synced:
     """The UIDs of the pods that are not in order: no cgroup yet, programs to compile, or a failure.
 
-    `early` have a cgroup without processes: what acts on interfaces is to come.
-    `ends` says of pods in how many seconds the next of their rules is over.
+    `early` have a cgroup without processes: what acts on interfaces is to come. `reasons` are of those that
+    failed. `ends` says of pods in how many seconds the next of their rules is over.
     """
 
     waiting: set[str] = field(default_factory=set)
@@ -50,12 +52,12 @@ class Synced:
     ends: dict[str, float] = field(default_factory=dict)
     compiling: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    reasons: dict[str, str] = field(default_factory=dict)  # of those that failed
+    reasons: dict[str, str] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
 class PodSync:
-    """Brings pods in order, and remembers only what it has complained of.
+    """Brings pods in order, and remembers only what it has said.
 
     `enforces` says of a namespace whether it enforces its rules.
     """
@@ -73,20 +75,19 @@ class PodSync:
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._announce = announce
+        self._telling = Telling(journal, announce)
         self._runner = runner
         self._workshop = workshop
         self._enforces = enforces
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
-        self._complaints: dict[str, object] = {}
-        self._failures: dict[str, set[str]] = {}
         self._missing_since: dict[str, float] = {}
         self._networks: dict[str, Path] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
-        self._bypassed = Bypassed(settings, journal, announce)
+        self._observed: list[Observed] = []
+        self._bypassed: set[Slot] = set()
 
     def was_disturbed(self) -> bool:
         """Whether another podmgr has changed something since this was last asked."""
@@ -148,7 +149,10 @@ class PodSync:
         living: dict[str, RuledPod] = {}
         gone: set[str] = set()
         for uid, item in wanted.items():
-            self._complain(uid, item)
+            self._telling.complain(uid, item)
+            if item.pod is None:
+                self._missing_since.pop(uid, None)
+                self._networks.pop(uid, None)
             if item.pod is not None and (item.rules.rules or uid in traces):
                 living[uid] = item
             elif item.pod is None and uid in traces:
@@ -161,7 +165,8 @@ class PodSync:
         for selection in self._gone(gone, places, result):
             result.outcomes += self._clean(selection)
         self._seen = ledger.signature(self._settings.state_dir)
-        result.failed |= self._tell(result.outcomes, wanted)
+        ending = {uid for uid, item in wanted.items() if item.pod and item.pod.is_terminating}
+        result.failed |= self._telling.tell(result.outcomes, wanted, ending)
         result.reasons = {
             item.pod.uid: f"'{item.rule}': {item.error.message}" if item.rule else item.error.message
             for item in result.outcomes
@@ -179,6 +184,8 @@ class PodSync:
         outcomes = transaction.apply(
             ready, self._settings, runner=self._runner, report=self._journal.warning, prepared=prepared
         )
+        outcomes, ended = without_ended(outcomes, ready)
+        result.waiting |= {pod.uid for pod in ended}  # looked at again: a container may come back
         lacking = {item.pod for item in outcomes if isinstance(item.error, NotCompiledError)}
         for wish in ready:
             if wish.target.pod in lacking:
@@ -214,13 +221,34 @@ class PodSync:
 
     def look_for_bypassed(self) -> None:
         """Tell, once, of rules of pods that are attached while packets pass them by, since the last look."""
-        self._bypassed.look()
+        try:
+            observed = observe(self._settings)[0]
+        except PodmgrError:
+            return  # what cannot be looked at is told elsewhere
+        before = {item.attachment.identity: item.counters for item in self._observed}
+        now = since(self._observed, observed)
+        self._observed = observed
+        for item in now:
+            if not item.is_bypassed:
+                continue
+            row = item.attachment
+            if row.pod is None or row.identity in self._bypassed:
+                continue
+            line = bypassed_text(item)
+            self._journal.warning(line, **events.names(row.pod))
+            self._telling.announce(row.pod, reasons.BYPASSED, line, is_warning=True)
+            self._bypassed.add(row.identity)
+        self._bypassed &= {  # until it sees packets again, or is gone
+            item.attachment.identity
+            for item in now
+            if item.is_bypassed or item.counters == before.get(item.attachment.identity)
+        }
 
     def remove_all(self) -> list[Outcome]:
         """Take from all pods what they have, but for what the command line put there."""
         uids = self.traces()
         outcomes = self._clean(Selection(owners=frozenset(uids), spared=frozenset({CLI})))
-        self._tell(outcomes, uids)
+        self._telling.tell(outcomes, uids)
         return outcomes
 
     def _clean(self, selection: Selection) -> list[Outcome]:
@@ -269,8 +297,10 @@ class PodSync:
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
                 gone.add(uid)
-            if item.rules.rules or is_empty:  # its processes may come back
+            is_coming = bool(item.rules.rules) and not pod.is_terminating
+            if is_coming or is_empty:  # its processes may come back
                 result.waiting.add(uid)
+            if is_coming:
                 self._workshop.ahead(wish_of(pod, Cgroup(self._index.likely(uid), 0), item))
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
@@ -280,64 +310,7 @@ class PodSync:
         since = self._missing_since.setdefault(pod.ref.uid, self._clock())
         if pod.phase == "Running" and self._clock() - since > MISSING_SECONDS:
             self._missing_since[pod.ref.uid] = math.inf  # said once; it is looked for all the time
-            self._say_failed(pod.ref, [events.line(self._index.why_none(cgroup_uids))])
-
-    def _complain(self, uid: str, item: RuledPod) -> None:
-        """Of what cannot be read or is overruled, when it is new."""
-        failures = item.failures
-        complaints = [*failures, *item.warnings]
-        if item.pod is None or not complaints:
-            self._complaints.pop(uid, None)
-            if item.pod is None:
-                self._missing_since.pop(uid, None)
-                self._networks.pop(uid, None)
-            return
-        if self._complaints.get(uid) == complaints:
-            return
-        self._complaints[uid] = complaints
-        self._say_failed(item.pod.ref, failures)
-        for line in events.some(item.warnings):
-            self._journal.warning(line, **events.names(item.pod.ref))
-
-    def _tell(self, outcomes: Iterable[Outcome], uids: Iterable[str]) -> set[str]:
-        """Say what has changed, an Event for each pod and reason; the UIDs of those that failed.
-
-        A failure that was told at an earlier attempt is not told again.
-        """
-        said: dict[tuple[str, str], tuple[PodRef, list[str]]] = {}
-        failures: dict[PodRef, list[str]] = {}
-        for outcome in outcomes:
-            if outcome.pod is None:
-                continue
-            if outcome.error is not None:
-                rule = f"{outcome.rule}: " if outcome.rule else ""
-                failures.setdefault(outcome.pod, []).append(rule + events.line(outcome.error))
-            elif outcome.action in events.REASONS:
-                fields: dict[str, object] = {"rule": outcome.subject, "source": str(outcome.source)}
-                fields |= {"hook": outcome.hook, "program_id": outcome.program_id}
-                self._journal.info(
-                    f"{outcome.subject} {outcome.action}", **events.names(outcome.pod), **fields
-                )
-                key = (outcome.pod.uid, events.REASONS[outcome.action])
-                said.setdefault(key, (outcome.pod, []))[1].append(events.told(outcome))
-        for (_, reason), (pod, rules) in said.items():
-            self._announce(pod, reason, "; ".join(rules))
-        for pod, lines in failures.items():
-            if set(lines) - self._failures.get(pod.uid, set()):
-                self._say_failed(pod, lines)
-            self._failures[pod.uid] = set(lines)
-        failed = {pod.uid for pod in failures}
-        for uid in set(uids) - failed:
-            self._failures.pop(uid, None)
-        return failed
-
-    def _say_failed(self, pod: PodRef, lines: Sequence[str]) -> None:
-        """Each in the log, all in one Event."""
-        shown = events.some(lines)
-        for line in shown:
-            self._journal.error(line, **events.names(pod))
-        if shown:
-            self._announce(pod, reasons.FAILED, " | ".join(shown), is_warning=True)
+            self._telling.say_failed(pod.ref, [events.line(self._index.why_none(cgroup_uids))])
 
 
 def _is_populated(row: Attachment) -> bool:

@@ -15,6 +15,7 @@ from podmgr.rules.match import Peer
 from podmgr.rules.peers import Entry
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.rule import Rule
+from podmgr.rules.source import Layer
 from podmgr.rules.timing import ALWAYS
 from podmgr.settings import Settings
 from podmgr.watch import events
@@ -25,7 +26,7 @@ class RuledPod:
     """A pod as the API server has it, with its rules. `pod` None: there is none of that UID.
 
     `cgroup_uids` are the names that its cgroup may carry. `peers` says what its rules' names stand
-    for; `refused` are the rules that name what they cannot.
+    for; `refused` are the rules that name what they cannot. `unseen` are layers that may not be read.
     """
 
     pod: Pod | None
@@ -33,6 +34,7 @@ class RuledPod:
     cgroup_uids: tuple[str, ...] = ()
     peers: Mapping[Peer, tuple[Entry, ...]] = field(default_factory=lambda: NOBODY)
     refused: tuple[tuple[Rule, PodmgrError], ...] = ()
+    unseen: frozenset[Layer] = frozenset()
 
     @property
     def warnings(self) -> list[str]:
@@ -60,6 +62,7 @@ def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod, network: Path | None = Non
         peers=item.peers,
         containers=dict(pod.containers),
         network=network,
+        unseen=item.unseen,
     )
 
 
@@ -77,6 +80,13 @@ def ends_of(wishes: Iterable[Wish], settings: Settings) -> dict[str, float]:
     return ends
 
 
-def failures_of(wanted: Mapping[str, RuledPod]) -> dict[str, str]:
-    """Pods of which a rule cannot be read or be had, by UID, and what is said of the first."""
-    return {uid: item.failures[0] for uid, item in wanted.items() if item.failures}
+def failures_of(wanted: Mapping[str, RuledPod], *, with_unseen: bool = False) -> dict[str, str]:
+    """Pods of which a rule cannot be read or be had, by UID, and what is said of the first.
+
+    `with_unseen`: also those of which it is not known what their namespace or services set.
+    """
+    found = {uid: item.failures[0] for uid, item in wanted.items() if item.failures}
+    if with_unseen:
+        unknown = "what its namespace or services set may not be read"
+        found |= {uid: unknown for uid, item in wanted.items() if item.unseen and item.pod}
+    return found

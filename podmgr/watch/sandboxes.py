@@ -20,8 +20,8 @@ from podmgr.cluster.backoff import Backoff
 from podmgr.errors import PodmgrError
 from podmgr.runtime.nri import Sandbox, Session
 from podmgr.watch import events
-from podmgr.watch.bypassed import Announce
 from podmgr.watch.journal import Journal
+from podmgr.watch.telling import Announce
 
 _FIRST_SECONDS, _MOST_SECONDS = 0.1, 10.0  # between two attempts to connect
 _NOT_YET = "its rules are not in force yet"

@@ -5,11 +5,15 @@ Owns the address, the connections and the paths. What there is to answer is of `
 
 from __future__ import annotations
 
+import atexit
+import os
 import socket
 import socketserver
+import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -21,32 +25,42 @@ if TYPE_CHECKING:
 
 _MOST_CONNECTIONS = 16
 _CLIENT_SECONDS = 5.0  # in which a client has to say what it wants
+_UNIX = "unix:"
+_SOCKET_MODE = 0o660
+
+Address = tuple[str, int] | Path
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT, or :PORT for all addresses. Raises UsageError."""
+def parse_address(text: str) -> Address:
+    """HOST:PORT, :PORT for all addresses, or unix:PATH. Raises UsageError."""
+    if text.startswith(f"{_UNIX}/"):
+        return Path(text.removeprefix(_UNIX))
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise UsageError(
-            f"{printable(text)[:80]!r} is no address", tip="--metrics-address HOST:PORT or :PORT"
+            f"{printable(text)[:80]!r} is no address",
+            tip="--metrics-address HOST:PORT, :PORT or unix:/PATH",
         )
     return host.strip("[]"), int(port)
 
 
-def serve(address: tuple[str, int], metrics: WSGIApplication, health: Health) -> int:
+def serve(address: Address, metrics: WSGIApplication, health: Health) -> int:
     """Answer from threads of their own until the process ends; the port, chosen if it was 0.
 
-    Raises PodmgrError if the address cannot be had.
+    A Unix socket has none, belongs to our user and group alone, and goes with the process. Raises
+    PodmgrError if the address cannot be had.
     """
+    is_unix = isinstance(address, Path)
+    shown = str(address) if isinstance(address, Path) else f"{address[0]}:{address[1]}"
     try:
-        server = _Server(address)
+        server = _UnixServer(address) if isinstance(address, Path) else _Server(address)
     except OSError as error:
         raise PodmgrError(
-            f"cannot listen on {address[0]}:{address[1]}: {error.strerror}", tip="see --metrics-address"
+            f"cannot listen on {shown}: {error.strerror or error}", tip="see --metrics-address"
         ) from error
     server.set_app(_pages(metrics, health))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server.server_port
+    return 0 if is_unix else server.server_port
 
 
 def _pages(metrics: WSGIApplication, health: Health) -> WSGIApplication:
@@ -110,3 +124,52 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away, or says nothing, is nothing to tell."""
+
+
+class _UnixServer(_Server):
+    """The same on a socket in the file system, which says by its mode who may ask."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _make_room(path)
+        super().__init__(("", 0))
+
+    def server_bind(self) -> None:
+        self.socket.close()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(str(self._path))
+        self._path.chmod(_SOCKET_MODE)  # nobody is connected before it listens
+        atexit.register(_remove, self._path, self._path.lstat().st_ino)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """A client without an address is called as if it had one."""
+        return self.socket.accept()[0], ("unix", 0)
+
+
+def _make_room(path: Path) -> None:
+    """Remove what an earlier watch left there. Raises PodmgrError if it is another's, or may become so."""
+    tip = "see --metrics-address"
+    folder = path.parent.stat()
+    if folder.st_uid not in (0, os.geteuid()) or (
+        folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX
+    ):
+        raise PodmgrError(f"others may write to {path.parent}, where the socket would be", tip=tip)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise PodmgrError(f"{path} is there, and is no socket", tip=tip)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_CLIENT_SECONDS)
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise PodmgrError(f"somebody else answers on {path}", tip=tip)
+
+
+def _remove(path: Path, inode: int) -> None:
+    with suppress(OSError):
+        if path.lstat().st_ino == inode:
+            path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,18 @@ def cgroup_root() -> Iterator[Path]:
     yield root.path
     cgroup_life.kill(root)
     cgroup_life.remove(root)
+
+
+@pytest.fixture
+def state_below_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state folder that all users see from outside, as podmgr's own; asked for before `settings`.
+
+    pytest closes the folders of tests, also again and again while another pytest starts.
+    """
+    folder = Path(f"/run/podmgr-test-{os.getpid()}")
+    monkeypatch.setenv("PODMGR_STATE_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -139,6 +139,22 @@ def test_the_capabilities_of_the_manifest_are_enough(
     assert_unloaded(sorted(before))
 
 
+def test_the_compiler_has_none_of_them(
+    container: Container, cgroup: Cgroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads what others wrote, and the container may not change to another user."""
+    clang, seen = proc.find("clang"), container.settings.state_dir / "seen"
+    wrapper = tmp_path / "clang"
+    wrapper.write_text(f'#!/bin/sh\ngrep ^Cap[EP] /proc/self/status >> {seen}\nexec {clang} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    container.apply(cgroup, RULES[2:])
+    held = {int(line.split()[1], 16) for line in seen.read_text().splitlines()}
+    seen.unlink()
+    assert held == {0}
+    container("clean")
+
+
 def test_every_capability_of_the_manifest_is_accounted_for() -> None:
     assert set(manifest_capabilities()) == {*NEEDED_FOR, *NEEDED_FOR_INTERFACES}
 

@@ -4,7 +4,7 @@
 
 runs the tests that use `cluster` on a real cluster, of which this machine must be a node. They
 make a namespace, pods and services there, and remove them. No other podmgr may watch this node.
-PODMGR_TEST_NODE is the node's name (default: the host's name, or the only node),
+PODMGR_TEST_NODE is the node's name (default: the node that is this machine),
 PODMGR_TEST_IMAGE what the pods run (default: registry.k8s.io/pause:3.10). All other tests use
 the API server of `tests.kube.apiserver`, always.
 """

@@ -182,17 +182,24 @@ def namespace(name: str, *, annotations: dict[str, str] | None = None, phase: st
     }
 
 
-def node(name: str) -> Obj:
+def node(name: str, *, boot_id: str = "", machine_id: str = "", address: str = "10.0.0.11") -> Obj:
+    """A node; of its machine it says, as kubelet does, what is given."""
     meta = _meta(name, None, None, {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}, None)
     sizes = {"cpu": "4", "ephemeral-storage": "98831908Ki", "memory": "16384256Ki", "pods": "110"}
-    addresses = [{"address": "10.0.0.11", "type": "InternalIP"}, {"address": name, "type": "Hostname"}]
+    addresses = [{"address": address, "type": "InternalIP"}, {"address": name, "type": "Hostname"}]
     ready = {
         "lastHeartbeatTime": now(),
         "lastTransitionTime": now(),
         "reason": "KubeletReady",
         "status": "True",
     }
-    status = {"addresses": addresses, "allocatable": sizes, "capacity": sizes}
+    info = {
+        "bootID": boot_id,
+        "machineID": machine_id,
+        "kubeletVersion": "v1.36.0",
+        "operatingSystem": "linux",
+    }
+    status: Obj = {"addresses": addresses, "allocatable": sizes, "capacity": sizes, "nodeInfo": info}
     status |= {"conditions": [ready | {"type": "Ready", "message": "kubelet is posting ready status"}]}
     return {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {}, "status": status}
 

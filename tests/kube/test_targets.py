@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left, podmgr
 from tests.kube import objects
-from tests.kube.cluster import Simulated
+from tests.kube.cluster import Simulated, ending
 
 __all__ = ["podmgr"]  # a fixture of the kernel's tests
 
 LOSS, BANDWIDTH = "loss=uniform egress 1%", "bandwidth=10 mbps egress"
+DOUBLE = "duplicate=5% egress"
 APP = {"app": "web"}
 
 
@@ -120,6 +123,56 @@ def test_what_a_namespace_enforces_is_not_overridden(shop: Simulated, podmgr: Cl
     }
 
 
+@pytest.mark.parametrize("enforces", ["true", "false"])
+def test_what_may_not_be_read_of_a_namespace_stays_and_the_exit_code_says_so(
+    shop: Simulated, podmgr: Cli, enforces: str
+) -> None:
+    """Rules at both hooks, also where the pod says otherwise now."""
+    rules = {"bandwidth": "20 mbps egress", "podmgr.io/duplicate": "5% egress", "podmgr.io/enforce": enforces}
+    shop.api.patch("namespaces", "", "shop", {"metadata": {"annotations": rules}})
+    shop.delete("services", "web")
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    limits = {("pod/web-0", rule, "namespace/shop") for rule in ("bandwidth=20 mbps egress", DOUBLE)}
+    assert listed(podmgr) == {("pod/web-0", LOSS, "pod")} | limits
+    programs = {item.attachment.program_id for item in observe(shop.settings)[0]}
+    shop.api.fail("get", 403, "namespaces")
+    shop.annotate("pods", "web-0", {"loss": "uniform egress 2%"})
+    done = podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert "namespace/shop: its annotations may not be read" in done.stderr
+    assert "get namespaces" in done.stderr and "k3s/podmgr.yaml" in done.stderr
+    assert listed(podmgr) == {("pod/web-0", "loss=uniform egress 2%", "pod")} | limits
+    assert len(programs & {item.attachment.program_id for item in observe(shop.settings)[0]}) == 2
+    shop.annotate(
+        "pods", "web-0", {"loss": None, "bandwidth": "1 gbps egress", "podmgr.io/duplicate": "1% egress"}
+    )
+    podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert ("pod/web-0", "bandwidth=20 mbps egress", "namespace/shop") in listed(podmgr)
+    assert (("pod/web-0", DOUBLE, "namespace/shop") in listed(podmgr)) == (enforces == "true")
+    shop.api.heal()
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    assert (("pod/web-0", "bandwidth=20 mbps egress", "namespace/shop") in listed(podmgr)) == (
+        enforces == "true"
+    )
+
+
+def test_where_nothing_else_is_to_be_done_what_may_not_be_read_is_a_failure(
+    shop: Simulated, podmgr: Cli
+) -> None:
+    shop.pod("plain")
+    shop.api.fail("get", 403, "namespaces")
+    assert "may not be read" in podmgr("apply", "pod/plain", "-n", "shop", code=1).stderr
+
+
+def test_what_services_say_stays_where_they_may_not_be_read(shop: Simulated, podmgr: Cli) -> None:
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    shop.api.fail("list", 403, "services")
+    done = podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert "list services" in done.stderr and done.stdout.count("unchanged") == 2
+    shop.annotate("pods", "web-0", {"bandwidth": "5 mbps egress"})
+    podmgr("apply", "pod/web-0", "-n", "shop", code=3)
+    assert listed(podmgr) == {("pod/web-0", LOSS, "pod"), ("pod/web-0", "bandwidth=5 mbps egress", "pod")}
+
+
 def test_annotations_that_went_away_are_rules_that_go_away(shop: Simulated, podmgr: Cli) -> None:
     podmgr("apply", "pod/web-1", "-n", "shop")
     shop.delete("services", "web")
@@ -145,13 +198,16 @@ def test_apply_waits_for_a_pod_that_is_to_come(shop: Simulated, podmgr: Cli) -> 
     """Made and started while apply waits."""
 
     def come() -> None:
+        shop.api.wait_for(
+            lambda: any(request.name == "late" for request in shop.api.asked("get", "pods")), 60
+        )
         pod = shop.pod("late", annotations={"loss": "uniform egress 1%"}, is_running=False)
         shop.start(pod)
 
-    timer = threading.Timer(1.5, come)
-    timer.start()
-    done = podmgr("apply", "pod/late", "-n", "shop", "--timeout", "20s")
-    timer.join()
+    coming = threading.Thread(target=come)
+    coming.start()
+    done = podmgr("apply", "pod/late", "-n", "shop", "--timeout", "60s")
+    coming.join()
     assert "waiting for pod/late" in done.stderr
     assert listed(podmgr) == {("pod/late", LOSS, "pod")}
 
@@ -173,6 +229,45 @@ def test_a_pod_that_does_not_come_is_a_failure(shop: Simulated, podmgr: Cli, tar
     done = podmgr("apply", target, "-n", "shop", "--timeout", "0", code=1)
     assert named in done.stderr
     assert_nothing_left(podmgr.settings)
+
+
+DELETED = {"metadata": {"deletionTimestamp": "2026-11-23T10:00:00Z", "deletionGracePeriodSeconds": 30}}
+
+
+def test_a_pod_that_is_deleted_and_has_no_process_is_missing_only_where_it_is_named(
+    shop: Simulated, podmgr: Cli
+) -> None:
+    """It is not waited for either."""
+    shop.pod("old", labels=APP, annotations={"loss": "uniform egress 1%"}, is_running=False)
+    shop.patch("pods", "old", DELETED)
+    shop.delete("pods", "web-2")
+    for words in (("svc/web", "-n", "shop"), ("-A",), ("-l", "app=web", "-n", "shop")):
+        done = podmgr("apply", *words, "--timeout", "1h")
+        assert "old" not in done.stderr + done.stdout
+    assert listed(podmgr) == WEB_0 | WEB_1
+    done = podmgr("apply", "pod/old", "-n", "shop", "--timeout", "0", code=1)
+    assert "pod/old" in done.stderr and "has ended" in done.stderr
+    podmgr("apply", "pod/old", "pod/web-0", "-n", "shop", "--timeout", "0", code=3)
+
+
+def test_a_pod_that_is_deleted_has_its_rules_until_it_has_ended(shop: Simulated, podmgr: Cli) -> None:
+    shop.patch("pods", "web-0", DELETED)
+    podmgr("apply", "pod/web-0", "-n", "shop")
+    assert listed(podmgr) == WEB_0
+
+
+@pytest.mark.parametrize("tool", ["clang", "bpftool"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_pod_that_ends_while_apply_is_at_it_is_no_failure_of_its_rules(
+    shop: Simulated, podmgr: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, is_named: bool
+) -> None:
+    pod = shop.pod("brief", labels={"app": "brief"}, annotations={"podmgr.io/duplicate": "7% egress"})
+    monkeypatch.setenv("PATH", f"{ending(pod, tmp_path / 'bin', tool)}:{os.environ['PATH']}")
+    words = ["pod/brief"] if is_named else ["-l", "app=brief"]
+    done = podmgr("apply", *words, "-n", "shop", code=1 if is_named else 0)
+    assert "has ended meanwhile" in done.stderr and "kernel" not in done.stderr
+    assert done.stdout == ""
+    assert_nothing_left(shop.settings)
 
 
 @pytest.mark.usefixtures("shop")

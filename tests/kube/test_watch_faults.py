@@ -22,7 +22,7 @@ from podmgr.reconcile.ledger import DamagedLedgerError
 from podmgr.settings import Settings
 from tests.kernel.conftest import EXAMPLES, Cli
 from tests.kube.apiserver import ApiServer
-from tests.kube.cluster import RunningPod, Simulated, eventually
+from tests.kube.cluster import RunningPod, Simulated, ending, eventually
 from tests.kube.watching import Watching, end, podmgr, sampled
 
 Watch = Callable[..., Watching]
@@ -32,6 +32,32 @@ RECOVERY_SECONDS = 45.0  # a pause between two attempts is 15 s at most, a conne
 SLOW, FAST = "bandwidth=10 mbps egress", "bandwidth=100 mbps egress"
 LOSS, MORE_LOSS = "loss=uniform egress 1%", "loss=uniform egress 2%"
 WEB = {"app": "web"}
+
+
+# Pods that end
+
+
+@pytest.mark.parametrize("tool", ["clang", "bpftool"])
+def test_a_pod_that_ends_while_watch_is_at_it_has_no_event_and_no_error(
+    simulated: Simulated, watching: Watch, tmp_path: Path, tool: str
+) -> None:
+    pod = simulated.pod(
+        "brief", annotations={"loss": "uniform egress 7%", "podmgr.io/duplicate": "5% egress"}
+    )
+    path = f"{ending(pod, tmp_path / 'bin', tool)}:{os.environ['PATH']}"
+    watch = watching(environment={"PATH": path})
+    assert not pod.enter(), "the tool has ended it"
+    simulated.api.patch(
+        "pods", "default", "brief", {"metadata": {"deletionTimestamp": "2026-11-23T10:00:00Z"}}
+    )
+    other = simulated.pod("other", annotations={"loss": "uniform egress 1%"})
+    simulated.settles(other, {LOSS: "pod"})
+    simulated.end(pod)
+    simulated.api.delete("pods", "default", "brief")
+    simulated.annotate("pods", "other", {"loss": "uniform egress 2%"})
+    simulated.settles(other, {MORE_LOSS: "pod"})
+    assert [line for line in watch.lines if line["level"] == "error"] == []
+    assert "RuleFailed" not in [reason for reason, _ in simulated.events(pod)]
 
 
 # Streams that break
@@ -130,29 +156,86 @@ def test_errors_of_the_server_are_waited_out_without_haste(watched: Simulated, w
     watch.hears("answers again", times=found + 3, seconds=RECOVERY_SECONDS)
 
 
-def test_without_the_right_to_see_services_it_says_so_and_waits(
-    simulated: Simulated, watching: Watch
+@pytest.mark.parametrize("source", ["service", "namespace", "enforced"])
+def test_what_may_not_be_read_stays_and_the_rest_is_put_in_force(
+    simulated: Simulated, watching: Watch, source: str
 ) -> None:
-    """The rules of half a cluster would be wrong ones; those in force stay meanwhile."""
-    simulated.service("web", WEB, {"bandwidth": "10 mbps egress"})
+    """Also with the kubelet's own rights, which see no namespaces; a watch that waited would serve nobody."""
+    if source == "service":
+        simulated.service("web", WEB, {"bandwidth": "10 mbps egress"})
+    else:
+        enforce = {"podmgr.io/enforce": "true"} if source == "enforced" else {}
+        simulated.annotate("namespaces", "default", {"bandwidth": "10 mbps egress"} | enforce)
+    limit = {SLOW: "service/web" if source == "service" else "namespace/default"}
     before = simulated.pod("before", labels=WEB, annotations={"loss": "uniform egress 1%"})
     first = watching("--keep")
-    rules = {SLOW: "service/web", LOSS: "pod"}
-    simulated.settles(before, rules)
+    simulated.settles(before, {LOSS: "pod"} | limit)
     assert first.stop() == 0
     programs = before.programs()
-    simulated.api.fail("list", 403, "services")
+    refused = "services" if source == "service" else "namespaces"
+    simulated.api.fail("list", 403, refused)
     new = simulated.pod("new", labels=WEB, annotations={"loss": "uniform egress 1%"})
-    watch = watching(waits=False)
-    line = watch.hears("services: .*403.*services is forbidden")
-    assert "k3s/podmgr.yaml" in line["tip"]
-    eventually(lambda: len(simulated.api.asked("list", "services")) >= 4)
-    assert (before.programs(), new.programs()) == (programs, ())
-    assert len(watch.said("403")) == 1
+    watch = watching("--metrics-address", "127.0.0.1:0")
+    (line,) = watch.said("403")
+    assert line["message"].startswith(f"{refused}: the API server says 403")
+    assert "have set before stays" in line["message"]
+    assert f"list and watch {refused}" in line["tip"] and "k3s/podmgr.yaml" in line["tip"]
+    assert watch.probe("/readyz") == 200
+    assert watch.metrics()["podmgr_api_connected"][(("resource", refused),)] == 0
+    simulated.settles(new, {LOSS: "pod"})
+    simulated.annotate("pods", "before", {"loss": "uniform egress 2%"})
+    simulated.settles(before, {"loss=uniform egress 2%": "pod"} | limit)
+    assert len(set(before.programs()) & set(programs)) == 1
+    simulated.api.heal()
+    simulated.settles(new, {LOSS: "pod"} | limit, seconds=40)
+    assert watch.said(f"{refused}: the API server answers again")
+
+
+def test_a_pod_that_is_deleted_keeps_what_its_namespace_may_enforce_while_it_runs(
+    simulated: Simulated, watching: Watch
+) -> None:
+    rules = {"bandwidth": "10 mbps egress", "podmgr.io/enforce": "true"}
+    simulated.annotate("namespaces", "default", rules)
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    first = watching("--keep")
+    simulated.settles(pod, {SLOW: "namespace/default", LOSS: "pod"})
+    assert first.stop() == 0
+    simulated.api.fail("list", 403, "namespaces")
+    simulated.api.delete("pods", "default", "web")
+    watch = watching()
+    simulated.settles(pod, {SLOW: "namespace/default"})
+    simulated.end(pod)
+    eventually(lambda: not simulated.observed(pod), why=watch.tail)
+
+
+def test_when_the_right_comes_what_was_kept_without_need_goes(simulated: Simulated, watching: Watch) -> None:
+    """Nothing of the namespace says a rule then: no event of it touches the pod."""
+    simulated.annotate("namespaces", "default", {"bandwidth": "10 mbps egress"})
+    pod = simulated.pod()
+    first = watching("--keep")
+    simulated.settles(pod, {SLOW: "namespace/default"})
+    assert first.stop() == 0
+    simulated.annotate("namespaces", "default", None)
+    simulated.api.fail("list", 403, "namespaces")
+    watching()
+    simulated.settles(pod, {SLOW: "namespace/default"})
+    simulated.api.heal()
+    simulated.settles(pod, {}, seconds=40)
+
+
+def test_without_the_right_to_see_pods_it_says_which_and_waits(simulated: Simulated, watching: Watch) -> None:
+    """The API server is not there at first: the right is told of when it is."""
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    simulated.api.stop()
+    watch = watching("--metrics-address", "127.0.0.1:0", waits=False)
+    watch.hears("pods: .*cannot be reached")
+    simulated.api.fail("list", 403, "pods")
+    simulated.api.start()
+    assert "list and watch pods" in watch.hears("pods: .*403")["tip"]
+    assert watch.probe("/readyz") == 503
     simulated.api.heal()
     watch.is_in_order()
-    simulated.settles(new, rules)
-    assert before.programs() == programs
+    simulated.settles(pod, {LOSS: "pod"})
 
 
 def test_a_token_that_is_rotated_is_read_again(simulated: Simulated, watching: Watch, tmp_path: Path) -> None:

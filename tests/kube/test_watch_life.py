@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +19,15 @@ import pytest
 from podmgr.kernel import pins
 from podmgr.reconcile.observe import observe
 from tests.kernel.conftest import Cli, assert_nothing_left
+from tests.kube import objects
 from tests.kube.cluster import RunningPod, Simulated, eventually
 from tests.kube.watching import Watching, assert_all_gone, sampled
+from tests.scraping import ask
 
 Watch = Callable[..., Watching]
 
 LOSS = "loss=uniform egress 1%"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MANY = 110  # what a node runs by default
 
 
@@ -223,11 +230,55 @@ def test_it_is_alive_but_not_ready_before_it_has_seen_the_cluster(
     assert watch.said("watching the pods of node node-1")
 
 
+def test_it_knows_its_node_by_the_boot_though_it_is_called_otherwise(
+    simulated: Simulated, watching: Watch
+) -> None:
+    """As in a container without NODE_NAME, which has a name, addresses and a machine id of its own."""
+    pod = simulated.pod(annotations={"loss": "uniform egress 1%"})
+    simulated.api.create(objects.node("node-2", boot_id="another", address="10.0.0.12"))
+    about = {"status": {"nodeInfo": {"bootID": BOOT_ID.read_text().strip()}}}
+    simulated.api.patch("nodes", "", "node-1", about)
+    watch = watching(names_node=False, environment={"NODE_NAME": ""})
+    assert watch.said("watching the pods of node node-1")
+    simulated.settles(pod, {LOSS: "pod"})
+
+
+def test_an_address_of_this_machine_is_known_as_its_own() -> None:
+    say = "from podmgr.cluster.this_machine import this_machine as m; print(m().has_address('10.99.0.1'))"
+    both = 'ip link set lo up; $0 -c "$1"; ip address add 10.99.0.1/32 dev lo; $0 -c "$1"'
+    argv = ["unshare", "--net", "sh", "-ec", both, sys.executable, say]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert said.stdout.split() == ["False", "True"]
+
+
 def test_it_is_ready_no_sooner_than_all_rules_are_in_force(simulated: Simulated, watching: Watch) -> None:
     many_pods(simulated, 5)
     watch = watching("--metrics-address", "127.0.0.1:0", waits=False)
     eventually(lambda: watch.probe("/readyz") == 200)
     assert len([item for item in observe(simulated.settings)[0] if item.is_active]) == MANY
+
+
+def test_a_socket_with_a_token_tells_its_figures_to_those_who_have_it(
+    simulated: Simulated, watching: Watch, tmp_path: Path
+) -> None:
+    simulated.pod(annotations={"loss": "uniform egress 1%"})
+    token, folder = tmp_path / "token", Path(f"/tmp/podmgr-{os.getpid()}")
+    token.write_text("s3cret\n")
+    token.chmod(0o600)
+    folder.mkdir(mode=0o755)
+    path = folder / "socket"
+    try:
+        watch = watching("--metrics", f"unix:{path}", "--metrics-token-file", str(token))
+        assert ask(path, "/metrics") == (401, "Unauthorized\n")
+        status, figures = ask(path, "/metrics", "Bearer s3cret")
+        assert status == 200
+        assert 'podmgr_attachments{kind="loss",state="active"} 1.0' in figures
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o660
+        assert watch.stop() == 0
+        assert not path.exists()
+    finally:
+        path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 # More than a compiler is let: each condition is on what is left of the one before.

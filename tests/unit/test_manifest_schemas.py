@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import typer
 import yaml
@@ -23,11 +22,12 @@ from podmgr.settings import DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR, Settings
 from podmgr.watch.health import Health
 from podmgr.watch.metrics import Metrics
 from podmgr.watch.server import serve
+from tests.unit.schemas import VERSIONS, RefusedError, validate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 CLUSTER = [ROOT / "k3s/config.yml", ROOT / "k3s/podmgr.yaml", ROOT / "k3s/kubectl-podmgr.yaml"]
-VERSIONS = ["1.30", "1.36"]  # an old one, and the one of k3s/run.sh
+APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 Object = dict[str, Any]
 
@@ -55,18 +55,30 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", [*EXAMPLES, *CLUSTER], ids=name)
 def test_every_object_fits_the_schema_of_its_kind(path: Path, version: str) -> None:
     for item in objects(path):
-        kubernetes_validate.validate(item, version, strict=True)
+        validate(item, version)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("old", "new"),
     [("hostNetwork", "hostNetworks"), ("maxUnavailable: 10%", "maxUnavailable: [10]"), ("- ALL", "- 7")],
 )
-def test_the_schema_notices_a_slip(old: str, new: str) -> None:
+def test_the_schema_notices_a_slip(old: str, new: str, version: str) -> None:
     text = yaml.safe_dump(daemon_set())
     assert old in text
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(yaml.safe_load(text.replace(old, new)), VERSIONS[-1], strict=True)
+    with pytest.raises(RefusedError):
+        validate(yaml.safe_load(text.replace(old, new)), version)
+
+
+def test_a_field_of_today_is_none_of_1_20() -> None:
+    item = daemon_set()
+    item["spec"]["template"]["spec"]["containers"][0]["securityContext"]["appArmorProfile"] = {
+        "type": "Unconfined"
+    }
+    validate(item, "1.30")
+    for version in ("1.20", "1.24"):
+        with pytest.raises(RefusedError, match="appArmorProfile"):
+            validate(item, version)
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES, *CLUSTER], ids=name)
@@ -86,6 +98,37 @@ def test_the_kustomization_names_files_that_are_there() -> None:
     kustomization = yaml.safe_load((ROOT / "k3s/kustomization.yaml").read_text())
     assert kustomization["kind"] == "Kustomization"
     assert all((ROOT / "k3s" / resource).is_file() for resource in kustomization["resources"])
+
+
+def test_the_apparmor_profile_is_said_in_one_form_or_the_other() -> None:
+    """As an annotation, and by the component that puts the field in its place."""
+    item = daemon_set()
+    annotations = item["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {f"{APPARMOR}{container()['name']}": "unconfined"}
+    component = yaml.safe_load((ROOT / "k3s/apparmor-field/kustomization.yaml").read_text())
+    (patch,) = component["patches"]
+    assert patch["target"] == {"kind": "DaemonSet", "name": item["metadata"]["name"]}
+    removed, added = yaml.safe_load(patch["patch"])
+    *path, last = keys(removed["path"])
+    assert removed["op"] == "remove"
+    del at(item, path)[last]
+    *path, last = keys(added["path"])
+    assert added["op"] == "add"
+    at(item, path)[last] = added["value"]
+    assert not annotations
+    for version in VERSIONS[2:]:
+        validate(item, version)
+
+
+def keys(pointer: str) -> list[str]:
+    """Of a JSON pointer (RFC 6901)."""
+    return [word.replace("~1", "/").replace("~0", "~") for word in pointer.split("/")[1:]]
+
+
+def at(item: Any, path: list[str]) -> Any:
+    for word in path:
+        item = item[int(word) if word.isdigit() else word]
+    return item
 
 
 # podmgr can read their rules
@@ -220,10 +263,7 @@ def test_the_way_out_removes_keep_and_nothing_else(path: str) -> None:
     (patch,) = re.findall(r"-p '(\[.*\])'", (ROOT / path).read_text())
     (step,) = yaml.safe_load(patch)
     assert step["op"] == "remove"
-    found: Any = daemon_set()
-    for key in step["path"].strip("/").split("/"):
-        found = found[int(key) if key.isdigit() else key]
-    assert found == "--keep"
+    assert at(daemon_set(), keys(step["path"])) == "--keep"
 
 
 def test_the_container_file_copies_what_the_wheel_is_made_of() -> None:

@@ -5,7 +5,8 @@ Leaves the wishes to `targets`, and their fulfilment to `reconcile`.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,8 +33,12 @@ from podmgr.cli.options import (
     settings_of,
 )
 from podmgr.cli.render import Format, print_outcomes, say
-from podmgr.errors import UsageError
+from podmgr.errors import PodmgrError, UsageError
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_MAX_MAP_BYTES, DEFAULT_PROGRAM_DIR, DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:  # a command imports what it needs: --help shall start at once
+    from podmgr.attachment import Wish
+    from podmgr.reconcile.outcome import Outcome
 
 
 def command(
@@ -147,9 +152,8 @@ def command(
     if dry_run:
         outcomes = failed + transaction.preview(wished, settings)
     else:
-        outcomes = failed + (
-            transaction.apply(wished, settings, runner=proc.run, report=say) if wished else []
-        )
+        done = transaction.apply(wished, settings, runner=proc.run, report=say) if wished else []
+        outcomes = failed + _without_ended(done, wished, names if not filename else None)
     for line in remarks(outcomes):
         say(f"note: {line}")
     if settle_seconds and not dry_run:
@@ -157,6 +161,27 @@ def command(
             say(f"warning: {line}")
     print_outcomes(outcomes, output, dry_run=dry_run)
     return exit_code(outcomes)
+
+
+def _without_ended(
+    outcomes: list[Outcome], wishes: Sequence[Wish], names: Collection[str] | None
+) -> list[Outcome]:
+    """A pod that has ended meanwhile is not one of those selected any more; one that is named is missing.
+
+    `names` None: each is named.
+    """
+    from podmgr.reconcile.ended import without_ended
+    from podmgr.reconcile.outcome import Action, Outcome
+
+    kept, ended = without_ended(outcomes, wishes)
+    for pod in ended:
+        name = f"pod/{pod.name}"
+        if names is None or name in names:
+            error = PodmgrError("has ended meanwhile", tip="kubectl get pods -o wide")
+            kept.append(Outcome(name, None, Action.FAILED, None, error, pod))
+        else:
+            say(f"{name} has ended meanwhile")
+    return kept
 
 
 def _refuse_cluster(

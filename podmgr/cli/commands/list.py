@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -21,9 +23,24 @@ from podmgr.cli.options import (
     selected,
     settings_of,
 )
-from podmgr.cli.render import Format, attachments_document, attachments_table, document, print_errors, say
+from podmgr.cli.render import (
+    Format,
+    attachments_document,
+    attachments_table,
+    document,
+    error_text,
+    print_errors,
+    say,
+)
 from podmgr.cli.this_process import goes_on
-from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTLY, UsageError
+from podmgr.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTLY,
+    PermissionDeniedError,
+    UsageError,
+)
 from podmgr.settings import DEFAULT_BPFFS, DEFAULT_STATE_DIR
 
 
@@ -45,8 +62,12 @@ def command(
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
 ) -> int:
-    """Show what podmgr has attached, read back from the kernel at this moment."""
-    from podmgr.reconcile.observe import settled, with_figures
+    """Show what podmgr has attached, read back from the kernel at this moment.
+
+    An ordinary user who may read the ledger sees what is written there, with the state unknown, and
+    exit code 3.
+    """
+    from podmgr.reconcile.observe import settled, with_figures, written
     from podmgr.targets.names import Scope
 
     settings = settings_of(context, state_dir, bpffs, cgroup_root)
@@ -62,7 +83,13 @@ def command(
         except KeyboardInterrupt:  # how it ends: there is nothing to be said
             return EXIT_INTERRUPTED
         return EXIT_DONE
-    observed, unknown = settled(settings, seconds(settle))
+    denied: PermissionDeniedError | None = None
+    try:
+        observed, unknown = settled(settings, seconds(settle))
+    except PermissionDeniedError as error:
+        denied, observed, unknown = error, written(settings), 0
+        if not observed or os.geteuid() == 0:  # none may be taken for empty, and root can mend it
+            raise
     rows = [item.attachment for item in observed]
     selection, failed = selected(targets, scope, rows, settings, kubeconfig, kube_context)
     if selection is not None:
@@ -70,7 +97,7 @@ def command(
     if output in (Format.JSON, Format.YAML):
         print(document(attachments_document(observed), output), end="")
     elif observed:
-        if output is Format.WIDE:
+        if output is Format.WIDE and not denied:
             observed = with_figures(settings, observed)
         print(attachments_table(observed, wide=output is Format.WIDE), end="")
     elif not failed:
@@ -78,4 +105,7 @@ def command(
     if unknown:
         say(f"{unknown} pins are not in the ledger, left by a crash; podmgr clean removes them")
     print_errors(failed)
-    return EXIT_DONE if not failed else EXIT_PARTLY if observed else EXIT_FAILED
+    if denied is not None:
+        sys.stdout.flush()
+        sys.stderr.write(error_text(denied))
+    return EXIT_DONE if not failed and not denied else EXIT_PARTLY if observed else EXIT_FAILED

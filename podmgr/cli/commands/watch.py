@@ -57,8 +57,19 @@ def command(
         str | None,
         typer.Option(
             "--metrics-address",
+            "--metrics",
             metavar="HOST:PORT",
-            help="Serve /metrics, /healthz and /readyz there.  [default: nowhere]",
+            help="Serve /metrics, /healthz and /readyz there, or on a Unix socket: unix:/PATH, mode 0660.  "
+            "[default: nowhere]",
+        ),
+    ] = None,
+    metrics_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-token-file",
+            metavar="FILE",
+            readable=False,
+            help="Serve /metrics only to those who say 'Authorization: Bearer' and what is in that file.",
         ),
     ] = None,
     nri: Annotated[
@@ -87,9 +98,10 @@ def command(
     from podmgr import proc
     from podmgr.cli.doctor import require_sockets_with_cgroups
     from podmgr.cluster.access import find_access
+    from podmgr.kernel import confinement
     from podmgr.watch.journal import Journal
-    from podmgr.watch.loop import Options
     from podmgr.watch.loop import watch as watch_pods
+    from podmgr.watch.options import Options
     from podmgr.watch.sandboxes import Nri
     from podmgr.watch.server import parse_address
 
@@ -99,6 +111,8 @@ def command(
         raise UsageError(f"--nri={printable(nri)[:80]} means nothing", tip="--nri or --nri=required")
     if seconds(resync) < 1:
         raise UsageError("--resync is at least 1s", tip="a change is seen at once; this is for repairs")
+    if metrics_token_file and not metrics_address:
+        raise UsageError("--metrics-token-file without --metrics-address", tip="see podmgr watch --help")
     options = Options(
         node=node_name,
         keeps_rules=keep,
@@ -108,11 +122,14 @@ def command(
         peer_namespaces=namespaces(peer_namespaces),
         metrics_address=parse_address(metrics_address) if metrics_address else None,
         nri=Nri(nri_socket, is_required=nri == "required") if nri else None,
+        metrics_token_file=metrics_token_file,
     )
     journal = Journal(log_format)
     try:
         access = find_access(kubeconfig, kube_context)
         require_sockets_with_cgroups(settings, runner=proc.run)
+        if profile := confinement.apparmor_profile():
+            journal.warning(confinement.says(profile), tip=confinement.ADVICE)
         return watch_pods(access, options, settings, journal, runner=proc.run)
     except Exception as problem:
         if log_format is not LogFormat.JSON:

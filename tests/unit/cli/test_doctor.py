@@ -15,6 +15,7 @@ import pytest
 from podmgr.cli import doctor
 from podmgr.cli.doctor import Finding, Status
 from podmgr.cluster import api
+from podmgr.kernel import bpf_syscall, confinement
 from podmgr.settings import Settings
 from tests.unit.samples import Script, said
 
@@ -104,3 +105,12 @@ def test_a_server_that_refuses_connections_is_not_ok(tmp_path: Path) -> None:
     assert finding.status is Status.MISSING
     assert finding.found == "the API server http://127.0.0.1:1 cannot be reached: Connection refused"
     assert finding.advice
+
+
+def test_a_profile_of_apparmor_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpf_syscall, "attached_programs", lambda *_: ())
+    monkeypatch.setattr(confinement, "_PROFILE", tmp_path / "current")
+    (tmp_path / "current").write_text("cri-containerd.apparmor.d (enforce)\n")
+    (found,) = (item for item in findings(tmp_path / "none") if item.name == "privileges")
+    assert found.status is Status.LACKING
+    assert "cri-containerd.apparmor.d" in found.found and "apparmor-field" in found.advice

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from podmgr.cluster.api import Api, StatusError, UnreachableError
-from podmgr.cluster.this_node import find_node
+from podmgr.cluster.this_machine import Machine, this_machine
+from podmgr.cluster.this_node import Described, UnknownNodeError, find_node, node_of
 from podmgr.errors import PodmgrError
 from tests.kube import objects
 from tests.kube.apiserver import ApiServer
@@ -18,6 +19,10 @@ from tests.kube.apiserver import ApiServer
 def nodes(*names: str, error: PodmgrError | None = None) -> Api:
     class Fake:
         asked = 0
+
+        def get(self, path: str) -> Mapping[str, Any]:
+            assert path.startswith("/api/v1/nodes/")
+            raise error or AssertionError("no need to ask for one")
 
         def list(self, path: str) -> tuple[Sequence[Mapping[str, Any]], str]:
             assert path == "/api/v1/nodes"
@@ -72,7 +77,7 @@ def test_node_is_the_one_that_is_called_like_the_host_or_the_only_one(
 
 @pytest.mark.parametrize("names", [["a", "b"], ["worker-1.a", "worker-1.b"], []])
 def test_node_that_cannot_be_told_is_an_error(names: list[str]) -> None:
-    with pytest.raises(PodmgrError, match="which node is this") as caught:
+    with pytest.raises(UnknownNodeError, match="which node is this") as caught:
         find_node(nodes(*names), None)
     assert caught.value.tip == "--node-name NAME, or NODE_NAME in the environment"
 
@@ -95,8 +100,101 @@ def test_node_is_not_guessed_because_the_server_is_in_trouble(status: int) -> No
     assert caught.value.status == status
 
 
+def test_kubelet_which_may_get_its_own_node_alone_finds_it(
+    server: ApiServer, api: Api, host: Callable[[str], None]
+) -> None:
+    server.create(objects.node("worker-1"))
+    server.fail("list", 403, "nodes")
+    host("worker-1.example.com")
+    assert find_node(api, None) == "worker-1"
+    host("worker-2")
+    with pytest.raises(UnknownNodeError, match="nodes may not be listed"):
+        find_node(api, None)
+
+
 def test_node_is_found_at_a_real_server(server: ApiServer, api: Api, host: Callable[[str], None]) -> None:
     for name in ("node-1", "node-2"):
         server.create(objects.node(name))
     host("node-2")
     assert find_node(api, None) == "node-2"
+
+
+def test_node_that_is_called_otherwise_is_the_one_that_was_booted_when_the_machine_was(
+    server: ApiServer, api: Api, host: Callable[[str], None]
+) -> None:
+    """The machine's own boot id, which is the same in containers."""
+    boot_id = this_machine().boot_id
+    assert boot_id
+    server.create(objects.node("i-0aa", boot_id="another"))
+    server.create(objects.node("i-0bb", boot_id=boot_id))
+    host("laptop")
+    assert find_node(api, None) == "i-0bb"
+    host("i-0aa")
+    assert find_node(api, None) == "i-0bb"
+
+
+# What a node and a machine have in common. This machine is called worker-1 and has the address 10.0.0.1.
+
+BOOT, BEFORE, OTHER = "boot-2", "boot-1", "boot-9"
+HERE, THERE = ("10.0.0.1", "fd00::1"), ("10.0.0.2",)
+
+
+def node(name: str, boot_id: str = BEFORE, machine_id: str = "m", addresses: Sequence[str] = ()) -> Described:
+    return Described(name, boot_id, machine_id, tuple(addresses))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "found"),
+    [
+        ([node("worker-1", OTHER, "m", HERE), node("b", BOOT, "x", THERE)], "b"),
+        ([node("a", BEFORE, "m", HERE), node("b", OTHER, "x", THERE)], "a"),
+        ([node("a", BEFORE, "m", HERE), node("b", OTHER, "m", THERE)], "a"),
+        ([node("a", BEFORE, "m"), node("b", OTHER, "x")], None),
+        ([node("worker-1", BEFORE, "m", THERE), node("b", OTHER, "x", HERE)], "worker-1"),
+        ([node("worker-1", OTHER, "x"), node("b", BEFORE, "m", HERE)], "b"),
+        ([node("worker-1", OTHER, "x"), node("b", OTHER, "y", HERE)], "worker-1"),
+        ([node("a", BEFORE, "x", HERE), node("b", OTHER, "y", HERE)], None),
+        ([node("a", BOOT, "x"), node("b", BOOT, "m")], "b"),
+        ([node("a", BOOT, "x"), node("worker-1", BOOT, "y")], "worker-1"),
+        ([node("a", BOOT, "x"), node("b", BOOT, "y")], None),
+        ([node("worker-1.a", BOOT), node("worker-1.b", OTHER)], "worker-1.a"),
+        ([node("worker-1.a", BEFORE, "x", HERE), node("worker-1.b", OTHER, "y")], "worker-1.a"),
+        ([node("a", OTHER, "x", THERE)], None),
+        ([node("a", BEFORE, "m", THERE)], "a"),
+        ([node("a", "", "", ())], "a"),
+        ([node("a", "", "", ()), node("b", "", "", ())], None),
+    ],
+    ids=[
+        "booted when it was, whatever else",
+        "after a boot: by its address",
+        "after a boot, with a copy beside it",
+        "an id alone may be a copy's",
+        "a new address",
+        "a name that is another's: two against one",
+        "name and address disagree: the name",
+        "an address that two have",
+        "nodes in containers: by their id",
+        "nodes in containers: by their name",
+        "nodes in containers that nothing tells apart",
+        "a short name that two have: by boot",
+        "a short name that two have: by address",
+        "the only node is another machine",
+        "the only node, just booted and moved",
+        "the only node says nothing",
+        "two that say nothing",
+    ],
+)
+def test_node_is_the_one_with_most_in_common(nodes: list[Described], found: str | None) -> None:
+    machine = Machine("worker-1", BOOT, "m", HERE.__contains__)
+    assert node_of(nodes, machine) == found
+    assert node_of(nodes[::-1], machine) == found
+
+
+def test_machine_that_says_nothing_is_no_node_that_says_nothing_either() -> None:
+    machine = Machine("laptop", "", "", lambda _: False)
+    assert node_of([node("a", "", ""), node("b", "", "")], machine) is None
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "0.0.0.0", "::1", "192.0.2.77", "worker-1", "", "None"])
+def test_what_is_no_address_of_the_machines_own_is_none(text: str) -> None:
+    assert not this_machine().has_address(text)

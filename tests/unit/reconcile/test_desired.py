@@ -13,11 +13,15 @@ from podmgr.attachment import Attachment, Cgroup, Link, PodRef, Selection, Targe
 from podmgr.errors import PodmgrError
 from podmgr.kernel.netns import Namespaces
 from podmgr.programs.build import SpecMaker
+from podmgr.reconcile import chain
 from podmgr.reconcile import merged as merging
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.desired import Desiring
 from podmgr.reconcile.placement import Networks, Placement
+from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.hooks import chosen_hook
+from podmgr.rules.kinds import KINDS
+from podmgr.rules.kinds.kind import Kind
 from podmgr.rules.rule import Direction, Hook, Rule
 from podmgr.rules.source import Layer, Source, SourcedRule, parse_source
 from podmgr.settings import Settings
@@ -27,7 +31,7 @@ POD = PodRef("default", "web", "u-1")
 CGROUP = Cgroup(Path("/cgroups/7"), 7)
 TARGET = Target("pod/web", CGROUP, POD, counts_loopback=False)
 SLOW, FAST = "bandwidth=1 mbps egress", "bandwidth=100 mbps egress"
-LOSS = "loss=uniform egress 1%"
+LOSS, MORE_LOSS = "loss=uniform egress 1%", "loss=uniform egress 2%"
 CLI = "cli"
 SHOP = Source(Layer.NAMESPACE, "shop")
 INGRESS_LOSS = "loss=uniform ingress 1%"
@@ -327,6 +331,48 @@ def test_what_is_kept_of_a_namespace_that_enforces_holds_beside_all_others(other
     )
     expected = {(str(item.rule), str(item.source)) for item in others if str(item.rule) != SLOW}
     assert set(wanted(made(wished, present(SLOW, "namespace/shop")))) == expected | {(SLOW, "namespace/shop")}
+
+
+@pytest.mark.parametrize("source", ["namespace/shop", "service/front", "pod"])
+@pytest.mark.parametrize("is_standing", [False, True])
+def test_of_a_layer_that_is_unseen_all_stays_and_of_others_nothing(source: str, is_standing: bool) -> None:
+    there = [present(rule, source) for rule in (SLOW, LOSS)]
+    wished = Wish(TARGET, (), is_standing, unseen=frozenset({parse_source(source).layer}))
+    assert sorted(wanted(made(wished, *there))) == sorted([(SLOW, source), (LOSS, source)])
+    for layer in {Layer.NAMESPACE, Layer.SERVICE, Layer.POD} - wished.unseen:
+        assert wanted(made(wished._replace(unseen=frozenset({layer})), *there)) == []
+
+
+@pytest.mark.parametrize(
+    ("priority", "stays"),
+    [
+        (0, True),
+        (chain.priority(parsed(LOSS), is_enforced=True), True),
+        (chain.priority(parsed(LOSS)), False),
+    ],
+    ids=["at the cgroup hook, where it may be", "at the place of enforced ones", "at the place of others"],
+)
+def test_what_an_unseen_namespace_may_enforce_holds_beside_what_the_pod_says(
+    priority: int, stays: bool
+) -> None:
+    there = present(LOSS, "namespace/shop")._replace(priority=priority)
+    wished = Wish(TARGET, (sourced(MORE_LOSS),), unseen=frozenset({Layer.NAMESPACE}))
+    assert wanted(made(wished, there)) == [(MORE_LOSS, "pod")] + [(LOSS, "namespace/shop")] * stays
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.key)
+@pytest.mark.parametrize("position", [0, 60])
+def test_a_place_in_the_chain_tells_whether_its_rule_is_enforced(kind: Kind, position: int) -> None:
+    for rule in parse_rule_option(kind.example):
+        for is_enforced in (False, True):
+            place = chain.priority(rule, is_enforced=is_enforced, position=position)
+            row = present(LOSS, "namespace/shop")._replace(rule=rule, priority=place)
+            assert chain.is_enforced(row) is is_enforced
+
+
+def test_what_an_unseen_service_says_gives_way_to_the_pod() -> None:
+    wished = Wish(TARGET, (sourced(FAST),), unseen=frozenset({Layer.SERVICE}))
+    assert wanted(made(wished, present(SLOW, "service/front"))) == [(FAST, "pod")]
 
 
 @pytest.mark.parametrize("is_reversed", [False, True])

@@ -706,6 +706,42 @@ def test_what_arrives_cannot_be_delayed_at_the_cgroup_hook(
     assert "algorithm=tbf" in (caught.value.tip or "")
 
 
+def test_a_pod_that_makes_interfaces_without_end_holds_up_nobody(machine: Machine) -> None:
+    """It may, with NET_ADMIN: 64 take a filter, and what more there are is told, or is at the cgroup hook."""
+    machine.links[POD] += [link(10 + number, f"net{number}", "", number=0) for number in range(63)]
+    assert len(machine.place(LOSS).links) == 64
+    machine.links[POD].append(link(100, "last", "", number=0))
+    placed = machine.place(LOSS)
+    assert (placed.hook, placed.links) == (Hook.CGROUP, ())
+    assert "would act on 65 sides of interfaces, 64 are the most" in placed.note
+    with pytest.raises(PodmgrError, match="64 are the most"):
+        machine.place(DELAY)
+
+
+def test_a_pods_many_veths_are_looked_up_and_not_compared_with_each_of_the_nodes(machine: Machine) -> None:
+    compared = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str(self) == str(other)
+
+        __hash__ = str.__hash__
+
+    machine.links[OWN] += [
+        link(1000 + number, f"cali{number}", Counted("veth"), peer=2, number=OTHER_NUMBER)
+        for number in range(300)
+    ]
+    machine.links[POD] += [
+        link(1000 + number, f"v{number}", peer=5000 + number, number=7) for number in range(300)
+    ]
+    assert names(machine.place(INGRESS_DELAY)) == ["cali1"]
+    assert compared < 3000
+
+
 # What is asked
 
 

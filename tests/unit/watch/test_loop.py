@@ -19,13 +19,15 @@ import pytest
 from podmgr.attachment import PodRef
 from podmgr.cluster.access import Access
 from podmgr.cluster.api import Api
+from podmgr.cluster.this_machine import this_machine
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
 from podmgr.reconcile.outcome import Action, Outcome
 from podmgr.reconcile.refresh import Moved
 from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.journal import Journal
-from podmgr.watch.loop import Options, Watch
+from podmgr.watch.loop import Watch
+from podmgr.watch.options import Options
 from podmgr.watch.podsync import Synced
 from podmgr.watch.ruled import RuledPod
 from tests.kube import objects
@@ -328,3 +330,21 @@ def test_it_ends_though_it_never_learned_its_node(watched: Watched, monkeypatch:
     assert watched.end() == EXIT_DONE
     assert (watched.sync.asked, watched.sync.removed) == ([], 1)
     watched.server.start()
+
+
+def test_it_waits_for_kubelet_to_say_which_node_this_is(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a boot kubelet comes later; a watch that gave up would leave the pods without rules."""
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    watched.pods("u-1")
+    for name in ("here", "there"):
+        watched.server.create(objects.node(name, boot_id="before", machine_id="m", address="192.0.2.77"))
+    watched.start(Options(posts_events=False))
+    watched.hears("which node is this")
+    assert watched.server.wait_for(lambda: len(watched.server.asked("list", "nodes")) >= 3)
+    watched.server.patch("nodes", "", "here", {"status": {"nodeInfo": {"bootID": this_machine().boot_id}}})
+    watched.hears("watching the pods of node here")
+    watched.hears("in order")
+    assert watched.sync.asked == [{"u-1"}]
+    assert len([line for line in watched.lines() if "which node" in line["message"]]) == 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,14 @@ class Kernel:
     cleaned: list[Selection] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     error: PodmgrError | None = None
+    answer: Callable[[], list[Outcome]] | None = None
 
     def apply(self, wishes: Sequence[Wish], *_: object, **__: object) -> list[Outcome]:
         self.applied += 1
         if self.error is not None:
             raise self.error
         self.wishes = list(wishes)
-        return self.outcomes
+        return self.answer() if self.answer else self.outcomes
 
     def clean(self, selection: Selection, *_: object, **__: object) -> list[Outcome]:
         self.cleaned.append(selection)
@@ -111,9 +112,10 @@ class Node:
         *,
         phase: str = "Running",
         more: Mapping[str, str] | None = None,
+        is_deleted: bool = False,
         **spec: object,
     ) -> Pod:
-        """The API server has this pod."""
+        """The API server has this pod; `is_deleted`: as long as kubelet ends it."""
         self.cluster.put_pod(
             {
                 "metadata": {
@@ -122,6 +124,7 @@ class Node:
                     "uid": uid,
                     "labels": {"app": "web"},
                     "annotations": {**(annotations or {}), **(more or {})},
+                    **({"deletionTimestamp": "2026-11-23T10:00:00Z"} if is_deleted else {}),
                 },
                 "spec": spec,
                 "status": {"phase": phase},
@@ -589,6 +592,66 @@ def test_time_begins_anew_when_the_cgroup_was_there(node: Node) -> None:
     assert node.announced == []
 
 
+# Pods that end
+
+
+def test_a_pod_that_is_deleted_and_has_no_process_is_not_missed(node: Node) -> None:
+    node.pod(ONE, SLOW, is_deleted=True)
+    assert node.bring(ONE).waiting == set()
+    node.now += MISSING_SECONDS + 1
+    assert node.bring(ONE) == Synced()
+    assert (node.announced, node.said(), node.kernel.wishes) == ([], [], [])
+
+
+def test_a_pod_that_is_deleted_has_its_rules_while_it_has_processes(node: Node) -> None:
+    node.pod(ONE, SLOW, is_deleted=True)
+    node.cgroup(ONE)
+    node.bring(ONE)
+    assert node.wished() == {ONE: [LIMIT]}
+
+
+def test_what_a_deleted_pod_had_goes_with_its_cgroup(node: Node) -> None:
+    cgroup = node.cgroup(ONE, is_populated=False)
+    node.rows(row(ONE)._replace(cgroup_path=str(cgroup.path), cgroup_id=cgroup.id))
+    node.pod(ONE, SLOW, is_deleted=True)
+    node.bring(ONE)
+    assert node.kernel.cleaned == []
+    (cgroup.path / "cgroup.events").unlink()
+    cgroup.path.rmdir()
+    node.bring(ONE)
+    assert [selection.owners for selection in node.kernel.cleaned] == [{ONE}]
+
+
+@pytest.mark.parametrize("left", ["no cgroup", "no process"])
+def test_a_pod_that_ends_while_its_programs_are_attached_has_not_failed(node: Node, left: str) -> None:
+    pod = node.pod(ONE, SLOW)
+    cgroup = node.cgroup(ONE)
+
+    def end() -> list[Outcome]:
+        node.cgroup(ONE, is_populated=False)
+        if left == "no cgroup":
+            (cgroup.path / "cgroup.events").unlink()
+            cgroup.path.rmdir()
+        return [failure("the kernel refuses it")._replace(pod=pod.ref)]
+
+    node.kernel.answer = end
+    assert node.bring(ONE) == Synced(waiting={ONE}), "a container may come back"
+    assert (node.announced, node.said()) == ([], [])
+
+
+def test_what_fails_on_a_pod_that_is_deleted_is_a_warning_and_no_event(node: Node) -> None:
+    """Its interfaces may be gone before its last process. What is enforced is tried on, to the end."""
+    pod = node.pod(ONE, SLOW, is_deleted=True)
+    node.cgroup(ONE)
+    node.kernel.outcomes = [failure("there is no eth0")._replace(pod=pod.ref)]
+    for _ in range(2):
+        assert node.bring(ONE).failed == {ONE}
+    assert node.announced == []
+    assert [(line["level"], line["message"]) for line in node.said()] == [
+        ("warning", f"while it ends: {LIMIT}: there is no eth0")
+    ]
+
+
 # Complaints
 
 
@@ -698,7 +761,7 @@ def test_pod_that_is_gone_is_forgotten(node: Node) -> None:
     node.bring(ONE)
     node.cluster.remove_pod({"metadata": {"uid": ONE}})
     node.bring(ONE)
-    assert not node.sync._complaints
+    assert not node.sync._telling._complaints
     node.pod(TWO, SLOW)
     node.bring(TWO)
     node.cluster.remove_pod({"metadata": {"uid": TWO}})
@@ -887,7 +950,7 @@ def test_bypassed_rule_is_told_once_until_it_sees_packets_again(
     def look(packets: int, seen: int) -> int:
         """How many warnings there are after a look at so many packets, of which so many were seen."""
         item = Observed(row, True, Counters(seen, 0, 0, 0), Traffic(packets, 100 * packets))
-        monkeypatch.setattr("podmgr.watch.bypassed.observe", lambda _: ([item], 0))
+        monkeypatch.setattr("podmgr.watch.podsync.observe", lambda _: ([item], 0))
         node.sync.look_for_bypassed()
         return len([line for line in node.announced if line[1] == "RuleBypassed"])
 

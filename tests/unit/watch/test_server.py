@@ -76,24 +76,25 @@ def test_address_is_host_and_port(text: str, address: tuple[str, int]) -> None:
     "text",
     [
         *("", ":", "9090", "localhost", "localhost:", "localhost:http", "[::1]", ":-1", ":+1", ":65536"),
+        *("unix:", "unix:socket", "unix"),
         *(": 1", ":9090 ", ":²", ":١", ":9_0", ":1.0", ":0x10", ":" + "9" * 5000),
     ],
 )
 def test_anything_else_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="is no address") as caught:
         parse_address(text)
-    assert caught.value.tip == "--metrics-address HOST:PORT or :PORT"
+    assert caught.value.tip == "--metrics-address HOST:PORT, :PORT or unix:/PATH"
     assert len(caught.value.message) < 120
 
 
 @given(st.text(max_size=30) | st.text("0123456789:[]ab.", max_size=20))
 def test_reading_an_address_raises_nothing_but_usage_errors(text: str) -> None:
     try:
-        _, port = parse_address(text)
+        address = parse_address(text)
     except UsageError as error:
         assert error.message.isprintable()
         return
-    assert 0 <= port <= 65_535
+    assert isinstance(address, tuple) and 0 <= address[1] <= 65_535
 
 
 # Probes
