@@ -137,6 +137,7 @@ class _Transaction:
 
         decided = Decided(wishes)
         maker = SpecMaker(self._settings, known=prepared.specs)
+        self._namespaces.know(decided.networks)
         networks = Networks(self._namespaces)
         desiring = Desiring(
             self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
