@@ -135,12 +135,11 @@ class _Transaction:
         from podmgr.reconcile.desired import Desiring
         from podmgr.reconcile.preparing import objects_of
 
-        decided = Decided(wishes)
-        maker = SpecMaker(self._settings, known=prepared.specs)
+        decided, maker = Decided(wishes), SpecMaker(self._settings, known=prepared.specs)
         self._namespaces.know(decided.networks)
-        networks = Networks(self._namespaces)
+        is_prepared = prepared.owners.__contains__
         desiring = Desiring(
-            self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
+            self._settings, Networks(self._namespaces), decided, maker, may_compile=is_prepared
         )
         desired = desiring.desired(self.rows)
         desiring.require_fq(desired)
