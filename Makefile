@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-versions lint lock bench bench-vm bench-report soak tools tools-for-tests tools-vm vm-image wheel man krew uninstall
+.PHONY: help demo test kills rounds test-versions lint lock bench bench-vm bench-report soak tools tools-for-tests tools-vm vm-image wheel man krew uninstall
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,12 @@ demo: tools .venv/ready ## Put rules on a throw-away pod and show declared again
 
 test: tools-for-tests vm-image ## Run all tests, on the real kernel and in a virtual machine (needs root)
 	@.venv/bin/python -m pytest
+
+kills: tools .venv/ready-to-test ## Kill each command and watch at random moments, KILLS times (100; hours), as root
+	@PODMGR_TEST_KILLS=$(or $(KILLS),100) .venv/bin/python -m pytest -s tests/kernel/test_kills.py tests/kube/test_kills_of_watch.py
+
+rounds: tools .venv/ready-to-test ## Apply and clean ROUNDS times (10000; hours) and see that nothing grows, as root
+	@PODMGR_TEST_ROUNDS=$(or $(ROUNDS),10000) .venv/bin/python -m pytest -s tests/kernel/test_rounds.py
 
 test-versions: tools .venv/ready-to-test ## Run the unit tests with the newest and the oldest libraries that pyproject.toml admits
 	@.ci/test-versions

@@ -30,6 +30,7 @@ _CHUNK_BYTES = 64 << 10
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _NOBODY = 65_534
+_UNSEEN = 0  # the number of a parent that lives in another PID namespace
 _libc = ctypes.CDLL(None)
 
 Process = subprocess.Popen[bytes]
@@ -109,9 +110,8 @@ def run(
     limits: Limits | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
-
-    `env` are variables beside our own.
+    """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers; `env` are variables
+    beside our own.
 
     `prepare` runs in the child before the command: to join a cgroup, to change the user. A command
     that goes beyond its `limits` is ended by the kernel: `code` is the signal's, or its own.
@@ -121,7 +121,8 @@ def run(
     """
     process: Process | None = None
     with ExitStack() as stack:
-        output = _limited_output(stack) if limits else None
+        # A pipe has no size that can be limited.
+        output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b")) if limits else None
         try:
             if limits and find(argv[0]) is None:
                 raise missing_tool(argv[0])
@@ -195,11 +196,6 @@ def _written(fd: int, text: memoryview) -> memoryview:
         return text[os.write(fd, text[: select.PIPE_BUF]) :]  # as much never blocks where select() says so
     except BrokenPipeError:
         return text[:0]
-
-
-def _limited_output(stack: ExitStack) -> BinaryIO:
-    """A file in memory: unlike a pipe it has a size that can be limited."""
-    return stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
 
 
 def _started(
@@ -313,9 +309,17 @@ def start(
 
     Raises FileNotFoundError and PermissionError as `subprocess` does.
     """
+    parent = os.getpid()
+
+    def begin() -> None:
+        if prepare:
+            prepare()
+        if os.getppid() not in (parent, _UNSEEN):  # it has ended before we asked to end with it
+            os._exit(1)
+
     return subprocess.Popen(
         argv,
-        preexec_fn=prepare,  # noqa: PLW1509  the parent has one thread
+        preexec_fn=begin,  # noqa: PLW1509  the parent has one thread
         env=dict(os.environ if env is None else env),
         stdin=streams,
         stdout=streams,
@@ -333,14 +337,14 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _hold_back_interrupts() -> set[signal.Signals | int]:
-    """From this thread; the mask before."""
+def _hold_back_interrupts() -> set[signal.Signals | int]:  # from this thread; the mask before
     return signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
 
 
 def die_with_parent() -> None:
     """Called in a child: the kernel kills it when podmgr ends, however that ends.
 
-    Changing the user clears this, so it comes last in a `prepare`.
+    Changing the user clears this, so it comes last in a `prepare`. So does a command that has rights of
+    its own, such as sudo: that lives on.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

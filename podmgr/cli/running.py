@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from podmgr import proc
 from podmgr.attachment import Cgroup, Target, Wish
 from podmgr.cli.render import figure_text
+from podmgr.cli.supervising import Supervision, supervising
 from podmgr.errors import UsageError, printable
-from podmgr.kernel import cgroup_life, cgroups, leftovers, scratch
+from podmgr.kernel import cgroup_life, cgroups, scratch
 from podmgr.kernel.private_network import HOST_VARIABLES, PrivateNetwork, private_network
 from podmgr.proc import Runner
+from podmgr.reconcile import lease
+from podmgr.reconcile.lease import Lease
 from podmgr.reconcile.observe import observe, with_figures
 from podmgr.reconcile.outcome import Action, Report, remarks
 from podmgr.reconcile.transaction import apply, clean
@@ -35,7 +36,6 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
 _MAX_ID = 2**32 - 2
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class User(NamedTuple):
@@ -104,21 +104,21 @@ def run(
 ) -> int:
     """Run the command to its end under the rules; its exit code.
 
-    What an earlier run that was killed has left beside it is removed first. Raises PodmgrError if the
-    rules cannot be applied, or there is no network for it; nothing has been started then.
+    Raises PodmgrError if the rules cannot be applied, or there is no network for it; nothing has been
+    started then. Killed itself, it leaves what `abandoned` finds.
     """
     root = cgroups.find_root(settings.cgroup_root)
-    for what in leftovers.remove(cgroups.own(root), runner=runner):
-        report(f"removed {what}, left by a crash")
-    with ExitStack() as stack:
+    place = scratch.planned(root, "run")
+    with supervising() as supervision, _leased(settings, place) as held, ExitStack() as stack:
         network: PrivateNetwork | None = None
         if has_own_network:
-            network = stack.enter_context(private_network(runner=runner, report=report))
-        cgroup = scratch.create(root, "run")
+            network = stack.enter_context(private_network(runner=runner, report=report, note=held.note))
+        cgroup = cgroup_life.create(place.parent, place.name)
+        held.note("id", cgroup.id)
         # With a network of its own it is as a pod: who lives in the cgroup says which it is.
         name, is_alone = cgroups.display_name(root, cgroup), network is not None
         target = Target(name, cgroup, counts_loopback=not is_alone, starts_here=not is_alone)
-        place = _Place(target, network)
+        run_in = _Place(target, network, held)
         try:
             if network is not None:
                 cgroup_life.join(cgroup, network.holder.pid)
@@ -129,16 +129,29 @@ def run(
                     raise outcome.error
             for line in remarks(outcomes):
                 report(f"note: {line}")
-            with _forwarding_signals() as adopt:
-                code = _run(command, place, user, adopt, report)
+            with supervision.unhurt():
+                code = _run(command, run_in, user, supervision, report)
                 if not is_quiet:
                     _summarise(cgroup, settings, report)
-                _tidy(place, settings, runner, report)
+                _tidy(run_in, settings, runner, report)
             return code
         finally:
             if cgroup.path.exists():  # not after a command that ran: it was tidied up already
-                with _forwarding_signals():
-                    _tidy(place, settings, runner, report)
+                with supervision.unhurt():
+                    _tidy(run_in, settings, runner, report)
+
+
+@contextmanager
+def _leased(settings: Settings, place: Path) -> Iterator[Lease]:
+    """A lease for the cgroup that is made there. It ends with the block, unless something is left."""
+    held = lease.take(settings.state_dir, place.name)
+    try:
+        held.note("cgroup", place)
+        yield held
+    except BaseException:
+        (held.let_go if place.exists() else held.end)()
+        raise
+    held.end()
 
 
 class _Place(NamedTuple):
@@ -146,20 +159,18 @@ class _Place(NamedTuple):
 
     target: Target
     network: PrivateNetwork | None
+    lease: Lease
 
     def enter(self) -> None:
         """Called in the command's process, which is still podmgr's user."""
+        self.lease.let_go()  # it is podmgr's alone: the kernel shall see it end with podmgr
         cgroup_life.join(self.target.cgroup)
         if self.network:
             self.network.enter()
 
 
 def _run(
-    command: Sequence[str],
-    place: _Place,
-    user: User | None,
-    adopt: Callable[[proc.Process], None],
-    report: Report,
+    command: Sequence[str], place: _Place, user: User | None, supervision: Supervision, report: Report
 ) -> int:
     def prepare() -> None:
         place.enter()
@@ -168,13 +179,18 @@ def _run(
             os.setgid(user.gid)
             os.setuid(user.uid)
         proc.die_with_parent()
+        supervision.let_through()
 
     environment = dict(os.environ) | (user.environment if user else {})
     if place.network:
         environment = {name: value for name, value in environment.items() if name not in HOST_VARIABLES}
         environment |= place.network.environment
+
+    def start() -> proc.Process:
+        return proc.start(command, prepare=prepare, env=environment)
+
     try:
-        process = proc.start(command, prepare=prepare, env=environment)
+        code = supervision.run(start, lambda pid: pid in cgroup_life.processes(place.target.cgroup))
     except FileNotFoundError:
         report(f"{printable(command[0])}: there is no such command")
         return EXIT_NOT_FOUND
@@ -184,48 +200,7 @@ def _run(
     except proc.NotPreparedError:
         report("the command could not be put into its cgroup or network, or its user cannot be had")
         return EXIT_PODMGR_FAILED
-    adopt(process)
-    code = process.wait()
     return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _forwarding_signals() -> Iterator[Callable[[proc.Process], None]]:
-    """Hand signals on to the command, once there is one; they never stop the tidying up.
-
-    Ctrl-C on a terminal reaches the command by itself, as it is in the same process group.
-    """
-    processes: list[proc.Process] = []
-    early: list[int] = []
-
-    def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and _is_in_foreground():
-            return
-        early.append(number)
-        deliver()
-
-    def deliver() -> None:
-        while processes and early:
-            with suppress(ProcessLookupError):
-                processes[-1].send_signal(early.pop(0))
-
-    def adopt(process: proc.Process) -> None:
-        processes.append(process)
-        deliver()  # also what came while the command was being started
-
-    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield adopt
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _is_in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return False
 
 
 def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
@@ -244,7 +219,7 @@ def _summarise(cgroup: Cgroup, settings: Settings, report: Report) -> None:
 
 
 def _tidy(place: _Place, settings: Settings, runner: Runner, report: Report) -> None:
-    target, network = place
+    target, network, _ = place
     killed = cgroup_life.kill(target.cgroup, spared=network.holder.pid if network else None)
     if killed:
         report(f"killed {killed} processes that the command left behind")

@@ -1,6 +1,7 @@
 """What podmgr leaves besides programs when it is killed: cgroups of its own, and tables of nft.
 
-Programs and their pins are `reconcile`'s.
+Apart from `clean`, which alone uses it: what it finds by names alone, also with the state folder lost.
+Programs and their pins are `reconcile`'s, and so are runs that are written down there (`abandoned`).
 """
 
 from __future__ import annotations

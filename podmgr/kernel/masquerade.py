@@ -7,6 +7,7 @@ after its maker. Settings of the machine and tables of others are looked at, and
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -27,6 +28,11 @@ _VANISH_SECONDS = 2.0
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 Network = IPv4Network | IPv6Network
+
+
+def new_name() -> str:
+    """For a network that is to be made: of its interface here, and of its table."""
+    return PREFIX + os.urandom(3).hex()
 
 
 def obstacle() -> str:

@@ -23,6 +23,7 @@ from podmgr.kernel.netlink import RefusedError
 from podmgr.proc import Runner
 
 Report = Callable[[str], None]
+Note = Callable[[str, str], None]  # writes down what is made next: what it is, and its name
 
 HOST_VARIABLES = ("PODMGR_NET_HOST", "PODMGR_NET_HOST6")  # of the command: this machine, from within
 POOL = IPv4Network("198.18.0.0/15")  # RFC 2544: for benchmarks, and so nobody's on the Internet
@@ -60,11 +61,12 @@ class PrivateNetwork:
         """Called in a child: it lives there from here on. Raises OSError."""
         netns_life.enter(self.namespace_fd)
 
-    def lead_beyond(self, runner: Runner) -> str:
+    def lead_beyond(self, runner: Runner, note: Note) -> str:
         """Lead beyond this machine. Returns a line on what is in the way of it, "" if nothing is."""
         if reason := masquerade.obstacle():
             return f"nothing beyond this machine is reached: {reason}"
         self._undo = lambda: masquerade.remove(self.name, runner=runner)
+        note("table", self.name)
         try:
             networks = [ends.node.network for ends in self.ends]
             masquerade.add(self.name, networks, runner=runner)
@@ -92,19 +94,23 @@ class PrivateNetwork:
 
 
 @contextmanager
-def private_network(*, runner: Runner, report: Report) -> Iterator[PrivateNetwork]:
+def private_network(
+    *, runner: Runner, report: Report, note: Note = lambda _what, _name: None
+) -> Iterator[PrivateNetwork]:
     """A network that is gone when the block ends; what can be reached from it is reported.
 
+    What is made is noted before, for who finds it after a crash: see `delete`.
     Raises PermissionDeniedError without the right to make one, PodmgrError.
     """
     if not masquerade.obstacle():
         for name in masquerade.sweep(runner=runner):
             report(f"removed the nft table inet {name}, left by a crash")
-    network = _made()
+    note("network", name := masquerade.new_name())
+    network = _made(name)
     try:
         hosts = " and ".join(f"{host} ({name})" for name, host in network.environment.items())
         report(f"note: within, this machine is {hosts}")
-        if obstacle := network.lead_beyond(runner):
+        if obstacle := network.lead_beyond(runner, note):
             report(f"note: within, {obstacle}")
         if server := _loopback_nameserver():
             report(
@@ -130,12 +136,26 @@ def free_network(used: Collection[IPv4Network], start: int) -> IPv4Network:
     raise PodmgrError(f"all of {POOL} is in use here", tip=f"ip route show root {POOL} table all")
 
 
-def _made() -> PrivateNetwork:
+def delete(name: str) -> None:
+    """Take its connection away from a network that a crash has left. Gone already is fine.
+
+    Raises PodmgrError.
+    """
+    try:
+        with netlink.here() as route:
+            links = Links(route)
+            links.delete(links.index(name))
+    except RefusedError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def _made(name: str) -> PrivateNetwork:
     holder = netns_life.hold_namespace()
     fd = -1
     try:
         fd = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        return _connected(holder, fd)
+        return _connected(holder, fd, name)
     except BaseException as error:
         netns_life.release(holder)  # and with it what was made
         if fd >= 0:
@@ -145,9 +165,9 @@ def _made() -> PrivateNetwork:
         raise
 
 
-def _connected(holder: proc.Process, fd: int) -> PrivateNetwork:
+def _connected(holder: proc.Process, fd: int, name: str) -> PrivateNetwork:
     """The veth pair, its addresses, and the routes through it."""
-    node, inside = End(masquerade.PREFIX + os.urandom(3).hex(), _mac()), End(_INSIDE, _mac())
+    node, inside = End(name, _mac()), End(_INSIDE, _mac())
     with netlink.here() as here, netlink.opened(fd) as there:
         outer, inner = Links(here), Links(there)
         outer.add_veth(node, inside, fd)

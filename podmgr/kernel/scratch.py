@@ -21,7 +21,13 @@ def create(root: Path, purpose: str) -> Cgroup:
 
     Raises PodmgrError if it cannot be made.
     """
-    return cgroup_life.create(cgroups.own(root), f"podmgr-{purpose}-{maker()}")
+    place = planned(root, purpose)
+    return cgroup_life.create(place.parent, place.name)
+
+
+def planned(root: Path, purpose: str) -> Path:
+    """Where `create` makes the cgroup."""
+    return cgroups.own(root) / f"podmgr-{purpose}-{maker()}"
 
 
 def maker() -> str:
@@ -32,7 +38,7 @@ def maker() -> str:
 def is_gone(maker: str) -> bool:
     """Whether the process of that name has ended, as far as is seen from this PID namespace."""
     pid, _, start_time = maker.partition("-")
-    return _start_time(int(pid)) != start_time
+    return not pid.isdigit() or _start_time(int(pid)) != start_time
 
 
 def sweep(root: Path) -> list[Cgroup]:

@@ -54,6 +54,13 @@ def recorded(settings: Settings) -> list[Attachment]:
     return ledger.read(settings.state_dir)
 
 
+def without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
+    """The rows whose cgroup has vanished, each cgroup looked for once."""
+    places = {row.cgroup_id: row.cgroup for row in rows}
+    gone = {cgroup_id for cgroup_id, cgroup in places.items() if not cgroups.exists(cgroup)}
+    return [row for row in rows if row.cgroup_id in gone]
+
+
 def require_sight(settings: Settings) -> None:
     """Raise unless we may look at what hangs on cgroups: an empty answer would lie."""
     pins.require_place(settings.bpffs)

@@ -33,7 +33,7 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 _FILE = "ledger.json"
 _STAGING = "ledger.json.new"
-_LOCK = "lock"
+LOCK = "lock"  # of whom, `unfinished` knows
 _MAX_TEXT_BYTES = 8_192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NUMBERS = ("cgroup_id", "priority", "links_packets", "links_bytes", "position")
@@ -85,13 +85,8 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
     Raises PermissionDeniedError if the folder cannot be used or others may write to it, and
     PodmgrError if the lock is not to be had within a minute.
     """
+    fd = make_folder(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
-    try:
-        _check_owner(folder, fd)
         lock = _lock(folder, fd, on_wait)
         try:
             yield State(folder, fd, lock)
@@ -101,10 +96,25 @@ def locked(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
         os.close(fd)
 
 
+def make_folder(folder: Path) -> int:
+    """A descriptor of the folder, which is made if need be. Raises PermissionDeniedError, PodmgrError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
+    try:
+        require_own(folder, fd)
+    except PodmgrError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def is_locked(folder: Path) -> bool:
     """Whether another podmgr is in a transaction just now."""
     try:
-        fd = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -291,7 +301,7 @@ def _link(fields: dict[str, Any]) -> Link:
 def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
     """The descriptor of the lock's file, locked. The file stays: others may be waiting for it."""
     try:
-        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
     except OSError as error:
         raise failed(f"use the state folder {folder}", error, tip="see --state-dir") from error
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
@@ -314,8 +324,11 @@ def _lock(folder: Path, fd: int, on_wait: Callable[[], None]) -> int:
             return lock
 
 
-def _check_owner(folder: Path, fd: int) -> None:
-    """Objects are checked, then loaded from here: nobody else may change them in between."""
+def require_own(folder: Path, fd: int) -> None:
+    """Raise PermissionDeniedError if others may write to the folder, of which `fd` is a descriptor.
+
+    Objects are checked, then loaded from there: nobody else may change them in between.
+    """
     status = os.fstat(fd)
     is_own = status.st_uid in (0, os.geteuid())
     if not is_own or status.st_mode & 0o022:

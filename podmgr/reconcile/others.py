@@ -6,14 +6,14 @@ none of their own. So ours, on a pod's cgroup, would lift it for the pod.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from podmgr.attachment import Cgroup
+from podmgr.attachment import Attachment, Cgroup
 from podmgr.errors import PodmgrError
 from podmgr.kernel import bpf_syscall, cgroups
 from podmgr.kernel.bpf_syscall import BPF_F_ALLOW_MULTI, BPF_F_ALLOW_OVERRIDE
-from podmgr.rules.rule import Direction
+from podmgr.rules.rule import Direction, Hook
 
 
 class Holder(NamedTuple):
@@ -55,6 +55,21 @@ def lifted(before: Collection[int], cgroup: Cgroup, direction: Direction) -> Hol
     if there or cgroups.has_true_root():  # else it may hang where we cannot look
         return there[0] if there else None
     return Holder(min(lost), None)
+
+
+def refusals(rows: Iterable[Attachment]) -> list[tuple[Attachment, PodmgrError]]:
+    """Of rows that are wished, those that would switch off a program of others, with what there is to say."""
+    found: dict[tuple[int, Direction], Holder | None] = {}
+    refused = []
+    for row in rows:
+        place = (row.cgroup_id, row.direction)
+        if row.hook is not Hook.CGROUP:
+            continue
+        if place not in found:
+            found[place] = would_be_lifted(row.cgroup, row.direction)
+        if holder := found[place]:
+            refused.append((row, refusal(str(row.rule), row.cgroup, holder)))
+    return refused
 
 
 def refusal(rule: str, cgroup: Cgroup, holder: Holder) -> PodmgrError:

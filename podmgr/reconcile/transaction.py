@@ -13,20 +13,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from podmgr.attachment import Attachment, Selection, Slot, Wish
-from podmgr.kernel import cgroups, pins, starts
+from podmgr.kernel import pins, starts
 from podmgr.kernel.netns import Namespaces
 from podmgr.kernel.starts import Starts
 from podmgr.proc import Runner, uninterrupted
 from podmgr.programs.store import ObjectStore, StoredObject
-from podmgr.reconcile import ledger, lookups, others
-from podmgr.reconcile.actual import Sight, recorded, require_sight, sees_all, unknown_pins
+from podmgr.reconcile import ledger, lookups, others, unfinished
+from podmgr.reconcile.actual import Sight, recorded, require_sight, sees_all, unknown_pins, without_cgroup
 from podmgr.reconcile.actuator import Actuator
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.outcome import Action, Failures, Outcome, Report
 from podmgr.reconcile.placement import Networks
 from podmgr.reconcile.plan import Plan, make_plan
 from podmgr.reconcile.results import outcome_of, outcomes_of, told
-from podmgr.rules.rule import Direction, Hook
 from podmgr.settings import Settings
 
 if TYPE_CHECKING:  # `list` and `clean` need no programs, and start 10 ms sooner without
@@ -48,8 +47,8 @@ def preview(wishes: Sequence[Wish], settings: Settings) -> list[Outcome]:
         store = ObjectStore(settings.state_dir)
         hooks = {digest: stored.hook for digest in desired.specs if (stored := store.find(digest))}
         desired = desiring.settled(desired, hooks)
-        _require_none_lifted(desired, decided)
-        gone = set(_without_cgroup(rows))
+        decided.fail_all(others.refusals(decided.alive(desired.rows)))
+        gone = set(without_cgroup(rows))
         actual = _actual(decided, sight, [row for row in rows if row not in gone])
         plan = make_plan(decided.alive(desired.rows), actual)
     return told(decided, outcomes_of(plan, desired))
@@ -76,6 +75,14 @@ def apply(
         prepared = prepare(wishes, settings, runner=runner)
     with _transaction(settings, runner, report) as transaction:
         return transaction.apply(wishes, prepared, report)
+
+
+def repair(settings: Settings, *, runner: Runner, report: Report = lambda _: None) -> None:
+    """Finish what a podmgr was killed in, as every transaction does before its own work."""
+    require_sight(settings)
+    pins.require_own(settings.bpffs)
+    with _transaction(settings, runner, report):
+        pass
 
 
 def clean(
@@ -130,8 +137,7 @@ class _Transaction:
 
         decided = Decided(wishes)
         maker = SpecMaker(self._settings, known=prepared.specs)
-        self._namespaces.know(decided.networks)
-        networks = Networks(self._namespaces)
+        networks = Networks(self._namespaces.knowing(decided.networks))
         desiring = Desiring(
             self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
         )
@@ -141,12 +147,12 @@ class _Transaction:
             return decided.outcomes()
         if pins.ensure_bpffs(self._settings.bpffs, runner=self._runner):
             report("mounted the bpf file system at /sys/fs/bpf")
-        self._remove(_without_cgroup(self.rows))
+        self._remove(without_cgroup(self.rows))
         objects = objects_of(
             desired, decided, prepared, self._store, settings=self._settings, runner=self._runner
         )
         desired = desiring.settled(desired, {digest: stored.hook for digest, stored in objects.items()})
-        _require_none_lifted(desired, decided)
+        decided.fail_all(others.refusals(decided.alive(desired.rows)))
         actual = _actual(decided, self._sight, self.rows)
         plan = make_plan(decided.alive(desired.rows), actual)
         half_there = self._keep(plan, decided, frozenset(actual))
@@ -247,6 +253,17 @@ class _Transaction:
             for row in rows
         ]
 
+    def repair(self, report: Report) -> None:
+        """After a podmgr that was killed in here: what is attached and what is written down are the same.
+
+        What it had attached whole stays, what it had not goes, and so does what it was removing.
+        """
+        half_there = set(self.rows) - set(self._sight.attached(self.rows))
+        failures = self._remove([*half_there, *self._sight.unknown_attachments(self.rows)])
+        left = self._unpin_unknown(None, failures)
+        if half_there or left:
+            report("put in order what a podmgr that was killed had left half done")
+
     def finish(self) -> None:
         """Whatever happened: no qdisc and no object without use, and a true ledger."""
         self._write()
@@ -291,18 +308,17 @@ def _transaction(settings: Settings, runner: Runner, report: Report) -> Iterator
             report(f"the ledger could not be read; it is kept as {aside}")
         with Namespaces() as namespaces:
             transaction = _Transaction(settings, state, rows, namespaces, runner)
+            is_in_order = False
             try:
+                if unfinished.begin(state):
+                    transaction.repair(report)
+                is_in_order = True
                 yield transaction
             finally:
                 with uninterrupted():
                     transaction.finish()
-
-
-def _without_cgroup(rows: Sequence[Attachment]) -> list[Attachment]:
-    """The rows whose cgroup has vanished, each cgroup looked for once."""
-    places = {row.cgroup_id: row.cgroup for row in rows}
-    gone = {cgroup_id for cgroup_id, cgroup in places.items() if not cgroups.exists(cgroup)}
-    return [row for row in rows if row.cgroup_id in gone]
+                    if is_in_order:
+                        unfinished.end(state)
 
 
 def _actual(decided: Decided, sight: Sight, rows: Sequence[Attachment]) -> list[Attachment]:
@@ -317,19 +333,6 @@ def _actual(decided: Decided, sight: Sight, rows: Sequence[Attachment]) -> list[
     decided.require_one_cgroup_each([*rows, *unknown])
     ids = decided.cgroup_ids
     return [row for row in (*unknown, *healthy) if row.cgroup_id in ids]
-
-
-def _require_none_lifted(desired: Desired, decided: Decided) -> None:
-    """Fail what would switch off a program of others, before anything is attached."""
-    found: dict[tuple[int, Direction], others.Holder | None] = {}
-    for row in decided.alive(desired.rows):
-        place = (row.cgroup_id, row.direction)
-        if row.hook is not Hook.CGROUP:
-            continue
-        if place not in found:
-            found[place] = others.would_be_lifted(row.cgroup, row.direction)
-        if holder := found[place]:
-            decided.fail(row.cgroup_id, row.rule, others.refusal(str(row.rule), row.cgroup, holder))
 
 
 def _done(plan: Plan, loaded: Sequence[Attachment], desired: Desired, decided: Decided) -> Plan:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -278,7 +278,7 @@ def test_all_goes_when_podmgr_is_killed_and_clean_removes_the_cgroup_and_the_pin
     assert_nothing_left(podmgr.settings)
 
 
-@pytest.mark.parametrize("command", [["clean"], ["run", "--rule", RULE, "true"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["clean"], ["list"], ["run", "--rule", RULE, "true"]], ids=" ".join)
 def test_what_the_command_has_started_ends_with_its_network(
     podmgr: Cli, start: Start, command: list[str]
 ) -> None:
@@ -292,6 +292,24 @@ def test_what_the_command_has_started_ends_with_its_network(
     assert f"removed {cgroup.path}, left by a crash" in done.stderr
     assert waits_until(lambda: _veths() == [])
     assert_nothing_left(podmgr.settings)
+
+
+def test_who_has_left_the_cgroup_loses_the_network(podmgr: Cli, start: Start, cgroup_root: Path) -> None:
+    """Root may; there the rules of a network go with it, and its connection with what is removed."""
+    outside = cgroup_root.parent / "cgroup.procs"
+    script = f"(echo 0 > {outside}; exec sleep 1000) & exec tail -f /dev/null"
+    process, cgroup = start("sh", "-c", script)
+    (inside,) = (int(pid) for pid in _children(process.pid) if "tail" in _commands_of(pid))
+    (gone,) = _children(inside)
+    assert waits_until(lambda: gone not in cgroup_life.processes(cgroup))
+    process.kill()
+    process.wait()
+    podmgr("list")
+    try:
+        assert _veths() == []
+        assert_nothing_left(podmgr.settings)
+    finally:
+        os.kill(gone, signal.SIGKILL)
 
 
 def test_what_was_left_is_removed_by_the_next_run_too(podmgr: Cli, start: Start) -> None:
@@ -367,10 +385,20 @@ def _commands(cgroup: Path) -> set[str]:
     return {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if Path(f"/proc/{pid}").exists()}
 
 
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _commands_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()
+
+
 def _holders() -> set[str]:
-    """The processes that hold a namespace: `sleep infinity`."""
-    return {
-        path.parent.name
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists() and path.read_bytes() == b"sleep\0infinity\0"
-    }
+    """The processes of this test that hold a namespace: `sleep infinity`, with its environment."""
+    ours = f"PODMGR_STATE_DIR={os.environ['PODMGR_STATE_DIR']}\0".encode()
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended just now
+            if (path / "cmdline").read_bytes() == b"sleep\0infinity\0":
+                found |= {path.name} if ours in (path / "environ").read_bytes() else set()
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -180,3 +181,23 @@ def test_what_works_on_strangers_text_runs_as_nobody() -> None:
     done = proc.run(words, limits=limits)
     assert done.stdout == "65534\n65534\n/\nclosed\n"
     assert proc.run(["id", "-u"]).stdout == "0\n"
+
+
+def test_command_is_not_begun_for_a_parent_that_has_ended(tmp_path: Path) -> None:
+    """It may end between its fork and the moment when its child asks to end with it.
+
+    Both hold the pipe, so both have ended once it is read.
+    """
+    script = (
+        "import os, signal; from podmgr import proc\n"
+        "def prepare():\n"
+        "    parent = os.getppid()\n"
+        "    os.kill(parent, signal.SIGKILL)\n"
+        "    while os.getppid() == parent: pass\n"
+        "    proc.die_with_parent()\n"
+        f"proc.start(['touch', {str(tmp_path / 'begun')!r}], prepare=prepare)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], check=False, cwd=root, stdout=subprocess.PIPE)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "begun").exists()

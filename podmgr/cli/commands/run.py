@@ -60,6 +60,10 @@ def command(
     With --net the command has an interface of its own, eth0, as a pod has, which leads to this
     machine, and beyond it where the machine forwards and has nft.
 
+    Signals go to the command, and Ctrl-Z stops both. When podmgr is killed (SIGKILL) the command ends with
+    it; what that has started, and setuid commands such as sudo, stay under the rules until the next podmgr
+    command, of any kind, ends them and removes all.
+
     The exit code is the command's; 125 if podmgr fails, 126 if the command cannot be executed,
     127 if there is no such command.
     """

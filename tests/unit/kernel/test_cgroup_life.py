@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pytest_mock import MockerFixture
 
+from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.errors import PermissionDeniedError, PodmgrError
-from podmgr.kernel import cgroup_life, cgroups
+from podmgr.kernel import cgroup_life, cgroups, scratch
 from tests.unit.kernel.cgroup_tree import UID, at
 
 
@@ -57,7 +59,7 @@ def test_evicted_processes_go_one_level_up(root: Path) -> None:
 def test_killing_ends_every_process(root: Path, mocker: MockerFixture) -> None:
     children = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2)]
     pids = [child.pid for child in children]
-    mocker.patch("podmgr.kernel.cgroup_life.processes", side_effect=[pids, pids[:1], []])
+    mocker.patch("podmgr.kernel.cgroup_life.processes", side_effect=[pids, pids, pids[:1], []])
     assert cgroup_life.kill(at(root / "kubepods")) == 2
     for child in children:
         child.communicate()
@@ -99,3 +101,43 @@ def test_one_process_may_be_spared(tmp_path: Path) -> None:
         assert cgroup_life.kill(at(tmp_path), spared=spared.pid) == 0
         assert spared.poll() is None
         spared.kill()
+
+
+@pytest.fixture
+def multiplying() -> Iterator[Cgroup]:
+    """A real cgroup whose processes start others as fast as they can."""
+    mount = cgroups.find_root(None)
+    cgroup = cgroup_life.create(mount, f"podmgr-test-{scratch.maker()}")
+    script = 'while :; do sleep 0.001 & sleep 0.001 & wait; exec sh -c "$0" "$0"; done'
+    argv = ["sh", "-c", f"{script} & {script}", script]
+    with proc.start(argv, prepare=lambda: cgroup_life.join(cgroup)) as process:
+        yield cgroup
+        cgroup_life.kill(cgroup)
+        process.wait()
+    cgroup_life.remove(cgroup)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a cgroup")
+@pytest.mark.parametrize("is_new", [True, False], ids=["at once", "as Linux 5.10 can"])
+def test_processes_that_multiply_are_killed(
+    multiplying: Cgroup, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    if not is_new:
+        take = cgroup_life._set
+        monkeypatch.setattr(
+            cgroup_life,
+            "_set",
+            lambda cgroup, name, value: name != "cgroup.kill" and take(cgroup, name, value),
+        )
+    assert cgroup_life.kill(multiplying) > 0
+    assert cgroup_life.processes(multiplying) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a cgroup")
+def test_who_is_spared_goes_on(multiplying: Cgroup) -> None:
+    with proc.start(["sleep", "60"], prepare=lambda: cgroup_life.join(multiplying)) as spared:
+        cgroup_life.kill(multiplying, spared=spared.pid)
+        assert cgroup_life.processes(multiplying) == [spared.pid]
+        assert "frozen 0" in (multiplying.path / "cgroup.events").read_text()
+        spared.terminate()
+        assert spared.wait(10) == -15
