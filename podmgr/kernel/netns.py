@@ -85,9 +85,10 @@ class Namespaces:
             os.close(self._fds.pop(inode))
         return found[:most]
 
-    def know(self, named: Mapping[int, Path]) -> None:
+    def knowing(self, named: Mapping[int, Path]) -> Namespaces:
         """Cgroups, by their id, whose network has a name: it is theirs as long as they have no process."""
         self._named |= named
+        return self
 
     def _by_name(self, path: Path) -> list[int]:
         """The namespace of this name on the node, where we may be in another mount namespace."""

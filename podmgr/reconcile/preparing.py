@@ -67,8 +67,7 @@ def prepare(
     maker = SpecMaker(settings, runner=runner, known=before.specs)
     decided = Decided(wishes)
     with Namespaces() as namespaces:
-        namespaces.know(decided.networks)
-        networks = _Expected(namespaces) if is_ahead else Networks(namespaces)
+        networks = (_Expected if is_ahead else Networks)(namespaces.knowing(decided.networks))
         desiring = Desiring(settings, networks, decided, maker, may_compile=lambda _: with_custom)
         desired = desiring.desired(recorded(settings))
     digests = {row.object_digest for row in decided.alive(desired.rows)} - before.made.keys()
