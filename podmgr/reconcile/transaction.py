@@ -135,11 +135,11 @@ class _Transaction:
         from podmgr.reconcile.desired import Desiring
         from podmgr.reconcile.preparing import objects_of
 
-        decided, maker = Decided(wishes), SpecMaker(self._settings, known=prepared.specs)
-        self._namespaces.know(decided.networks)
-        is_prepared = prepared.owners.__contains__
+        decided = Decided(wishes)
+        maker = SpecMaker(self._settings, known=prepared.specs)
+        networks = Networks(self._namespaces.knowing(decided.networks))
         desiring = Desiring(
-            self._settings, Networks(self._namespaces), decided, maker, may_compile=is_prepared
+            self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
         )
         desired = desiring.desired(self.rows)
         desiring.require_fq(desired)
