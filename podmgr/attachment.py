@@ -183,7 +183,8 @@ class Wish(NamedTuple):
     beat them fail. `peers` says what the names in their matches stand for now; of one that is not
     in it nobody knows, and what a program knows of it stays.
     `containers` are the runtime's ids of a pod's containers, by name; None: a container is a cgroup of that
-    name.
+    name. `is_early`: no process has come yet, so what acts on interfaces is left out, for now.
+    `network` is where the runtime keeps the pod's network namespace, if it has said so.
     """
 
     target: Target
@@ -194,4 +195,6 @@ class Wish(NamedTuple):
     beaten: frozenset[tuple[Source, Rule]] = frozenset()
     peers: Mapping[Peer, tuple[Entry, ...]] = NOBODY
     containers: Mapping[str, str] | None = None
+    is_early: bool = False
+    network: Path | None = None
     unseen: frozenset[Layer] = frozenset()

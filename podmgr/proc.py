@@ -110,9 +110,8 @@ def run(
     limits: Limits | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers.
-
-    `env` are variables beside our own.
+    """Run `argv` to its end. `pass_fds` stay open in the child, under the same numbers; `env` are variables
+    beside our own.
 
     `prepare` runs in the child before the command: to join a cgroup, to change the user. A command
     that goes beyond its `limits` is ended by the kernel: `code` is the signal's, or its own.
@@ -122,9 +121,8 @@ def run(
     """
     process: Process | None = None
     with ExitStack() as stack:
-        output: BinaryIO | None = None
-        if limits:  # in memory: unlike a pipe that has a size that can be limited
-            output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b"))
+        # A pipe has no size that can be limited.
+        output = stack.enter_context(open(os.memfd_create("podmgr"), "w+b")) if limits else None
         try:
             if limits and find(argv[0]) is None:
                 raise missing_tool(argv[0])
@@ -339,8 +337,7 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _hold_back_interrupts() -> set[signal.Signals | int]:
-    """From this thread; the mask before."""
+def _hold_back_interrupts() -> set[signal.Signals | int]:  # from this thread; the mask before
     return signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
 
 

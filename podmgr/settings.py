@@ -10,6 +10,7 @@ DEFAULT_STATE_DIR = Path("/run/podmgr")
 DEFAULT_BPFFS = Path("/sys/fs/bpf/podmgr")
 DEFAULT_MAX_MAP_BYTES = 1 << 20
 DEFAULT_PROGRAM_DIR = Path("/etc/podmgr/programs")
+DEFAULT_NRI_SOCKET = Path("/var/run/nri/nri.sock")
 
 
 class LogFormat(StrEnum):

@@ -19,12 +19,18 @@ from podmgr.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, PodmgrError,
 EPILOG = "Exit codes: 0 done; 1 it failed; 2 usage, or an unreadable rule; 3 some targets done, some not."
 
 
+WITHOUT_VALUE = "yes"  # the value of an option that stands without one
+
+
 class Interrupted(Exception):
     """Ctrl-C while a command was at work, which has undone it: typer would turn it into a bare exit code."""
 
 
 class Command(TyperCommand):
-    """A command that refuses an option of one value when it is given twice: one of them would be lost."""
+    """A command that refuses an option of one value when it is given twice: one of them would be lost.
+
+    An option whose metavar begins with `[=` may stand without its value.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -33,6 +39,8 @@ class Command(TyperCommand):
             raise Interrupted from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        alone = [name for item in self.params if (item.metavar or "").startswith("[=") for name in item.opts]
+        args = [f"{word}={WITHOUT_VALUE}" if word in alone else word for word in args]
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for option in order:
             is_single = isinstance(option, TyperOption) and not option.multiple and not option.is_flag

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ _MOST_ROUTES = 256  # sockets at a time, beside the namespaces: a process may op
 _CAP_SYS_ADMIN = 21
 
 _NS_GET_USERNS = 0xB701
+_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x4000_0000
 _OUR_USERS = os.stat("/proc/self/ns/user").st_ino
 
 # linux/rtnetlink.h, linux/net_namespace.h
@@ -42,6 +43,7 @@ class Namespaces:
         self._fds: dict[int, int] = {}
         self._routes: dict[int, RouteSocket] = {}
         self._pids: dict[int, int] | None = None
+        self._named: dict[int, Path] = {}
 
     def __enter__(self) -> Namespaces:
         return self
@@ -65,6 +67,8 @@ class Namespaces:
             inode = _looked_at(pid)
             if inode is not None:
                 pids.setdefault(inode, []).append(pid)
+        if not pids and cgroup.id in self._named:
+            return self._by_name(self._named[cgroup.id])
         if pids and not _may_enter():
             raise _not_allowed(min(map(min, pids.values())))
         inodes = list(pids)
@@ -80,6 +84,19 @@ class Namespaces:
         for inode in self._fds.keys() - before - set(found[:most]):
             os.close(self._fds.pop(inode))
         return found[:most]
+
+    def knowing(self, named: Mapping[int, Path]) -> Namespaces:
+        """Cgroups, by their id, whose network has a name: it is theirs as long as they have no process."""
+        self._named |= named
+        return self
+
+    def _by_name(self, path: Path) -> list[int]:
+        """The namespace of this name on the node, where we may be in another mount namespace."""
+        for seen in (path, Path(f"/proc/1/root{path}")):
+            with suppress(PermissionError):
+                if (inode := self._open_path(seen)) is not None and _is_network(self._fds[inode]):
+                    return [inode]
+        return []
 
     def own(self) -> int:
         """The namespace that podmgr runs in."""
@@ -212,6 +229,14 @@ def _owner_of(namespace_fd: int) -> int | None:
         return os.fstat(fd).st_ino
     finally:
         os.close(fd)
+
+
+def _is_network(fd: int) -> bool:
+    """ioctl_ns(2)."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == _CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def _looked_at(pid: int) -> int | None:

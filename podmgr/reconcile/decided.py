@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from podmgr.attachment import Attachment, Slot, Target, Wish, slot_of
 from podmgr.errors import PodmgrError
@@ -65,6 +66,11 @@ class Decided:
                         tip=f"podmgr clean cgroup/{row.cgroup_path} first, or leave metadata.uid out",
                     )
                     self.fail(cgroup_id, None, error)
+
+    @property
+    def networks(self) -> dict[int, Path]:
+        """Where the runtime keeps the networks of targets, by cgroup id."""
+        return {number: wish.network for number, wish in self.wishes.items() if wish.network}
 
     @property
     def cgroup_ids(self) -> Collection[int]:

@@ -21,7 +21,7 @@ from podmgr.reconcile import ledger, qdiscs
 from podmgr.reconcile.chain import priority
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.lookups import Lookup, lookups
-from podmgr.reconcile.merged import forms, merged
+from podmgr.reconcile.merged import forms, is_for_later, merged
 from podmgr.reconcile.placement import Networks, Placement
 from podmgr.rules.hooks import chosen_hook, require_possible
 from podmgr.rules.kinds import template_of
@@ -153,8 +153,14 @@ class Desiring:
         rules = [
             self._settled(item, hooks.get(item.row.object_digest)) if item.needs_place else item
             for item in desired.rules
+            if not self._is_too_early(item, hooks)
         ]
         return desired._replace(rules=tuple(rules))
+
+    def _is_too_early(self, item: DesiredRule, hooks: Mapping[str, str]) -> bool:
+        """Whether it is a custom program for interfaces, which nobody can see yet."""
+        is_early = self._decided.wishes[item.row.cgroup_id].is_early
+        return item.needs_place and is_early and hooks.get(item.row.object_digest) == Hook.TC
 
     def require_fq(self, desired: Desired) -> None:
         """At the cgroup hook, a program that stamps departure times does nothing without fq: fail.
@@ -198,7 +204,7 @@ class Desiring:
             try:
                 if begins_anew:
                     _require_not_past(sourced.rule)
-                placed = self._placed(wish.target, sourced)
+                placed = None if is_for_later(wish, sourced.rule) else self._placed(wish.target, sourced)
                 if placed is not None:
                     lookup = beside[sourced]._replace(rule=placed.sourced.rule, begins_anew=begins_anew)
                     placed = placed._replace(lookup=lookup)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from podmgr.attachment import Attachment, Wish
 from podmgr.reconcile.chain import is_enforced
-from podmgr.rules.rule import Rule
+from podmgr.rules.hooks import chosen_hook
+from podmgr.rules.rule import Hook, Rule
 from podmgr.rules.source import CLI, Layer, SourcedRule
 
 
@@ -45,3 +46,9 @@ def forms(rule: Rule) -> list[Rule]:
     """The rule, and what stands for it where only what leaves can be delayed."""
     whole = rule.on_egress_alone
     return [rule] if whole in (rule, None) else [rule, whole]
+
+
+def is_for_later(wish: Wish, rule: Rule) -> bool:
+    """Whether it acts on interfaces, and nobody lives there yet whose they are."""
+    choice = chosen_hook(rule, is_shared=wish.target.counts_loopback) if wish.is_early else None
+    return choice is not None and choice[0] is Hook.TC

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from podmgr import proc
-from podmgr.attachment import Wish
+from podmgr.attachment import Link, Wish
 from podmgr.errors import PodmgrError
 from podmgr.kernel.netns import Namespaces
 from podmgr.proc import Each, Runner
@@ -17,6 +17,7 @@ from podmgr.reconcile.actual import recorded
 from podmgr.reconcile.decided import Decided
 from podmgr.reconcile.desired import Desired, Desiring
 from podmgr.reconcile.placement import Networks
+from podmgr.rules.rule import Rule
 from podmgr.settings import Settings
 
 
@@ -40,6 +41,13 @@ class Prepared(NamedTuple):
 NOTHING = Prepared()
 
 
+class _Expected(Networks):
+    """Networks that are not there yet: a rule that acts on interfaces will find some."""
+
+    def _links(self, rule: Rule, network: object, counts_loopback: bool) -> tuple[Link, ...]:  # noqa: ARG002
+        return ()
+
+
 def prepare(
     wishes: Sequence[Wish],
     settings: Settings,
@@ -48,16 +56,19 @@ def prepare(
     each: Each = proc.each,
     before: Prepared = NOTHING,
     with_custom: bool = True,
+    is_ahead: bool = False,
 ) -> Prepared:
     """Compile what is not in the store. Touches nothing, and needs no lock.
 
-    `before` has what is known already. Without the custom programs it is of no owner.
+    `before` has what is known already. Without the custom programs it is of no owner. `is_ahead`: the
+    networks are not there yet, and are taken to be the pods' own.
     """
     owners = frozenset(wish.target.owner for wish in wishes)
     maker = SpecMaker(settings, runner=runner, known=before.specs)
     decided = Decided(wishes)
     with Namespaces() as namespaces:
-        desiring = Desiring(settings, Networks(namespaces), decided, maker, may_compile=lambda _: with_custom)
+        networks = (_Expected if is_ahead else Networks)(namespaces.knowing(decided.networks))
+        desiring = Desiring(settings, networks, decided, maker, may_compile=lambda _: with_custom)
         desired = desiring.desired(recorded(settings))
     digests = {row.object_digest for row in decided.alive(desired.rows)} - before.made.keys()
     made = compile_all(

@@ -137,7 +137,7 @@ class _Transaction:
 
         decided = Decided(wishes)
         maker = SpecMaker(self._settings, known=prepared.specs)
-        networks = Networks(self._namespaces)
+        networks = Networks(self._namespaces.knowing(decided.networks))
         desiring = Desiring(
             self._settings, networks, decided, maker, may_compile=prepared.owners.__contains__
         )

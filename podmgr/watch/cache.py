@@ -8,14 +8,16 @@ Apart from `loop`, which alone uses it: informers' threads fill it, and their lo
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from podmgr.cluster.api import Api, StatusError
 from podmgr.cluster.informer import Informer
-from podmgr.cluster.objects import Cluster
+from podmgr.cluster.objects import Cluster, Pod, pod_of
 from podmgr.errors import PodmgrError
 from podmgr.rules.precedence import PodRules
 from podmgr.rules.profiles import rules_of_built_in
@@ -25,6 +27,7 @@ from podmgr.watch.journal import Journal
 from podmgr.watch.ruled import RuledPod
 
 _TURN_SECONDS = 0.5
+_TOLD_SECONDS, _MOST_TOLD = 60.0, 1024
 _NO_RULES = PodRules((), (), ())
 _LAYERS = {"namespaces": Layer.NAMESPACE, "services": Layer.SERVICE}
 
@@ -55,6 +58,7 @@ class Cache:
         )
         self._lock = threading.Lock()  # over the cluster
         self._informers: list[Informer] = []
+        self._told: dict[str, tuple[Pod, float]] = {}  # by the runtime alone, and when
         self._unseen = frozenset(_LAYERS.values())
 
     def start(self, node: str) -> None:
@@ -130,7 +134,34 @@ class Cache:
     def uids(self) -> set[str]:
         """Of all pods of the node."""
         with self._lock:
-            return set(self._cluster.pods)
+            return set(self._cluster.pods) | set(self._told)
+
+    def introduce(self, item: Mapping[str, Any]) -> set[str]:
+        """The UIDs of a pod of which the runtime has told, as JSON, perhaps before the API server does."""
+        pod = pod_of(item)
+        if pod is None:
+            return set()
+        if known := self.uids_called(pod.ref.uid):
+            return known
+        with self._lock:
+            while len(self._told) >= _MOST_TOLD:
+                self._told.pop(next(iter(self._told)))
+            self._told[pod.ref.uid] = (pod, time.monotonic())
+        return {pod.ref.uid}
+
+    def forget_told(self, uids: Iterable[str]) -> None:
+        """These have no cgroup: if the API server has not told of them for long, they are gone."""
+        for uid in uids:
+            _, at = self._told.get(uid, (None, math.inf))
+            if time.monotonic() - at > _TOLD_SECONDS:
+                self._told.pop(uid, None)
+
+    def uids_called(self, uid: str) -> set[str]:
+        """Of the pods whose cgroup may carry this name: a static pod's carries a hash."""
+        with self._lock:
+            if uid in self._cluster.pods:
+                return {uid}
+            return {pod.ref.uid for pod in self._cluster.pods.values() if pod.static_hash == uid}
 
     def wanted(self, uids: Iterable[str]) -> dict[str, RuledPod]:
         """These pods as they are now, with the rules that they shall have."""
@@ -139,6 +170,10 @@ class Cache:
 
     def _wanted(self, uid: str) -> RuledPod:
         pod = self._cluster.pods.get(uid)
+        if pod is not None:
+            self._told.pop(uid, None)
+        elif uid in self._told:
+            pod = self._told[uid][0]
         if pod is None:
             return RuledPod(None, _NO_RULES)
         rules, cgroup_uids = self._cluster.rules(pod), self._cluster.cgroup_uids(pod)

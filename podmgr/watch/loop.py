@@ -12,63 +12,48 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podmgr.attachment import PodRef
+from podmgr.attachment import Cgroup, PodRef
 from podmgr.cluster.access import Access
 from podmgr.cluster.announcer import Announcer
 from podmgr.cluster.api import Api, StatusError, UnreachableError
 from podmgr.cluster.backoff import Backoff
 from podmgr.cluster.this_node import UnknownNodeError, find_node
 from podmgr.errors import EXIT_DONE, EXIT_FAILED, PodmgrError
+from podmgr.kernel import cgroups, pod_cgroups
 from podmgr.proc import Runner
 from podmgr.programs.profiles import finder
+from podmgr.runtime.nri import Sandbox
 from podmgr.settings import Settings
 from podmgr.watch import lock, signals
 from podmgr.watch.cache import Cache
 from podmgr.watch.following import Following, Refresh
 from podmgr.watch.health import Health
 from podmgr.watch.journal import Journal
+from podmgr.watch.newcomers import Newcomers
+from podmgr.watch.options import Options
 from podmgr.watch.podsync import PodSync
 from podmgr.watch.reconnect import reconnect
-from podmgr.watch.server import Address, serve
+from podmgr.watch.ruled import RuledPod, failures_of
+from podmgr.watch.sandboxes import Sandboxes, item_of
+from podmgr.watch.server import serve
 from podmgr.watch.workqueue import WorkQueue
 from podmgr.watch.workshop import Workshop
 
 if TYPE_CHECKING:  # prometheus_client only where metrics are served
     from podmgr.watch.metrics import Metrics
 
-RESYNC_SECONDS = 180.0
-
 _WAIT_SECONDS = 2.0  # at most, between two looks for the cgroup of a pod that starts
+_EARLY_SECONDS = 15.0  # the same for its first process, which is listened for
 _HEARTBEAT_SECONDS = 5.0
 _SLOW_PROGRAM_SECONDS = 5.0  # what takes a compiler longer is not waited for, to be ready
 _FIRST_LOOKS_SECONDS = 0.5  # at most, between two looks whether it is
 _LAST_EVENTS_SECONDS = 3.0
 _LAST_LINES_SECONDS = 2.0
 _AT_ONCE = 32  # pods in one transaction: who stops us waits for it, and so for its programs to compile
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to watch. `node` None: found out. `keeps_rules`: they stay when watch ends.
-
-    `reads_standard`: Kubernetes' own annotations of pods count, too. `peer_namespaces` are those that
-    rules of others may name.
-    """
-
-    node: str | None = None
-    keeps_rules: bool = False
-    resync_seconds: float = RESYNC_SECONDS
-    posts_events: bool = True
-    reads_standard: bool = False
-    peer_namespaces: frozenset[str] = frozenset()
-    metrics_address: Address | None = None
-    metrics_token_file: Path | None = None
 
 
 def watch(access: Access, options: Options, settings: Settings, journal: Journal, *, runner: Runner) -> int:
@@ -121,6 +106,11 @@ class Watch:
         )
         self._following = Following(
             self._connect, refresh or self._sync.refresh, self._changed, journal, self._stopping
+        )
+        self._root = cgroups.find_root(settings.cgroup_root)
+        self._newcomers = Newcomers(self._root, self._sighted, journal, self._stopping)
+        self._sandboxes = Sandboxes(
+            options.nri, self._meet, self._hurry, journal, self._announce, self._stopping
         )
         self._announcer: Announcer | None = None
         self._metrics: Metrics | None = None
@@ -180,6 +170,7 @@ class Watch:
         if self._options.posts_events:
             self._announcer = Announcer(self._connect, node, self._journal.warning)
             threading.Thread(target=self._announcer.run, name="events", daemon=True).start()
+        self._newcomers.start()
         self._following.start(node)
         self._cache.start(node)
 
@@ -192,10 +183,36 @@ class Watch:
         if self._is_listed:
             self._queue.add(uids)
 
+    def _sighted(self, uid: str, cgroup: Cgroup) -> None:
+        """Called by the thread that listens to kubelet's folders."""
+        self._sync.sighted(uid, cgroup)
+        self._changed(self._cache.uids_called(uid))
+
+    def _meet(self, sandbox: Sandbox) -> set[str]:
+        """The runtime is about to start a pod: its UIDs, if it has rules. Called by other threads."""
+        uids = self._cache.introduce(item_of(sandbox))
+        if sandbox.network is not None:
+            self._sync.have_network(uids, sandbox.network)
+        path = self._root / sandbox.cgroup_parent.lstrip("/")
+        if sandbox.cgroup_parent and (found := pod_cgroups.pod_at(path)) is not None:
+            self._sync.sighted(*found)
+        wanted = self._cache.wanted(uids)
+        return {uid for uid, item in wanted.items() if item.rules.rules} | self._failures(wanted).keys()
+
+    def _failures(self, wanted: Mapping[str, RuledPod]) -> dict[str, str]:
+        nri = self._options.nri
+        return failures_of(wanted, with_unseen=nri is not None and nri.is_required)
+
+    def _hurry(self, uids: set[str]) -> None:
+        """Called by other threads."""
+        for uid in uids:
+            self._queue.later(uid, 0.0)
+
     def _loop(self) -> None:
         """Take what is due and bring it in order, until stopped; now and then, all there is."""
         self._cache.wait_until_listed(self._health.turned)
         self._is_listed = True
+        self._sandboxes.start()
         self._started = time.monotonic()
         resync_at = 0.0
         while not self._stopping.is_set():
@@ -249,25 +266,34 @@ class Watch:
         """Some pods at a time, until stopped."""
         left = list(uids)
         while left and not self._stopping.is_set():
+            if urgent := self._sandboxes.urgent():
+                self._bring_some_in_order(urgent)
             self._bring_some_in_order(left[:_AT_ONCE])
             del left[:_AT_ONCE]
             self._health.turned()
 
     def _bring_some_in_order(self, uids: Iterable[str]) -> None:
+        asked = self._sandboxes.begin(uids)
         wanted = self._cache.wanted(uids)
         started = time.monotonic()
         try:
             wanted = self._following.with_names(wanted, self._sync.by_hand())
             result = self._sync.sync(wanted)
             self._following.written(wanted)
-            failed, waiting, compiling = result.failed, result.waiting, result.compiling
+            failed, waiting, early = result.failed, result.waiting, result.early
+            unfinished = waiting | early | result.compiling
+            self._cache.forget_told(waiting)
+            self._sandboxes.end(asked, result.reasons | self._failures(wanted), unfinished)
             for uid, seconds in result.ends.items():
                 self._queue.later(uid, seconds)
         except Exception as problem:  # the rules that are attached stay, and it is tried again
             self._journal.failure(problem)
-            failed, waiting, compiling = set(wanted), set(), set()
-        for uid in wanted.keys() - failed - waiting - compiling:
+            failed, waiting, early, unfinished = set(wanted), set(), set(), set()
+            self._sandboxes.end(asked, dict.fromkeys(wanted, str(problem)), ())
+        for uid in wanted.keys() - failed - unfinished:
             self._queue.done(uid)
+        for uid in early - failed:
+            self._queue.retry(uid, _EARLY_SECONDS)
         for uid in waiting:
             self._queue.retry(uid, _WAIT_SECONDS)
         for uid in failed:
@@ -290,6 +316,7 @@ class Watch:
     def _end(self) -> int:
         """Take everything away, or leave it, and say so."""
         self._health.ending()
+        self._sandboxes.stop()
         self._following.stop()
         self._workshop.close()
         if self._options.keeps_rules:

@@ -11,8 +11,9 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from podmgr.attachment import Attachment, Selection, Slot, Target, Wish
+from podmgr.attachment import Attachment, Cgroup, Selection, Slot, Target, Wish
 from podmgr.cluster import reasons
 from podmgr.cluster.objects import Pod
 from podmgr.errors import PodmgrError
@@ -42,13 +43,16 @@ MISSING_SECONDS = 15.0  # a running pod whose cgroup is not there for so long is
 class Synced:
     """The UIDs of the pods that are not in order: no cgroup yet, programs to compile, or a failure.
 
-    `ends` says of pods in how many seconds the next of their rules is over.
+    `early` have a cgroup without processes: what acts on interfaces is to come. `reasons` are of those that
+    failed. `ends` says of pods in how many seconds the next of their rules is over.
     """
 
     waiting: set[str] = field(default_factory=set)
+    early: set[str] = field(default_factory=set)
     ends: dict[str, float] = field(default_factory=dict)
     compiling: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -78,6 +82,7 @@ class PodSync:
         self._clock = clock
         self._index = PodIndex(cgroups.find_root(settings.cgroup_root))
         self._missing_since: dict[str, float] = {}
+        self._networks: dict[str, Path] = {}
         self._seen = ledger.signature(settings.state_dir)
         self._wishes_of: Mapping[str, Wish] = {}  # of pods whose rules have names
         self._is_disturbed = False
@@ -95,6 +100,14 @@ class PodSync:
         now = ledger.signature(self._settings.state_dir)
         self._is_disturbed |= now != self._seen
         self._seen = now
+
+    def sighted(self, uid: str, cgroup: Cgroup) -> None:
+        """Kubelet has made the cgroup that is called after this UID, or its first process has come."""
+        self._index.sighted(uid, cgroup)
+
+    def have_network(self, uids: Iterable[str], path: Path) -> None:
+        """The runtime keeps the network namespace of these pods, by any name of theirs, there."""
+        self._networks.update(dict.fromkeys(uids, path))
 
     def traces(self) -> set[str]:
         """The UIDs of pods that have something of ours, by the ledger, their pins, or when a rule began.
@@ -139,6 +152,7 @@ class PodSync:
             self._telling.complain(uid, item)
             if item.pod is None:
                 self._missing_since.pop(uid, None)
+                self._networks.pop(uid, None)
             if item.pod is not None and (item.rules.rules or uid in traces):
                 living[uid] = item
             elif item.pod is None and uid in traces:
@@ -153,6 +167,11 @@ class PodSync:
         self._seen = ledger.signature(self._settings.state_dir)
         ending = {uid for uid, item in wanted.items() if item.pod and item.pod.is_terminating}
         result.failed |= self._telling.tell(result.outcomes, wanted, ending)
+        result.reasons = {
+            item.pod.uid: f"'{item.rule}': {item.error.message}" if item.rule else item.error.message
+            for item in result.outcomes
+            if item.pod and item.error
+        }
         return result
 
     def _apply(self, wishes: Sequence[Wish], rows: Iterable[Attachment], result: Synced) -> None:
@@ -266,7 +285,14 @@ class PodSync:
             cgroup, item = found[uid], living[uid]
             if cgroup is not None:
                 self._missing_since.pop(uid, None)
-                wishes.append(wish_of(pod, cgroup, item))
+                wishes.append(wish_of(pod, cgroup, item, self._networks.get(uid)))
+                continue
+            if (cgroup := self._index.early(item.cgroup_uids)) is not None:
+                whole = wish_of(pod, cgroup, item, self._networks.get(uid))
+                if whole.network is None:
+                    result.early.add(uid)
+                    self._workshop.ahead(whole)
+                wishes.append(whole._replace(is_early=whole.network is None))
                 continue
             is_empty = uid in places and cgroups.exists(places[uid].cgroup)
             if uid in traces and not is_empty:
@@ -275,6 +301,7 @@ class PodSync:
             if is_coming or is_empty:  # its processes may come back
                 result.waiting.add(uid)
             if is_coming:
+                self._workshop.ahead(wish_of(pod, Cgroup(self._index.likely(uid), 0), item))
                 self._miss(pod, living[uid].cgroup_uids)
         return wishes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from podmgr.attachment import NOBODY, Cgroup, Target, Wish
 from podmgr.cluster.objects import Pod
@@ -48,7 +49,7 @@ class RuledPod:
         return [events.line(error) for error in self.rules.errors] + refused
 
 
-def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
+def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod, network: Path | None = None) -> Wish:
     rules = item.rules
     target = Target(f"pod/{pod.ref.name}", cgroup, pod.ref, counts_loopback=pod.has_host_network)
     return Wish(
@@ -60,6 +61,7 @@ def wish_of(pod: Pod, cgroup: Cgroup, item: RuledPod) -> Wish:
         beaten=rules.beaten,
         peers=item.peers,
         containers=dict(pod.containers),
+        network=network,
         unseen=item.unseen,
     )
 
@@ -76,3 +78,15 @@ def ends_of(wishes: Iterable[Wish], settings: Settings) -> dict[str, float]:
         if coming := [seconds for seconds in left if seconds is not None and seconds > 0]:
             ends[wish.target.owner] = min(coming)
     return ends
+
+
+def failures_of(wanted: Mapping[str, RuledPod], *, with_unseen: bool = False) -> dict[str, str]:
+    """Pods of which a rule cannot be read or be had, by UID, and what is said of the first.
+
+    `with_unseen`: also those of which it is not known what their namespace or services set.
+    """
+    found = {uid: item.failures[0] for uid, item in wanted.items() if item.failures}
+    if with_unseen:
+        unknown = "what its namespace or services set may not be read"
+        found |= {uid: unknown for uid, item in wanted.items() if item.unseen and item.pod}
+    return found

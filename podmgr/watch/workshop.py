@@ -40,10 +40,15 @@ Ready = Callable[[str, float], None]  # of which pod, and in how many seconds
 
 @dataclass(slots=True)
 class _Job:
-    """The programs of one pod. `enforced`: those of podmgr's own, once they are compiled."""
+    """The programs of one pod. `enforced`: those of podmgr's own, once they are compiled.
+
+    `was_ahead`: begun before the pod's place was known; `is_ahead`: and nobody waits for them yet.
+    """
 
     wish: Wish
     asked_at: float
+    is_ahead: bool = False
+    was_ahead: bool = False
     is_running: bool = False
     enforced: Prepared | None = None
     done: Prepared | None = None
@@ -116,22 +121,34 @@ class Workshop:
         uid = wish.target.owner
         with self._changed:
             job = self._jobs.get(uid)
-            if job is None or not _are_alike(job.wish, wish):
+            if job is None or not _is_for(job, wish):
                 self._went_on_at = self._clock()
                 self._jobs[uid] = _Job(wish, job.asked_at if job and not job.done else self._went_on_at)
                 self._begin()
                 return None
             if job.done is not None:
-                del self._jobs[uid]
+                if not wish.is_early:  # what acts on interfaces is taken later
+                    del self._jobs[uid]
                 return job.done
+            job.is_ahead = False
             if job.enforced is not None and self._clock() >= job.asked_at + PATIENCE_SECONDS:
                 return job.enforced
             return None
 
-    def has(self, uid: str) -> bool:
-        """Whether something is under way for the pod, or ready."""
+    def ahead(self, wish: Wish) -> None:
+        """Begin to prepare for a pod of which is not known yet where its cgroup and its network will be."""
+        uid = wish.target.owner
         with self._changed:
-            return uid in self._jobs
+            job = self._jobs.get(uid)
+            if wish.rules and (job is None or not _is_for(job, wish)):
+                self._jobs[uid] = _Job(wish, self._clock(), is_ahead=True, was_ahead=True)
+                self._begin()
+
+    def has(self, uid: str) -> bool:
+        """Whether something is under way for the pod that is waited for, or is ready."""
+        with self._changed:
+            job = self._jobs.get(uid)
+            return job is not None and (job.done is not None or not job.is_ahead)
 
     def forget(self, uids: Iterable[str]) -> None:
         """These pods are gone."""
@@ -152,9 +169,9 @@ class Workshop:
             self._changed.notify_all()
 
     def __len__(self) -> int:
-        """The pods whose programs are compiled, or were and nobody has taken them."""
+        """The pods whose programs are compiled and waited for, or were and nobody has taken them."""
         with self._changed:
-            return len(self._jobs)
+            return sum(not job.is_ahead for job in self._jobs.values())
 
     def _begin(self) -> None:
         if not self._has_workers:
@@ -192,7 +209,8 @@ class Workshop:
                     self._busy.discard(job.wish.target.owner)
                     self._forget_who_rests(now)
                     self._changed.notify_all()
-            self._ready(job.wish.target.owner, 0.0)
+            if not job.is_ahead:
+                self._ready(job.wish.target.owner, 0.0)
 
     def _forget_who_rests(self, now: float) -> None:
         for name, namespace in list(self._namespaces.items()):
@@ -216,6 +234,7 @@ class Workshop:
 
     def _do(self, job: _Job, deadline: float) -> None:
         runner = _until(self._runner, deadline, self._clock)
+        is_guess = job.was_ahead
 
         def try_(*, with_custom: bool, before: Prepared = NOTHING) -> Prepared:
             return prepare(
@@ -225,6 +244,7 @@ class Workshop:
                 each=_one_by_one,
                 before=before,
                 with_custom=with_custom,
+                is_ahead=is_guess,
             )
 
         try:
@@ -238,9 +258,10 @@ class Workshop:
             job.done = Prepared(owners=frozenset({job.wish.target.owner}))
 
 
-def _are_alike(wish: Wish, other: Wish) -> bool:
-    """Whether they take the same programs."""
-    return wish.rules == other.rules and wish.target == other.target
+def _is_for(job: _Job, wish: Wish) -> bool:
+    """Whether the wish takes the same programs: in what was done ahead, the cgroup is a guess."""
+    mine, other = job.wish.target, wish.target
+    return job.wish.rules == wish.rules and (mine == other or (job.was_ahead and mine.pod == other.pod))
 
 
 def _namespace_of(job: _Job) -> str:

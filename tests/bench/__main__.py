@@ -73,6 +73,7 @@ BENCHMARKS = {
     "link-pairs": _of_link("link_pairs", "every pair of kinds on one pod: what each does adds up"),
     "control": Entry("control", "apply, change, list and clean of 1 to 500 pods, beside shell loops"),
     "watch": Entry("watching", "from an event to the program in force, on 110 pods of 1,000"),
+    "first": Entry("first", "the first datagrams of a pod: with poll, inotify and NRI"),
     "fairness": Entry("fairness", "a pod's change beside pods that are patched ten times a second"),
     "soak": Entry("soak", "an hour in which pods, rules, the API server and podmgr come and go"),
     "peers": Entry("peers", "from an endpoint's event to the maps, on 110 pods with ten named peers each"),

@@ -239,12 +239,16 @@ class Simulated(Cluster):
 
     def start(self, pod: RunningPod, called: str | None = None) -> None:
         """Make the pod's cgroup, and a container's in it, with a process."""
+        self.make_cgroup(pod, called)
+        self.start_container(pod)
+
+    def make_cgroup(self, pod: RunningPod, called: str | None = None, below: str = "kubepods") -> None:
+        """Make the pod's cgroup, in which no process lives yet."""
         assert self.settings.cgroup_root is not None
-        parent = self.settings.cgroup_root / "kubepods"
-        parent.mkdir(exist_ok=True)
+        parent = self.settings.cgroup_root / below
+        parent.mkdir(parents=True, exist_ok=True)
         pod.cgroup = cgroup_life.create(parent, called or f"pod{pod.uid}")
         self._pods.append(pod)
-        self.start_container(pod)
 
     def start_container(self, pod: RunningPod) -> None:
         """As at the start, and when kubelet starts it again: a new cgroup below the pod's.
@@ -329,8 +333,8 @@ class Simulated(Cluster):
         for pod in list(self._pods):
             self.end(pod)
         assert self.settings.cgroup_root is not None
-        with suppress(FileNotFoundError):
-            (self.settings.cgroup_root / "kubepods").rmdir()
+        for name in ("kubepods", "kubepods.slice"):
+            cgroup_life.remove(Cgroup(self.settings.cgroup_root / name, 0))
 
 
 class Real(Cluster):

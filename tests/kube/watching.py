@@ -26,7 +26,7 @@ from podmgr.settings import Settings
 from tests.kernel.conftest import assert_nothing_left, assert_unloaded
 from tests.kube.cluster import SECONDS, RunningPod, eventually, lines_of
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 20.0
 _ROOT = Path(__file__).parents[2]
 _PAUSE = 0.001  # between two looks
 _Key = tuple[tuple[str, str], ...]

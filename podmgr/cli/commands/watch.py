@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from podmgr.cli.boundary import WITHOUT_VALUE
 from podmgr.cli.options import (
     Bpffs,
     CgroupRoot,
@@ -23,10 +24,11 @@ from podmgr.cli.options import (
     settings_of,
 )
 from podmgr.cli.this_process import goes_on
-from podmgr.errors import PodmgrError, UsageError, unexpected
+from podmgr.errors import PodmgrError, UsageError, printable, unexpected
 from podmgr.settings import (
     DEFAULT_BPFFS,
     DEFAULT_MAX_MAP_BYTES,
+    DEFAULT_NRI_SOCKET,
     DEFAULT_PROGRAM_DIR,
     DEFAULT_STATE_DIR,
     LogFormat,
@@ -70,6 +72,18 @@ def command(
             help="Serve /metrics only to those who say 'Authorization: Bearer' and what is in that file.",
         ),
     ] = None,
+    nri: Annotated[
+        str,
+        typer.Option(
+            "--nri",
+            metavar="[=required]",
+            help="Let the container runtime ask by NRI, so that a pod starts with its rules in force. With "
+            "=required one whose rules cannot be had does not start.",
+        ),
+    ] = "",
+    nri_socket: Annotated[
+        Path, typer.Option("--nri-socket", metavar="PATH", help="Where the runtime offers NRI.")
+    ] = DEFAULT_NRI_SOCKET,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     bpffs: Bpffs = DEFAULT_BPFFS,
     cgroup_root: CgroupRoot = None,
@@ -86,12 +100,15 @@ def command(
     from podmgr.cluster.access import find_access
     from podmgr.kernel import confinement
     from podmgr.watch.journal import Journal
-    from podmgr.watch.loop import Options
     from podmgr.watch.loop import watch as watch_pods
+    from podmgr.watch.options import Options
+    from podmgr.watch.sandboxes import Nri
     from podmgr.watch.server import parse_address
 
     goes_on()
     settings = settings_of(context, state_dir, bpffs, cgroup_root, program_dir, max_map_bytes)
+    if nri not in ("", WITHOUT_VALUE, "required"):
+        raise UsageError(f"--nri={printable(nri)[:80]} means nothing", tip="--nri or --nri=required")
     if seconds(resync) < 1:
         raise UsageError("--resync is at least 1s", tip="a change is seen at once; this is for repairs")
     if metrics_token_file and not metrics_address:
@@ -104,6 +121,7 @@ def command(
         reads_standard=standard_annotations,
         peer_namespaces=namespaces(peer_namespaces),
         metrics_address=parse_address(metrics_address) if metrics_address else None,
+        nri=Nri(nri_socket, is_required=nri == "required") if nri else None,
         metrics_token_file=metrics_token_file,
     )
     journal = Journal(log_format)

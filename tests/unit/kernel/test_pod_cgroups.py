@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -11,7 +12,7 @@ from pytest_mock import MockerFixture
 
 from podmgr.attachment import Cgroup
 from podmgr.kernel import pod_cgroups
-from podmgr.kernel.pod_cgroups import PodIndex, container_cgroups, uid_of
+from podmgr.kernel.pod_cgroups import FRESH_SECONDS, PodIndex, container_cgroups, uid_of
 from tests.unit.kernel.cgroup_tree import UID, at, directory
 
 OTHER_UID = "11111111-50e1-452e-91c0-7dfcee8503e9"
@@ -220,3 +221,112 @@ def test_without_a_cluster_a_container_is_a_cgroup_of_that_name(tmp_path: Path) 
     pod = Cgroup(tmp_path, tmp_path.stat().st_ino)
     assert container_cgroups(pod, ["app", "other"], None) == {"app": (tmp_path / "app").stat().st_ino}
     assert container_cgroups(Cgroup(tmp_path / "gone", 1), ["app"], None) == {}
+
+
+# What is seen being made
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("name", "is_so"),
+    [
+        ("kubepods", True),
+        ("kubepods.slice", True),
+        ("kubepods.slice/kubepods-burstable.slice", True),
+        ("kubepods.slice/kubepods-besteffort.slice", True),
+        ("kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice", True),
+        ("kubepods/burstable", True),
+        ("kubepods/besteffort", True),
+        ("burstable", False),
+        ("system.slice", False),
+        (f"kubepods/pod{UID}", False),
+        ("kubepodsx", False),
+    ],
+)
+def test_kubelets_folders_are_known_by_their_names(tree: Path, name: str, is_so: bool) -> None:
+    folder = tree / name
+    folder.mkdir(parents=True, exist_ok=True)
+    assert pod_cgroups.is_kubelets(folder) is is_so
+    assert (folder in pod_cgroups.kubelets(tree)) is is_so
+
+
+def test_folder_that_others_can_write_to_is_not_kubelets(tree: Path) -> None:
+    (tree / "user.slice/kubepods").mkdir(parents=True)
+    (tree / "user.slice").chmod(0o777)
+    (tree / "kubepods").chmod(0o777)
+    assert list(pod_cgroups.kubelets(tree)) == []
+
+
+def test_pod_that_was_seen_being_made_is_early_until_a_process_comes(tree: Path, listings: MagicMock) -> None:
+    index = PodIndex(tree)
+    made = pod_directory(tree, is_populated=False)
+    index.sighted(UID, made)
+    assert index.find([(UID,)]) == [None]
+    assert index.early([UID]) == made
+    (made.path / "cgroup.events").write_text("populated 1\n")
+    assert index.find([(UID,)]) == [made]
+    assert index.early([UID]) is None
+    assert listings.call_count == 0
+
+
+def test_pod_that_loses_its_processes_is_not_early_again(tree: Path) -> None:
+    index = PodIndex(tree)
+    made = pod_directory(tree)
+    index.sighted(UID, made)
+    assert index.find([(UID,)]) == [made]
+    (made.path / "cgroup.events").write_text("populated 0\n")
+    assert index.find([(UID,)]) == [made]
+    assert index.early([UID]) is None
+
+
+def test_empty_directory_that_nobody_saw_being_made_is_not_early(tree: Path) -> None:
+    index = PodIndex(tree)
+    pod_directory(tree, is_populated=False)
+    assert index.find([(UID,)]) == [None]
+    assert index.early([UID]) is None
+
+
+def test_early_pod_that_stays_so_is_looked_for_elsewhere(tree: Path) -> None:
+    """Its real directory may be another."""
+    index = PodIndex(tree, clock := Clock())
+    index.sighted(UID, pod_directory(tree, is_populated=False))
+    real = pod_directory(tree, below="kubepods/burstable")
+    assert index.find([(UID,)]) == [None]
+    clock.now += FRESH_SECONDS
+    assert index.find([(UID,)]) == [real]
+    assert index.early([UID]) is None
+
+
+def test_directory_that_was_seen_and_is_gone_is_not_early(tree: Path) -> None:
+    index = PodIndex(tree, clock := Clock())
+    made = pod_directory(tree, is_populated=False)
+    index.sighted(UID, made)
+    shutil.rmtree(made.path)
+    assert index.early([UID]) is None
+    clock.now += FRESH_SECONDS
+    assert index.find([(UID,)]) == [None]
+
+
+def test_static_pod_that_is_made_again_is_early_again(tree: Path) -> None:
+    index = PodIndex(tree)
+    old = pod_directory(tree, HASH)
+    assert index.find([(UID, HASH)]) == [old]
+    old.path.rename(tree / "system.slice/old")
+    new = pod_directory(tree, HASH, is_populated=False)
+    index.sighted(HASH, new)
+    assert index.find([(UID, HASH)]) == [None]
+    assert index.early([UID, HASH]) == new
+
+
+def test_pod_is_likely_to_be_beside_another(tree: Path) -> None:
+    index = PodIndex(tree)
+    assert index.likely(UID).parent.name == "kubepods-burstable.slice"
+    index.sighted(OTHER_UID, pod_directory(tree, OTHER_UID, below="kubepods/besteffort"))
+    assert index.likely(UID) == tree / f"kubepods/besteffort/pod{UID}"

@@ -26,7 +26,8 @@ from podmgr.reconcile.refresh import Moved
 from podmgr.rules.rule import Rule
 from podmgr.settings import LogFormat, Settings
 from podmgr.watch.journal import Journal
-from podmgr.watch.loop import Options, Watch
+from podmgr.watch.loop import Watch
+from podmgr.watch.options import Options
 from podmgr.watch.podsync import Synced
 from podmgr.watch.ruled import RuledPod
 from tests.kube import objects

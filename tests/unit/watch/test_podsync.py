@@ -216,6 +216,32 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 # Wishes
 
 
+def test_pod_whose_cgroup_is_seen_being_made_has_its_rules_before_its_first_process(node: Node) -> None:
+    node.pod(ONE, SLOW, phase="Pending")
+    cgroup = node.cgroup(ONE, is_populated=False)
+    node.sync.sighted(ONE, cgroup)
+    result = node.bring(ONE)
+    (early,) = node.kernel.wishes
+    assert (early.target.cgroup, early.is_early, node.wished()) == (cgroup, True, {ONE: [LIMIT]})
+    assert (result.early, result.waiting) == ({ONE}, set())
+    node.cgroup(ONE)
+    result = node.bring(ONE)
+    assert node.kernel.wishes == [early._replace(is_early=False)]
+    assert result.early == set()
+
+
+def test_pod_that_has_no_cgroup_yet_is_prepared_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Wish] = []
+    monkeypatch.setattr("podmgr.watch.workshop.Workshop.ahead", lambda _, wish: asked.append(wish))
+    node.pod(ONE, SLOW, phase="Pending")
+    result = node.bring(ONE)
+    assert (result.waiting, node.kernel.applied) == ({ONE}, 0)
+    node.sync.sighted(ONE, node.cgroup(ONE, is_populated=False))
+    node.bring(ONE)  # what acts on interfaces is still to come
+    assert [[str(item.rule) for item in wish.rules] for wish in asked] == [[LIMIT], [LIMIT]]
+    assert not any(wish.is_early for wish in asked)
+
+
 def test_pod_with_rules_and_a_cgroup_gets_a_standing_wish(node: Node) -> None:
     node.pod(ONE, {**SLOW, "loss": "nonsense"})
     cgroup = node.cgroup(ONE)

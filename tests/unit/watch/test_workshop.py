@@ -203,3 +203,62 @@ def test_a_pod_that_is_gone_is_forgotten(shop: Workshop, compiling: Compiling) -
     shop.forget({"a"})
     assert len(shop) == 0
     compiling.end("a")
+
+
+# Ahead: before it is known where a pod's cgroup and its network will be
+
+
+def early(wished: Wish) -> Wish:
+    """The pod has a cgroup now, which nobody could know."""
+    target = wished.target._replace(cgroup=Cgroup(Path("/kubepods/x"), 7))
+    return wished._replace(target=target, is_early=True)
+
+
+def test_what_is_compiled_ahead_is_there_for_the_cgroup_and_for_the_network(
+    shop: Workshop, compiling: Compiling
+) -> None:
+    shop.ahead(wish("a"))
+    compiling.is_at("a")
+    compiling.end("a")
+    eventually(lambda: shop.has("a"))
+    shop.ahead(wish("a"))
+    found = Prepared(owners=frozenset({"a"}))
+    assert shop.prepared(early(wish("a"))) == found
+    assert shop.prepared(early(wish("a"))._replace(is_early=False)) == found
+    assert not shop.has("a")
+    assert compiling.begun == ["a"]
+
+
+def test_nobody_waits_for_what_is_compiled_ahead(shop: Workshop, compiling: Compiling) -> None:
+    shop.ahead(wish("a", rule="loss=1% egress"))
+    compiling.is_at("a")
+    assert (len(shop), shop.has("a")) == (0, False)
+    own = early(wish("a", rule="loss=1% egress"))
+    assert shop.ready_of([own], by_hand=()) == ([own], NOTHING)
+    compiling.end("a")
+    eventually(lambda: shop.has("a"))
+    assert compiling.asked == []  # the pod has nothing to do yet
+
+
+def test_who_comes_while_it_is_compiled_ahead_is_told(shop: Workshop, compiling: Compiling) -> None:
+    shop.ahead(wish("a"))
+    compiling.is_at("a")
+    assert shop.prepared(early(wish("a"))) is None
+    assert len(shop) == 1
+    compiling.end("a")
+    eventually(lambda: compiling.asked == [("a", 0.0)])
+    assert compiling.begun == ["a"]
+
+
+def test_what_was_compiled_ahead_for_other_rules_is_of_no_use(shop: Workshop, compiling: Compiling) -> None:
+    shop.ahead(wish("a"))
+    compiling.is_at("a")
+    compiling.end("a")
+    eventually(lambda: shop.has("a"))
+    assert shop.prepared(early(wish("a", rule=f"{BRINGS} -DNUMBER=1"))) is None
+    compiling.is_at("a", "a")
+
+
+def test_pod_without_rules_needs_nothing_ahead(shop: Workshop) -> None:
+    shop.ahead(wish("a")._replace(rules=()))
+    assert (len(shop), shop.has("a")) == (0, False)

@@ -1,0 +1,1 @@
+"""The container runtime, over NRI: which pods it is about to start."""
