@@ -148,6 +148,7 @@ class _Day:
     service: str = ""
     service_changed_at: float = 0.0
     disturbed_at: float = 0.0
+    last_kill_at: float = 0.0
     happened: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     looks: int = 0
@@ -253,7 +254,8 @@ class _Day:
             self.guard_changes: 60,
             self.streams_end: 2,
             self.server_is_away: 1,
-            self.watch_is_killed: 2,
+            # In the first half: what grows is seen in a life that is long.
+            self.watch_is_killed: 2 if time.monotonic() < self.last_kill_at else 0,
             self.somebody_applies: 4,
         }
         (thing,) = self.draw.choices(list(things), list(things.values()))
@@ -372,10 +374,11 @@ def measure(effort: Effort) -> Findings:
     growth_mib, growth_fds, quiet = 0.0, 0, 0
     with _day(seed) as day:
         end = time.monotonic() + seconds
+        day.last_kill_at = end - seconds / 2
         quiet_at = time.monotonic() + min(QUIET_SECONDS, seconds / 2)
         look_at = 0.0
         life, first = 0, (0.0, 0)
-        while time.monotonic() < end or not quiet:
+        while time.monotonic() < end or quiet < 2:
             if time.monotonic() >= quiet_at or time.monotonic() >= end:
                 eventually(day.is_quiet, seconds=QUIET_AT_MOST_SECONDS, pause=0.2, why=lambda: day.watch)
                 day.guard_changes()  # what comes last is done with
