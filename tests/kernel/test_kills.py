@@ -23,10 +23,10 @@ from podmgr import proc
 from podmgr.attachment import Cgroup
 from podmgr.cli import main
 from podmgr.kernel import cgroup_life
+from tests.how_often import KILLS, seeded
 from tests.kernel.agreement import disagreements, left_of_runs
 from tests.kernel.conftest import Cli, MakeCgroup, assert_nothing_left
 from tests.kernel.network import programs, waits_until
-from tests.numbers import KILLS, seeded
 
 RULES = ("bandwidth=10 mbps egress", "loss=uniform egress 1%", "loss=burst ingress 1% length=5")
 LEAVES = ("--", "sh", "-c", "setsid sleep 1000 & sleep 1000 & sleep 0.05")

@@ -17,9 +17,9 @@ from podmgr.reconcile import ledger, transaction
 from podmgr.rules.grammar import parse_rule_option
 from podmgr.rules.source import CLI, SourcedRule
 from podmgr.settings import Settings
+from tests.how_often import ROUNDS
 from tests.kernel.conftest import Cli, assert_nothing_left, assert_unloaded, attached
 from tests.kernel.network import tc_state
-from tests.numbers import ROUNDS
 
 RULES = ("bandwidth=10 mbps egress", "loss=uniform egress 1%", "loss=burst ingress 1% length=5")
 WARM_UP = 20  # of the rounds: caches of the process fill

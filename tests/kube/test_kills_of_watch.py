@@ -11,11 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from podmgr.reconcile import ledger
+from tests.how_often import KILLS, seeded
 from tests.kernel.agreement import disagreements
 from tests.kernel.conftest import Cli
 from tests.kube.cluster import Simulated
 from tests.kube.watching import Watching
-from tests.numbers import KILLS, seeded
 
 NEXT = (["list"], ["apply", "cgroup/nowhere", "--rule", "loss=uniform egress 1%"], ["clean"], ["watch"])
 
