@@ -196,8 +196,14 @@ def node(name: str, *, boot_id: str = "", machine_id: str = "", address: str = "
     info = {
         "bootID": boot_id,
         "machineID": machine_id,
+        "systemUUID": machine_id,
+        "architecture": "amd64",
+        "containerRuntimeVersion": "containerd://2.1.0",
+        "kernelVersion": "6.12.0",
+        "kubeProxyVersion": "v1.36.0",
         "kubeletVersion": "v1.36.0",
         "operatingSystem": "linux",
+        "osImage": "Debian GNU/Linux 13 (trixie)",
     }
     status: Obj = {"addresses": addresses, "allocatable": sizes, "capacity": sizes, "nodeInfo": info}
     status |= {"conditions": [ready | {"type": "Ready", "message": "kubelet is posting ready status"}]}
