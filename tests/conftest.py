@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# A shell without job control starts background jobs with Ctrl-C ignored, and children inherit that.
+# A shell without job control starts background jobs with these ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # likewise under nohup, and a handler is not inherited
     signal.signal(signal.SIGHUP, lambda *_: None)
 

@@ -153,7 +153,7 @@ def command(
         outcomes = failed + transaction.preview(wished, settings)
     else:
         done = transaction.apply(wished, settings, runner=proc.run, report=say) if wished else []
-        outcomes = failed + _without_ended(done, wished, names if not filename else None)
+        outcomes = failed + (done if filename else _without_ended(done, wished, names))
     for line in remarks(outcomes):
         say(f"note: {line}")
     if settle_seconds and not dry_run:
@@ -163,12 +163,10 @@ def command(
     return exit_code(outcomes)
 
 
-def _without_ended(
-    outcomes: list[Outcome], wishes: Sequence[Wish], names: Collection[str] | None
-) -> list[Outcome]:
+def _without_ended(outcomes: list[Outcome], wishes: Sequence[Wish], names: Collection[str]) -> list[Outcome]:
     """A pod that has ended meanwhile is not one of those selected any more; one that is named is missing.
 
-    `names` None: each is named.
+    Of the pods of a manifest nobody knows whether they had begun.
     """
     from podmgr.reconcile.ended import without_ended
     from podmgr.reconcile.outcome import Action, Outcome
@@ -176,7 +174,7 @@ def _without_ended(
     kept, ended = without_ended(outcomes, wishes)
     for pod in ended:
         name = f"pod/{pod.name}"
-        if names is None or name in names:
+        if name in names:
             error = PodmgrError("has ended meanwhile", tip="kubectl get pods -o wide")
             kept.append(Outcome(name, None, Action.FAILED, None, error, pod))
         else:
