@@ -27,7 +27,7 @@ from podmgr.demo.throwaway import checked
 from podmgr.kernel import bpf_syscall, bpftool, cgroups, pins, program_tables
 from podmgr.kernel.pins import Pin
 from podmgr.kernel.starts import now_ns
-from podmgr.programs import clang
+from podmgr.programs import clang, csource
 from podmgr.programs.build import SpecMaker, compile_spec
 from podmgr.programs.find import shipped_folder
 from podmgr.rules.grammar import parse_rule_option
@@ -224,11 +224,14 @@ def _object(case: Case, maker: SpecMaker) -> bytes:
             rule, counts_loopback=True, hook=hook, is_scoped=is_scoped, is_matched=any(rule.match)
         )
         return compile_spec(spec, runner=proc.run).content
-    source = (shipped_folder("bpf") / "podmgr.h").read_text() + case.maps
+    source = f'#include "podmgr.h"\n{case.maps}'
     source += f"SEC(PODMGR_SECTION) int part(struct __sk_buff *skb) {{ {case.body} return VERDICT_PASS; }}\n"
     source += 'char LICENSE[] SEC("license") = "GPL";\n'
     macros = (("PODMGR_TC", str(int(case.place.hook is Hook.TC))),)
-    return clang.compile_c(source.encode(), name="part", macros=macros, runner=proc.run)
+    text = csource.expand(
+        "part.bpf.c", source.encode(), lambda name: (shipped_folder("bpf") / name).read_bytes()
+    )
+    return clang.compile_c(text, name="part", macros=macros, runner=proc.run)
 
 
 # Running them
