@@ -375,7 +375,8 @@ def measure(effort: Effort) -> Findings:
     with _day(seed) as day:
         end = time.monotonic() + seconds
         day.last_kill_at = end - seconds / 2
-        quiet_at = time.monotonic() + min(QUIET_SECONDS, seconds / 2)
+        apart = min(QUIET_SECONDS, seconds / 4)  # so that there are two in the last life
+        quiet_at = time.monotonic() + apart
         look_at = 0.0
         life, first = 0, (0.0, 0)
         while time.monotonic() < end or quiet < 2:
@@ -391,7 +392,7 @@ def measure(effort: Effort) -> Findings:
                     life, first = day.lives, (day.memory_mib(), day.descriptors())
                 growth_mib = max(growth_mib, day.memory_mib() - first[0])
                 growth_fds = max(growth_fds, day.descriptors() - first[1])
-                quiet_at = time.monotonic() + QUIET_SECONDS
+                quiet_at = time.monotonic() + apart
                 tell(f"quiet {quiet}: {sum(day.happened.values())} things happened, {len(day.wrong)} wrong")
             day.happens()
             if time.monotonic() >= look_at:
