@@ -19,5 +19,6 @@ def without_ended(outcomes: Iterable[Outcome], wishes: Iterable[Wish]) -> tuple[
 
 
 def _has_ended(wish: Wish) -> bool:
-    cgroup = wish.target.cgroup
-    return not (cgroups.exists(cgroup) and cgroup_life.is_populated(cgroup))
+    """One that waits for its first process has not."""
+    cgroup, is_to_come = wish.target.cgroup, wish.is_early or wish.network is not None
+    return not (cgroups.exists(cgroup) and (is_to_come or cgroup_life.is_populated(cgroup)))

@@ -184,14 +184,15 @@ class PodSync:
         outcomes = transaction.apply(
             ready, self._settings, runner=self._runner, report=self._journal.warning, prepared=prepared
         )
-        outcomes, ended = without_ended(outcomes, ready)
-        result.waiting |= {pod.uid for pod in ended}  # looked at again: a container may come back
         lacking = {item.pod for item in outcomes if isinstance(item.error, NotCompiledError)}
         for wish in ready:
             if wish.target.pod in lacking:
                 self._workshop.prepared(wish)
                 result.compiling.add(wish.target.owner)
-        result.outcomes += [item for item in outcomes if not isinstance(item.error, NotCompiledError)]
+        done = (item for item in outcomes if not isinstance(item.error, NotCompiledError))
+        kept, ended = without_ended(done, ready)
+        result.waiting |= {pod.uid for pod in ended}  # looked at again: a container may come back
+        result.outcomes += kept
 
     def refresh(self, changes: Mapping[str, Moved]) -> None:
         """Tell the programs of these pods what their rules' names stand for now: nothing else changes.
